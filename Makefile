@@ -1,0 +1,53 @@
+# Everything a fresh machine needs: make, python3 (3.11 or newer) and a C++ compiler.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# torch is installed first and alone: resolved together with the rest, a looser requirement can pull a CUDA build.
+TORCH := $(shell grep '^torch==' constraints.txt)
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-slow check format data clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+venv: $(STAMP)  ## .venv with everything in it; again when the requirements change
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than Python 3.11" >&2; \
+	    echo "hint: name a newer one, e.g. make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || \
+	  { echo "error: $(PYTHON) cannot make a virtual environment with pip in it" >&2; \
+	    echo "hint: on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	$(BIN)/pip install --disable-pip-version-check --progress-bar off -c constraints.txt $(TORCH)
+	$(BIN)/pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: venv  ## pre-train and transfer small models on rendered fractals, then draw the curves (5 minutes)
+	$(BIN)/vitscale sweep studies/quickstart.toml
+	$(BIN)/vitscale report studies/quickstart.toml
+
+test: venv  ## the tests
+	$(BIN)/pytest -n 2
+
+test-slow: venv  ## the tests that take minutes
+	$(BIN)/pytest -n 2 -m slow
+
+check: venv  ## format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy vitscale
+	$(BIN)/lint-imports
+
+format: venv  ## put the code into shape
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+data: venv  ## Fashion-MNIST as shards, for studies/data_size.toml
+	$(BIN)/vitscale data fetch fashion-mnist
+
+clean:  ## what tools left behind; never runs, results, data or the environment
+	rm -rf build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,107 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from click.testing import Result
+from typer.testing import CliRunner
+
+from vitscale.cli.report import report
+from vitscale.errors import MISSING
+from vitscale.results.store import write_part
+
+
+def run(*arguments: object) -> Result:
+    app = typer.Typer()
+    app.command()(report)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A results folder of two studies with one cell each; the current folder is its parent."""
+    for study in ("one", "two"):
+        row = {"status": "done", "role": "cell", "family": "vit", "model": "ViT-nano/4", "protocol": "pretrain"}
+        row |= {"task": "upstream_test", "metric": "accuracy", "examples": 1000, "examples_seen": 8000}
+        rows = [{**row, "study": study, "seed": seed, "value": 0.8} for seed in (0, 1)]
+        write_part(rows, tmp_path / "results" / study, run_id="a", attempt=1)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "results"
+
+
+def test_stdout_names_the_page_and_the_figures_and_stderr_what_to_doubt(small: Path) -> None:
+    result = run("one")
+    assert result.exit_code == 0
+    paths = result.stdout.splitlines()
+    assert paths[0] == "results/one/_report/report.html"
+    assert [Path(path).suffix for path in paths[1:]] == [".png", ".svg", ".pdf"]
+    assert all(Path(path).is_file() for path in paths)
+    assert "one: Not drawn: accuracy against training compute" in result.stderr
+    assert not (small / "two" / "_report").exists()
+
+
+def test_without_a_study_every_one_is_drawn(small: Path) -> None:
+    result = run("--out", "drawn")
+    assert result.exit_code == 0
+    assert sorted(path.parent.name for path in Path("drawn").glob("*/report.html")) == ["one", "two"]
+    assert not list(small.glob("*/_report"))
+
+
+@pytest.mark.usefixtures("small")
+def test_a_study_file_gives_the_page_its_title_and_its_name_finds_it_too() -> None:
+    Path("studies").mkdir()
+    Path("studies/one.toml").write_text('title = "How much <data>?"\n')
+    for study in ("studies/one.toml", "one"):
+        assert run(study, "--out", "drawn").exit_code == 0
+        assert "<h1>How much &lt;data&gt;?</h1>" in Path("drawn/report.html").read_text()
+
+
+def test_json_is_one_document_with_notes_and_table(small: Path) -> None:
+    result = run(small / "one", "--json")
+    document = json.loads(result.stdout)
+    assert document["schema"] == 1
+    (one,) = document["reports"]
+    assert one["study"] == "one"
+    assert one["table"][0]["Upstream, test set"] == "80.0 ± 0.0"
+    assert any("Not drawn" in note["text"] for note in one["notes"])
+    assert result.stderr == ""
+
+
+def test_a_full_study_gives_three_figures(results_root: Path, tmp_path: Path) -> None:
+    result = run("synthetic", "--results", results_root, "--out", tmp_path)
+    assert result.exit_code == 0
+    assert len(result.stdout.splitlines()) == 1 + 3 * 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["oen"], "error: results/oen: no such results folder\nhint: did you mean 'one'?\n"),
+        (["studies/none.toml"], "error: studies/none.toml: no such study file\nhint: "),
+        (["--results", "nowhere"], "error: nowhere: no results of any study here\nhint: "),
+    ],
+)
+def test_what_is_missing_is_named_in_two_lines(small: Path, arguments: list[str], message: str) -> None:
+    result = run(*arguments)
+    assert small.is_dir()
+    assert result.exit_code == MISSING
+    assert result.stderr.startswith(message)
+    assert result.stderr.count("\n") == 2
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("module", ["report", "results"])
+def test_the_command_loads_nothing_heavy_before_it_is_called(module: str) -> None:
+    heavy = "('torch', 'numpy', 'pandas', 'matplotlib', 'pyarrow')"
+    script = f"import sys, vitscale.cli.{module}; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_drawing_does_not_load_torch(small: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from vitscale.cli.report import report\n"
+        "report(['one'], Path('results')); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], cwd=small.parent, capture_output=True).returncode == 0

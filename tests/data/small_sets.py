@@ -1,0 +1,69 @@
+"""Small real data sets for the tests of this folder."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import struct
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from vitscale.data.pack import Packed, Plan, pack
+from vitscale.data.sources import Options, open_source
+
+
+def pixels(seed: int, width: int = 12, height: int = 10) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def encoded(seed: int, fmt: str = "PNG", *, width: int = 12, height: int = 10) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels(seed, width, height)).save(out, format=fmt)
+    return out.getvalue()
+
+
+def class_folders(root: Path, *, classes: int = 3, per_class: int = 8, size: tuple[int, int] = (12, 10)) -> Path:
+    for c in range(classes):
+        (root / f"class{c}").mkdir(parents=True)
+        for i in range(per_class):
+            data = encoded(100 * c + i, width=size[0], height=size[1])
+            (root / f"class{c}" / f"{i:03d}.png").write_bytes(data)
+    return root
+
+
+def packed(tmp_path: Path, *, plan: Plan | None = None, name: str = "set", **made: int) -> Packed:
+    source = class_folders(tmp_path / f"{name}-images", **made)
+    return pack(open_source(source), tmp_path / name, plan or Plan(name=name, shard_samples=10))
+
+
+def idx_bytes(array: np.ndarray) -> bytes:
+    head = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+    return head + array.astype(np.uint8).tobytes()
+
+
+def idx_folder(folder: Path, images: np.ndarray, labels: np.ndarray, *, zipped: bool = True) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for prefix in ("train", "t10k"):
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            data = idx_bytes(array)
+            path = folder / f"{prefix}-{kind}-ubyte{'.gz' if zipped else ''}"
+            path.write_bytes(gzip.compress(data, mtime=0) if zipped else data)
+    return folder
+
+
+def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def source_of(path: Path, **options: object):
+    return open_source(path, options=Options(**options))  # type: ignore[arg-type]

@@ -1,0 +1,131 @@
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from vitscale.analysis.curves import curves
+from vitscale.report.notes import notes
+from vitscale.report.page import Report, write
+
+
+@pytest.fixture(scope="module")
+def written(frame: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    return write(frame, tmp_path_factory.mktemp("report"), "<script>alert('x')</script> & more")
+
+
+class Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def test_the_page_needs_no_network_and_runs_nothing(written: Report) -> None:
+    tags = Tags()
+    tags.feed(written.page.read_text("utf-8"))
+    assert {"script", "link", "img", "iframe", "object"}.isdisjoint(tag for tag, _ in tags.found)
+    for _, attributes in tags.found:
+        for name in ("src", "href", "xlink:href"):
+            assert (attributes.get(name) or "#").startswith("#")
+    assert sum(tag == "svg" for tag, _ in tags.found) == 3
+
+
+def test_text_of_a_study_stays_text(written: Report) -> None:
+    page = written.page.read_text("utf-8")
+    assert "<h1>&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt; &amp; more</h1>" in page
+
+
+def test_every_reference_inside_the_page_has_one_target(written: Report) -> None:
+    page = written.page.read_text("utf-8")
+    targets = re.findall(r'\bid="([^"]+)"', page)
+    references = set(re.findall(r'href="#([^"]+)"', page)) | set(re.findall(r"url\(#([^)]+)\)", page))
+    assert len(targets) == len(set(targets))
+    assert references <= set(targets)
+
+
+def test_the_page_is_small_enough_to_send(written: Report) -> None:
+    assert written.page.stat().st_size < 1_500_000
+
+
+def test_the_table_holds_mean_spread_and_count(written: Report, frame: pd.DataFrame) -> None:
+    rows = [dict(zip(written.header, row, strict=True)) for row in written.rows]
+    cell = next(row for row in rows if row["model"] == "ViT-nano/4" and row["images"] == "4k")
+    values = frame.query(
+        "family == 'vit' and examples == 4000 and task == 'upstream_test' and metric == 'accuracy'"
+    )["value"]  # fmt: skip
+    assert cell["Upstream, test set"] == f"{100 * values.mean():.1f} ± {100 * values.std():.1f}"
+    assert (cell["images seen"], cell["seeds"]) == ("880k", "3")
+    assert "raw pixels" in {row["model"] for row in rows}
+    table = pd.read_csv(written.page.parent / "table.csv")
+    assert {"value", "sd", "n", "flops"} <= set(table.columns)
+
+
+def test_the_box_names_failures_gaps_edges_and_what_was_left_out(written: Report) -> None:
+    text = {note.text: " ".join(note.details) for note in written.notes}
+    box = json.dumps(text, ensure_ascii=False)
+    assert "1 run failed" in box
+    assert "loss is not finite at step 120" in box
+    assert "R+ViT-nano/4, 16,000 images, 880,000 seen, seed 1: nothing measured" in box
+    assert "ViT-nano/4, 1,000 images, 880,000 seen, pre-training: 0.001" in box
+    assert "1 tuning run left out" in box
+    assert "different code" not in box
+    assert "FLOPs an image differ" not in box
+
+
+def changed(frame: pd.DataFrame, where: Any, **values: Any) -> str:
+    edited = frame.copy()
+    for name, value in values.items():
+        edited.loc[where, name] = value
+    found = curves(edited)
+    return " ".join(f"{note.text} {' '.join(note.details)}" for note in notes(edited, found))
+
+
+def test_the_box_tells_of_different_code_in_one_curve(frame: pd.DataFrame) -> None:
+    one_run = (frame["family"] == "vit") & (frame["examples"] == 4000)
+    assert "Rows of one curve come from different code" in changed(frame, one_run, code_hash="b" * 64)
+    assert "3 runs trained by code with uncommitted changes" in changed(
+        frame, one_run & (frame["protocol"] == "pretrain"), git_dirty=True
+    )
+
+
+def test_the_box_tells_of_families_that_do_not_cost_the_same(frame: pd.DataFrame) -> None:
+    assert "differ by 40% between models" in changed(frame, frame["family"] == "resnet", flops_per_example=5.6e7 * 1.35)
+
+
+def test_the_box_tells_of_two_versions_of_a_task(frame: pd.DataFrame) -> None:
+    older = (frame["task"] == "digits") & (frame["seed"] == 0)
+    assert "Two versions of a task" in changed(frame, older, task_version=2)
+
+
+def test_the_box_tells_of_a_transfer_that_is_not_done_yet(frame: pd.DataFrame) -> None:
+    undone = (frame["protocol"] == "finetune") & (frame["family"] == "vit") & (frame["examples"] == 4000)
+    found = changed(frame[~undone], frame["seed"] == -1)
+    assert "ViT-nano/4, 4,000 images, 880,000 seen, seed 2: no digits, fine-tuned" in found
+
+
+def test_the_box_tells_of_missing_baselines_and_lone_seeds(frame: pd.DataFrame) -> None:
+    bare = frame[(frame["role"] != "baseline") & (frame["seed"] == 0)]
+    found = changed(bare, bare["seed"] == -1)
+    assert "No baseline recorded yet" in found
+    assert "18 cells measured with one seed only" in found
+
+
+def test_an_unfinished_study_is_drawn_as_far_as_it_goes(frame: pd.DataFrame, tmp_path: Path) -> None:
+    write(frame, tmp_path, "whole")
+    started = frame[(frame["protocol"] == "pretrain") & (frame["examples_seen"] == 880_000)]
+    report = write(started, tmp_path, "started")
+    assert {path.stem for path in report.figures} == {"accuracy_by_set_size"}
+    assert not (tmp_path / "accuracy_by_flops.png").exists()
+    assert any(note.text.startswith("Not drawn: accuracy against training compute") for note in report.notes)
+
+
+def test_a_study_without_any_result_says_so(frame: pd.DataFrame, tmp_path: Path) -> None:
+    report = write(frame[frame["status"] == "failed"], tmp_path, "failed")
+    assert report.figures == ()
+    assert "1 run failed" in report.page.read_text("utf-8")

@@ -1,0 +1,90 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vitscale.results import provenance
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A small package as git tracks it, with training and other code."""
+    root = tmp_path / "repository" / "package"
+    (root / "train").mkdir(parents=True)
+    (root / "study").mkdir()
+    for name in ("__init__.py", "config.py", "train/loop.py", "study/schedule.py", "study/plan.py"):
+        (root / name).write_text(f"# {name}\n")
+    return root
+
+
+def git(folder: Path, *arguments: str) -> None:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True)
+
+
+def commit(package: Path) -> None:
+    git(package.parent, "init", "-q")
+    git(package.parent, "add", ".")
+    git(package.parent, "commit", "-q", "-m", "all", "--no-verify")
+
+
+def test_collect_is_plain_json_and_says_what_a_rerun_needs() -> None:
+    found = json.loads(json.dumps(provenance.collect()))
+    assert set(found) >= {"git_commit", "git_dirty", "git_diff", "code_hash", "versions", "host", "platform", "command"}
+    assert set(found["versions"]) == {"torch", "deepspeed", "numpy", "python", "vitscale"}
+    assert found["versions"]["torch"].startswith("2.")
+
+
+def test_collect_loads_nothing_heavy() -> None:
+    script = (
+        "import sys; from vitscale.results import provenance; provenance.collect();"
+        "print([name for name in ('torch', 'numpy', 'pandas', 'pyarrow') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("changed", ["train/loop.py", "study/schedule.py", "config.py"])
+def test_code_that_trains_changes_the_hash(package: Path, changed: str) -> None:
+    before = provenance.code_hash(package)
+    (package / changed).write_text("# other\n")
+    assert provenance.code_hash(package) != before
+
+
+def test_code_that_only_plans_and_bytecode_do_not_change_the_hash(package: Path) -> None:
+    before = provenance.code_hash(package)
+    (package / "study" / "plan.py").write_text("# other\n")
+    (package / "train" / "__pycache__").mkdir()
+    (package / "train" / "__pycache__" / "loop.pyc").write_bytes(b"1")
+    assert provenance.code_hash(package) == before
+
+
+def test_a_renamed_file_changes_the_hash(package: Path) -> None:
+    before = provenance.code_hash(package)
+    (package / "train" / "loop.py").rename(package / "train" / "pool.py")
+    assert provenance.code_hash(package) != before
+
+
+def test_commit_changes_and_new_files_are_recorded(package: Path) -> None:
+    commit(package)
+    clean = provenance._git(package)
+    assert len(clean["git_commit"]) == 40
+    assert (clean["git_dirty"], clean["git_diff"]) == (False, "")
+    (package / "config.py").write_text("# edited\n")
+    (package / "new.py").write_text("")
+    dirty = provenance._git(package)
+    assert dirty["git_dirty"] is True
+    assert "+# edited" in dirty["git_diff"]
+    assert "new.py" in dirty["git_diff"]
+
+
+def test_results_beside_the_package_do_not_make_it_dirty(package: Path) -> None:
+    commit(package)
+    (package.parent / "results.parquet").write_text("x")
+    assert provenance._git(package)["git_dirty"] is False
+
+
+def test_a_package_that_the_surrounding_repository_does_not_track_has_no_commit(package: Path) -> None:
+    git(package.parent, "init", "-q")
+    assert provenance._git(package) == {"git_commit": None, "git_dirty": None, "git_diff": None}

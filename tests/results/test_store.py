@@ -1,0 +1,158 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from vitscale.errors import MISSING, VitscaleError
+from vitscale.results.schema import COLUMNS, NAMES, SCHEMA
+from vitscale.results.store import has_part, read, write_part
+
+
+def test_rows_come_back_as_written_and_what_is_missing_is_null(tmp_path: Path) -> None:
+    started = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    path = write_part(
+        [{"family": "vit", "shots": 5, "value": 0.5, "git_dirty": True, "started": started}],
+        tmp_path / "study",
+        run_id="ab12",
+        attempt=2,
+    )
+    assert path.name == "ab12-2.parquet"
+    (row,) = read(tmp_path / "study").to_dict("records")
+    assert list(row) == list(NAMES)
+    assert (row["run_id"], row["attempt"], row["schema"]) == ("ab12", 2, SCHEMA)
+    assert (row["family"], row["shots"], row["value"], row["git_dirty"]) == ("vit", 5, 0.5, True)
+    assert row["started"] == started
+    given = {"run_id", "attempt", "schema", "family", "shots", "value", "git_dirty", "started"}
+    assert all(pd.isna(row[name]) for name in NAMES if name not in given)
+
+
+def test_pandas_reads_the_folder_as_it_is_beside_a_report_and_an_interrupted_write(tmp_path: Path) -> None:
+    write_part([{"value": 0.1}, {"value": 0.2}], tmp_path, run_id="a", attempt=1)
+    write_part([{"shots": 1, "value": None, "status": "failed"}], tmp_path, run_id="b", attempt=1)
+    (tmp_path / "_report").mkdir()
+    (tmp_path / "_report" / "figure.png").write_bytes(b"not Parquet")
+    (tmp_path / ".c-1.parquet.123").write_bytes(b"half a part")
+    assert len(pd.read_parquet(str(tmp_path))) == 3
+    assert len(read(tmp_path)) == 3
+
+
+def test_flops_beyond_64_bits_are_kept(tmp_path: Path) -> None:
+    write_part([{"flops_standalone": 10**23 + 1}], tmp_path, run_id="a", attempt=1)
+    assert read(tmp_path)["flops_standalone"][0] == float(10**23 + 1)
+
+
+def test_json_columns_take_objects_and_text(tmp_path: Path) -> None:
+    rows = [{"settings": {"seed": 1, "recipe.lr": 1e-3}}, {"settings": '{"seed": 2}'}]
+    write_part(rows, tmp_path, run_id="a", attempt=1)
+    assert [json.loads(text) for text in read(tmp_path)["settings"]] == [{"seed": 1, "recipe.lr": 1e-3}, {"seed": 2}]
+
+
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        ({"famly": "vit"}, "unknown result column 'famly'; did you mean 'family'"),
+        ({"width": 0.5}, "'width' holds int64"),
+        ({"shots": "five"}, "'shots' holds int64"),
+        ({"family": 3}, "'family' holds string"),
+        ({"started": datetime(2026, 1, 1)}, "'started'.*no time zone"),
+    ],
+)
+def test_a_wrong_column_or_value_is_refused_before_anything_is_written(
+    tmp_path: Path, row: dict[str, object], complaint: str
+) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        write_part([{"value": 1.0}, row], tmp_path / "study", run_id="a", attempt=1)
+    assert not (tmp_path / "study").exists()
+
+
+def test_the_same_attempt_replaces_its_part_and_another_one_stands_beside_it(tmp_path: Path) -> None:
+    for attempt, value in ((1, 0.1), (1, 0.2), (2, 0.3)):
+        write_part([{"value": value}], tmp_path, run_id="a", attempt=attempt)
+    assert sorted(read(tmp_path)["value"]) == [0.2, 0.3]
+
+
+def test_has_part_wants_the_whole_id(tmp_path: Path) -> None:
+    write_part([{"value": 0.1}], tmp_path, run_id="abcd", attempt=12)
+    assert has_part(tmp_path, "abcd")
+    assert not has_part(tmp_path, "abc")
+    assert not has_part(tmp_path / "nowhere", "abcd")
+
+
+def test_a_writer_killed_at_any_moment_leaves_whole_parts_only(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from vitscale.results.store import write_part\n"
+        "print('ready', flush=True)\n"
+        "for n in range(10**6): write_part([{'value': 0.5}] * 2000, Path(sys.argv[1]), run_id=f'{n}', attempt=1)\n"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE)
+    assert writer.stdout is not None
+    writer.stdout.readline()
+    while not has_part(tmp_path, "3"):
+        assert writer.poll() is None
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.wait()
+    writer.stdout.close()
+    assert len(read(tmp_path)) % 2000 == 0
+    assert len(pd.read_parquet(str(tmp_path))) % 2000 == 0
+
+
+def test_a_missing_folder_is_named_with_the_nearest_one_that_is_there(tmp_path: Path) -> None:
+    write_part([{"value": 0.1}], tmp_path / "data_size", run_id="a", attempt=1)
+    with pytest.raises(VitscaleError) as caught:
+        read(tmp_path / "data_sise")
+    assert caught.value.exit_code == MISSING
+    assert "data_sise" in str(caught.value)
+    assert "did you mean 'data_size'" in str(caught.value)
+
+
+def test_an_empty_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(VitscaleError, match="no result parts") as caught:
+        read(tmp_path)
+    assert caught.value.exit_code == MISSING
+
+
+def test_a_truncated_part_is_named_and_left_where_it_is(tmp_path: Path) -> None:
+    write_part([{"value": 0.1}], tmp_path, run_id="a", attempt=1)
+    path = write_part([{"value": 0.1}], tmp_path, run_id="b", attempt=1)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(VitscaleError, match=r"b-1\.parquet: not a readable Parquet file") as caught:
+        read(tmp_path)
+    assert caught.value.exit_code == MISSING
+    assert path.stat().st_size == 200
+
+
+def test_a_part_of_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    write_part([{"value": 0.1, "schema": SCHEMA + 1}], tmp_path, run_id="a", attempt=1)
+    with pytest.raises(VitscaleError, match=rf"a-1\.parquet: written with results schema {SCHEMA + 1}"):
+        read(tmp_path)
+
+
+def test_a_part_from_before_a_column_existed_reads_as_null(tmp_path: Path) -> None:
+    path = write_part([{"value": 0.1, "mfu": 0.4}], tmp_path, run_id="a", attempt=1)
+    pq.write_table(pq.read_table(path).drop_columns(["mfu"]), path)
+    assert read(tmp_path)["mfu"].isna().all()
+
+
+def test_a_foreign_parquet_file_is_named(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "mine.parquet")
+    with pytest.raises(VitscaleError, match=r"mine\.parquet: not a result part"):
+        read(tmp_path)
+
+
+def test_every_column_has_a_meaning_and_a_name_of_its_own() -> None:
+    assert len(set(NAMES)) == len(COLUMNS)
+    assert all(column.meaning for column in COLUMNS)
+
+
+def test_the_documentation_lists_every_column() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "results.md").read_text("utf-8")
+    for column in COLUMNS:
+        assert f"| `{column.name}` | {column.type} | {column.meaning} |" in text

@@ -1,0 +1,47 @@
+"""`vitscale`: the verbs, each in a file of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+import typer
+
+from vitscale.cli import data, pretrain, report, results, status, sweep, transfer
+from vitscale.cli import plan as plan_verb
+from vitscale.errors import BUG
+
+app = typer.Typer(
+    name="vitscale",
+    help="Which vision model should be pre-trained, on how much data, for how much compute?",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(pretrain.pretrain)
+app.command()(transfer.finetune)
+app.command()(transfer.fewshot)
+app.command()(sweep.sweep)
+app.command()(plan_verb.plan)
+app.command()(status.status)
+app.command()(results.results)
+app.command()(report.report)
+app.add_typer(data.app, name="data")
+
+
+def main() -> None:
+    """The entry point; an exception that is no `VitscaleError` is a bug and shows its traceback."""
+    try:
+        app()
+    except BrokenPipeError:
+        # The reader of our output went away, as `head` does; nothing is wrong, and nothing can be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(BUG)
+
+
+if __name__ == "__main__":
+    main()

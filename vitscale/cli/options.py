@@ -1,0 +1,61 @@
+"""Options that several verbs share, spelled and explained once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vitscale.errors import USAGE, VitscaleError
+
+if TYPE_CHECKING:
+    from vitscale.launch.sweep import Machine, Places
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="The study's TOML file.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Replace a setting of the study, e.g. recipe.lr=3e-4."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Runs = Annotated[Path, typer.Option("--runs", help="Folder of the run folders.")]
+Results = Annotated[Path, typer.Option("--results", help="Folder of the result parts.")]
+Jobs = Annotated[
+    int | None, typer.Option("--jobs", min=1, help="Processes at once. Default: 2, or 1 where there is a GPU.")
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="CPU threads of each process. Default: the cores, shared out.")
+]
+MicroBatch = Annotated[
+    int | None,
+    typer.Option("--micro-batch", min=1, help="Images at once on the device. Default: the global batch."),
+]
+
+
+def places(runs: Path, results: Path) -> Places:
+    from vitscale.launch.sweep import Places
+
+    return Places(runs=runs, results=results)
+
+
+def machine(jobs: int | None, threads: int | None, micro_batch: int | None, *, most: int | None = None) -> Machine:
+    """The machine's settings with their defaults; `most`: how many jobs there are at all."""
+    from vitscale.launch.sweep import Machine
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    default = 1 if shutil.which("nvidia-smi") else min(2, cores)
+    jobs = min(jobs or default, most or cores * 64)
+    return Machine(jobs=jobs, threads=threads or max(cores // jobs, 1), micro_batch=micro_batch)
+
+
+def only(pattern: str | None):  # type: ignore[no-untyped-def]  # Callable[[Job], bool]; naming it would import the planner
+    """A filter of jobs: ids that begin with the text, or models whose name holds it."""
+    if pattern is None:
+        return lambda _: True
+    if not pattern.strip():
+        raise VitscaleError(
+            "--only is empty", hint="give the start of a run id, or a part of a model's name", exit_code=USAGE
+        )
+    return lambda job: job.id.startswith(pattern) or pattern in job.run.model.name

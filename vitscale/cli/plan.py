@@ -1,0 +1,140 @@
+"""`vitscale plan`: what a study would run and what that costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitscale.cli import options
+from vitscale.cli.screen import print_json, print_table, reports_errors, say
+
+if TYPE_CHECKING:
+    from vitscale.launch.sweep import Job
+
+FLOPS_PER_CORE = 2e10
+"""A guess for fp32 training of small models on one server core, until something has been measured."""
+SECONDS_PER_PROCESS = 5.0
+"""Starting Python, torch and DeepSpeed."""
+
+
+@reports_errors
+def plan(
+    study: options.StudyFile,
+    settings: options.Settings = None,
+    runs: options.Runs = Path("runs"),
+    json: options.Json = False,
+) -> None:
+    """Say what STUDY would run, what is done, and what the rest costs. Starts nothing."""
+    from vitscale.launch import folders
+    from vitscale.launch.sweep import current_plan
+    from vitscale.study.load import load
+
+    loaded = load(study, settings=settings or [])
+    now = current_plan(loaded, runs)
+    states = {job.id: folders.state(runs / job.id) for job in now.jobs}
+    waiting = [job for job in now.waiting if job.kind == "pretrain"]
+    pretraining = [job for job in now.jobs if job.kind == "pretrain"]
+    if json:
+        documents = [_document(job, states[job.id]) for job in now.jobs]
+        documents += [_document(job, "waiting for [select]") for job in now.waiting]
+        print_json({"study": loaded.name, "title": loaded.title, "jobs": documents})
+        return
+    print_table(
+        [_row(job, states[job.id]) for job in pretraining] + [_row(job, "selecting") for job in waiting],
+        [
+            "run",
+            "role",
+            "model",
+            "examples",
+            "seen",
+            "seed",
+            "lr",
+            "params",
+            "MMACs/image",
+            "exaFLOPs",
+            "memory",
+            "state",
+        ],
+    )
+    for line in [*totals([*now.jobs, *now.waiting], states), *unequal(pretraining + waiting)]:
+        say(line)
+
+
+def _document(job: Job, state: str) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "kind": job.kind,
+        "role": job.role,
+        "model": job.run.model.name,
+        "family": job.arch.family,
+        "examples": job.examples,
+        "examples_seen": job.examples_seen,
+        "seed": job.run.seed,
+        "lr": job.run.recipe.lr,
+        "params": job.params.total,
+        "macs": job.macs,
+        "flops": job.flops,
+        "parent": job.parent,
+        "transfer": None if job.run.transfer is None else f"{job.run.transfer.protocol} {job.run.transfer.task}",
+        "init": None if job.run.transfer is None else job.run.transfer.init,
+        "provisional": job.dataset.fingerprint is None,
+        "state": state,
+    }
+
+
+def _row(job: Job, state: str) -> list[str]:
+    from vitscale.study.cost import model_state_bytes
+
+    selecting = state == "selecting"
+    return [
+        "-" if selecting else job.id,
+        job.role,
+        job.run.model.name,
+        f"{job.examples:,}",
+        f"{job.examples_seen:,}",
+        str(job.run.seed),
+        "to select" if selecting else f"{job.run.recipe.lr:g}",
+        f"{job.params.total:,}",
+        f"{job.macs / 1e6:,.1f}",
+        f"{job.flops / 1e18:.3g}",
+        f"{model_state_bytes(job.params.total) / 2**20:,.0f} MiB",
+        state,
+    ]
+
+
+def totals(jobs: Sequence[Job], states: Mapping[str, str]) -> list[str]:
+    """Counts and FLOPs of all jobs and of those still to do."""
+    left = [job for job in jobs if states.get(job.id) not in ("done", "failed")]
+    pretraining = sum(job.kind == "pretrain" for job in jobs)
+    baselines = sum(job.role == "baseline" for job in jobs)
+    return [
+        f"{pretraining} pre-training runs, {len(jobs) - pretraining - baselines} transfers, {baselines} baselines; "
+        f"{sum(job.flops for job in jobs):.2e} FLOPs",
+        f"left to run: {len(left)} jobs, {sum(job.flops for job in left):.2e} FLOPs",
+    ]
+
+
+def unequal(jobs: Sequence[Job]) -> list[str]:
+    """Says where compared families do not cost the same an image within 10 %."""
+    cost = {job.run.model.name: job.macs for job in jobs}
+    families = {job.arch.family for job in jobs}
+    if len(families) < 2 or max(cost.values()) <= 1.1 * min(cost.values()):
+        return []
+    shown = ", ".join(f"{name} {macs / 1e6:,.1f}" for name, macs in cost.items())
+    return [f"note: the models differ by more than 10 % in multiply-adds an image (millions: {shown})"]
+
+
+def expected_seconds(jobs: Sequence[Job], runs: Path, *, processes: int, threads: int) -> tuple[float, bool]:
+    """(wall-clock seconds that the jobs take here, whether the rate was measured by earlier runs)."""
+    from vitscale.launch import folders
+
+    measured = []
+    for job in jobs:
+        event = folders.last_event(runs / job.id)
+        if event is not None and job.kind == "pretrain":
+            measured.append(event["images_per_second"] * 6 * job.macs)
+    left = [job for job in jobs if folders.state(runs / job.id) not in ("done", "failed")]
+    rate = sum(measured) / len(measured) if measured else FLOPS_PER_CORE * threads
+    groups = len({job.id if job.kind == "pretrain" else job.parent or job.run.model.name for job in left})
+    return (sum(job.flops for job in left) / rate + groups * SECONDS_PER_PROCESS) / processes, bool(measured)

@@ -1,0 +1,100 @@
+"""`vitscale pretrain`: one pre-training run, outside any study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vitscale.cli import options
+from vitscale.cli.screen import reports_errors, say
+from vitscale.errors import INTERRUPTED, INVALID_STUDY, RUN_FAILED, USAGE, Problem, VitscaleError
+
+if TYPE_CHECKING:
+    from vitscale.launch.sweep import Job
+
+SINGLE = "single"
+"""The folder of results for runs that belong to no study."""
+
+
+@reports_errors
+def pretrain(
+    size: Annotated[str, typer.Option("--size", help="Ti, S, B, L, H, ... or, of a ResNet, 50x1.")] = "Ti",
+    patch: Annotated[int, typer.Option("--patch", min=1, help="Patch size; of a hybrid the whole down-sampling.")] = 16,
+    family: Annotated[str, typer.Option("--family", help="vit, hybrid (over R50) or resnet.")] = "vit",
+    model: Annotated[
+        str | None, typer.Option("--model", help="The literature's name instead, e.g. R26+ViT-S/32.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Folder of WebDataset shards.")] = None,
+    settings: options.Settings = None,
+    threads: options.Threads = None,
+    micro_batch: options.MicroBatch = None,
+    runs: options.Runs = Path("runs"),
+    results: options.Results = Path("results"),
+) -> None:
+    """Pre-train one model. `--set` gives the rest, e.g. --set recipe.epochs=7 --set data.resolution=224."""
+    name = model or _name(family, size, patch)
+    job = _job(name, data, settings or [])
+    run_one(job, runs, results, threads, micro_batch)
+
+
+def _name(family: str, size: str, patch: int) -> str:
+    forms = {"vit": f"ViT-{size}/{patch}", "hybrid": f"R50+ViT-{size}/{patch}", "resnet": f"R{size.removeprefix('R')}"}
+    if family not in forms:
+        raise VitscaleError(f"unknown family {family!r}", hint="vit, hybrid or resnet", exit_code=USAGE)
+    return forms[family]
+
+
+def _job(name: str, data: Path | None, settings: list[str]) -> Job:
+    from vitscale.study.load import Cell, Study, read_settings
+    from vitscale.study.plan import plan
+
+    given: dict[str, Any] = {
+        "model.name": name,
+        **({"data.shards": str(data)} if data else {}),
+        **read_settings(settings),
+    }
+    if not given.get("data.shards"):
+        raise VitscaleError(
+            "no data to pre-train on",
+            hint="give --data FOLDER; vitscale data fractals FOLDER makes some, vitscale data pack packs your own",
+            exit_code=USAGE,
+        )
+    from vitscale.study import fields
+    from vitscale.study.check import check_run
+
+    if not {"recipe.steps", "recipe.epochs", "recipe.examples"} & set(given):
+        given["recipe.epochs"] = 7.0  # as most runs of arXiv 2010.11929, Table 6
+    run = fields.build(given)
+    complaints = check_run(run, sizes={}, base=Path())
+    if complaints:
+        problems = [Problem(complaint.message, complaint.hint) for complaint in complaints]
+        raise VitscaleError.of(problems, exit_code=INVALID_STUDY)
+    cell = Cell(values=given, run=run, varied={})
+    study = Study(name=SINGLE, title=name, base=Path(), sizes={}, cells=(cell,), transfers=(), select=None)
+    return plan(study, {}).jobs[0]
+
+
+def run_one(job: Job, runs: Path, results: Path, threads: int | None, micro_batch: int | None) -> None:
+    """Runs one job to its end with the launcher that a sweep uses, and prints its run id."""
+    from vitscale.launch import folders
+    from vitscale.launch.single import run_single
+    from vitscale.launch.sweep import summary, title
+
+    machine = options.machine(1, threads, micro_batch, most=1)
+    before = folders.state(runs / job.id)
+    cost = f"{job.params.total:,} parameters, {job.flops:.2e} FLOPs"
+    say(f"{title(job)}: {'is done already' if before == 'done' else cost}")
+    if before == "failed":
+        folders.set_aside(runs / job.id)
+    stopped = run_single(job, places=options.places(runs, results), machine=machine, study=SINGLE, say=say)
+    outcome = folders.result(runs / job.id)
+    if stopped or outcome is None:
+        say("stopped; the same command goes on from here")
+        raise typer.Exit(INTERRUPTED)
+    if outcome["status"] == "failed":
+        say(f"error: {outcome['reason']}\nhint: {runs / job.id / 'log.txt'} has the whole log")
+        raise typer.Exit(RUN_FAILED)
+    say(summary(outcome))
+    print(job.id)

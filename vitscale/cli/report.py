@@ -1,0 +1,101 @@
+"""`vitscale report`: figures and one self-contained page from what is in results/."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vitscale.cli.screen import print_json, reports_errors, say
+from vitscale.errors import MISSING, VitscaleError
+
+
+@reports_errors
+def report(
+    studies: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[STUDY]...", help="Study files, or names of folders in results/. Default: all of them."
+        ),
+    ] = None,
+    results: Annotated[Path, typer.Option(help="Folder that holds a folder of result parts for each study.")] = Path(
+        "results"
+    ),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the page and figures. Default: results/STUDY/_report.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print paths, notes and table as JSON.")] = False,
+) -> None:
+    """Draw accuracy against data and compute, with what to doubt, as PNG, SVG, PDF and one HTML page.
+
+    An unfinished study is drawn as far as it goes; the page says what is missing.
+    """
+    folders = [results_folder(study, results) for study in studies or []] or _all(results)
+
+    from vitscale.report import page
+    from vitscale.results import store
+
+    documents = []
+    for folder, study in folders:
+        # Parquet readers skip folders that begin with an underscore.
+        target = folder / "_report" if out is None else out / folder.name if len(folders) > 1 else out
+        written = page.write(store.read(folder), target, _title(study, folder.name))
+        documents.append(
+            {
+                "study": folder.name,
+                "page": str(written.page),
+                "figures": [str(path) for path in written.figures],
+                "notes": [{"text": note.text, "details": list(note.details)} for note in written.notes],
+                "table": [dict(zip(written.header, row, strict=True)) for row in written.rows],
+            }
+        )
+    if as_json:
+        print_json({"reports": documents})
+    else:
+        _print(documents)
+
+
+def results_folder(study: str, results: Path) -> tuple[Path, Path | None]:
+    """The folder of a study's parts and its TOML file, if that is known; STUDY is either of them or a name."""
+    path = Path(study)
+    if path.suffix == ".toml":
+        if not path.is_file():
+            raise VitscaleError(
+                f"{path}: no such study file", hint="`ls studies` shows those that ship", exit_code=MISSING
+            )
+        return results / path.stem, path
+    folder = path if path.is_dir() and path.resolve().parent == results.resolve() else results / study
+    if not folder.is_dir() and path.is_dir():
+        folder = path
+    file = Path("studies") / f"{folder.name}.toml"
+    return folder, file if file.is_file() else None
+
+
+def _all(results: Path) -> list[tuple[Path, Path | None]]:
+    names = sorted({path.parent.name for path in results.glob("*/*.parquet")})
+    if not names:
+        raise VitscaleError(
+            f"{results}: no results of any study here",
+            hint="run `vitscale sweep STUDY` first, or name another folder with --results",
+            exit_code=MISSING,
+        )
+    return [results_folder(name, results) for name in names]
+
+
+def _title(study: Path | None, name: str) -> str:
+    """The study's own title; a report on results must not fail because a study file is being edited."""
+    try:
+        title = tomllib.loads(study.read_text("utf-8")).get("title") if study else None
+    except (tomllib.TOMLDecodeError, OSError):
+        title = None
+    return title if isinstance(title, str) and title.strip() else name
+
+
+def _print(documents: list[dict[str, Any]]) -> None:
+    for document in documents:
+        for note in document["notes"]:
+            say(f"{document['study']}: {note['text']}")
+        for path in (document["page"], *document["figures"]):
+            print(path)

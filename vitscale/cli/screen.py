@@ -1,0 +1,70 @@
+"""How an answer and an error reach the screen: stdout is the answer, stderr is progress and hints."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+from vitscale.errors import VitscaleError
+
+JSON_SCHEMA = 1
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def say(text: str) -> None:
+    """One line of progress or advice, to stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """The whole answer as one JSON document with its `schema` number."""
+    print(json.dumps({"schema": JSON_SCHEMA, **document}, indent=2, default=str))
+
+
+def print_table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> None:
+    """A table on a terminal; tab-separated lines, with the header, anywhere else."""
+    if not sys.stdout.isatty():
+        for row in [header, *rows]:
+            print("\t".join("" if cell is None else str(cell) for cell in row))
+        return
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column, name in enumerate(header):
+        numeric = bool(rows) and all(_is_number(row[column]) for row in rows)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+    Console().print(table)
+
+
+def _is_number(cell: Any) -> bool:
+    try:
+        float(str(cell).replace(",", "").rstrip("%") or 0)
+    except ValueError:
+        return False
+    return True
+
+
+def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
+    """A verb whose `VitscaleError` becomes two lines on stderr and its exit code."""
+
+    @wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        import typer
+
+        try:
+            return command(*args, **kwargs)
+        except VitscaleError as error:
+            say(str(error))
+            raise typer.Exit(error.exit_code) from None
+
+    return wrapped

@@ -1,0 +1,90 @@
+"""`vitscale sweep`: run what is not done yet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vitscale.cli import options
+from vitscale.cli.plan import expected_seconds, totals, unequal
+from vitscale.cli.screen import reports_errors, say
+from vitscale.errors import INTERRUPTED, RUN_FAILED
+
+
+@reports_errors
+def sweep(
+    study: options.StudyFile,
+    settings: options.Settings = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be started, and start nothing.")] = False,
+    only: Annotated[
+        str | None,
+        typer.Option("--only", metavar="TEXT", help="Only runs whose id begins so, or whose model's name holds it."),
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed runs again.")] = False,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,
+    accept_code_change: Annotated[
+        bool, typer.Option("--accept-code-change", help="Go on with half-done runs that other code began.")
+    ] = False,
+    jobs: options.Jobs = None,
+    threads: options.Threads = None,
+    micro_batch: options.MicroBatch = None,
+    runs: options.Runs = Path("runs"),
+    results: options.Results = Path("results"),
+) -> None:
+    """Run everything in STUDY that is not done yet: tuning, pre-training, transfers, baselines.
+
+    Stop it at any time: the next sweep goes on where this one was.
+    """
+    from vitscale.launch import folders
+    from vitscale.launch.sweep import Sweep, current_plan, title
+    from vitscale.launch.sweep import retry_failed as set_failed_aside
+    from vitscale.study.load import load
+
+    loaded = load(study, settings=settings or [])
+    wanted = options.only(only)
+    now = current_plan(loaded, runs)
+    if retry_failed and not dry_run:
+        count = set_failed_aside([job for job in now.jobs if wanted(job)], runs)
+        say(f"trying {count} failed runs again")
+        now = current_plan(loaded, runs)
+    everything = [job for job in [*now.jobs, *now.waiting] if wanted(job)]
+    states = {job.id: folders.state(runs / job.id) for job in now.jobs}
+    machine = options.machine(jobs, threads, micro_batch, most=max(len(everything), 1))
+    say(loaded.title)
+    for line in [*totals(everything, states), *unequal([job for job in everything if job.kind == "pretrain"])]:
+        say(line)
+    seconds, measured = expected_seconds(everything, runs, processes=machine.jobs, threads=machine.threads)
+    if dry_run:
+        for job in everything:
+            if states.get(job.id, "selecting") != "done":
+                print(title(job), states.get(job.id, "waits for [select]"), sep="\t")
+        return
+    if seconds:
+        how = "at the rate of its finished runs" if measured else "a guess before anything has run here"
+        say(f"{machine.jobs} at once on {machine.threads} threads each; about {duration(seconds)} ({how})")
+    ended = Sweep(
+        study=loaded,
+        places=options.places(runs, results),
+        machine=machine,
+        say=say,
+        only=wanted,
+        fail_fast=fail_fast,
+        accept_code_change=accept_code_change,
+    ).run()
+    say(f"{ended.done} done, {ended.failed} failed; results in {results / loaded.name}")
+    if ended.failed:
+        say(f"hint: vitscale status {study} names the reasons; --retry-failed tries them again")
+    if ended.interrupted:
+        say("stopped; the same command goes on from here")
+        raise typer.Exit(INTERRUPTED)
+    if ended.failed:
+        raise typer.Exit(RUN_FAILED)
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, rounded as one would say them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,110 @@
+"""`vitscale finetune` and `vitscale fewshot`: one transfer of a finished run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vitscale.cli import options
+from vitscale.cli.pretrain import run_one
+from vitscale.cli.screen import reports_errors
+from vitscale.errors import INVALID_STUDY, MISSING, USAGE, Problem, VitscaleError
+
+if TYPE_CHECKING:
+    from vitscale.config import Transfer
+
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, its beginning, or its folder.")]
+TaskName = Annotated[str, typer.Option("--task", help="A task's name, or the path of a task file.")]
+
+
+@reports_errors
+def finetune(
+    run: RunId,
+    task: TaskName,
+    lr: Annotated[list[float] | None, typer.Option("--lr", help="Several: the best on the dev split is taken.")] = None,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Optimizer steps.")] = 500,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images in a step.")] = 512,
+    resolution: Annotated[int | None, typer.Option("--resolution", min=1, help="Side of the image, px.")] = None,
+    threads: options.Threads = None,
+    runs: options.Runs = Path("runs"),
+    results: options.Results = Path("results"),
+) -> None:
+    """Fine-tune all weights of RUN on a task and test once."""
+    from vitscale.config import Transfer
+
+    rates = tuple(lr) if lr else Transfer().lr
+    transfer = Transfer(
+        task=task, protocol="finetune", steps=steps, batch_size=batch_size, resolution=resolution, lr=rates
+    )
+    _transfer(run, transfer, runs, results, threads)
+
+
+@reports_errors
+def fewshot(
+    run: RunId,
+    task: TaskName,
+    shots: Annotated[list[int] | None, typer.Option("--shots", min=1, help="Labelled images a class.")] = None,
+    resolution: Annotated[int | None, typer.Option("--resolution", min=1, help="Side of the image, px.")] = None,
+    threads: options.Threads = None,
+    runs: options.Runs = Path("runs"),
+    results: options.Results = Path("results"),
+) -> None:
+    """Ridge regression on RUN's frozen features, with the task's draws of few labelled images."""
+    from vitscale.config import Transfer
+
+    given = tuple(shots) if shots else Transfer().shots
+    _transfer(run, Transfer(task=task, protocol="fewshot", resolution=resolution, shots=given), runs, results, threads)
+
+
+def _transfer(run: str, transfer: Transfer, runs: Path, results: Path, threads: int | None) -> None:
+    from vitscale import models
+    from vitscale.launch import folders
+    from vitscale.study.check import check_transfer
+    from vitscale.study.datasets import Dataset, load_task
+    from vitscale.study.fields import from_dict
+    from vitscale.study.plan import Job, transfer_job
+
+    folder = find(run, runs)
+    told = folders.document(folder)
+    if told["kind"] != "pretrain":
+        raise VitscaleError(f"{folder.name} is itself a transfer", hint="name a pre-training run", exit_code=USAGE)
+    if folders.state(folder) != "done":
+        raise VitscaleError(
+            f"run {folder.name} is not done ({folders.state(folder)})",
+            hint="finish its pre-training first, with the command that began it",
+            exit_code=MISSING,
+        )
+    task = load_task(transfer.task, base=Path())
+    arch = models.from_dict(told["arch"])
+    resolution = transfer.resolution or told["config"]["data"]["resolution"]
+    problems = [Problem(f"transfer.{c.key}: {c.message}", c.hint) for c in check_transfer(transfer, task)]
+    problems += [Problem(p, "choose another --resolution") for p in arch.problems(resolution)]
+    if problems:
+        raise VitscaleError.of(problems, exit_code=INVALID_STUDY)
+    parent = Job(
+        id=told["id"],
+        role="cell",
+        run=from_dict(told["config"]),
+        arch=arch,
+        dataset=Dataset(**told["dataset"]),
+        test=Dataset(**told["test"]) if told["test"] else None,
+        varied={},
+    )
+    run_one(transfer_job(parent, transfer, task), folder.parent, results, threads, None)
+
+
+def find(run: str, runs: Path) -> Path:
+    """A run's folder from its id, the beginning of it, or its path."""
+    if (Path(run) / "run.json").is_file():
+        return Path(run)
+    found = sorted(path.parent for path in runs.glob(f"{run}*/run.json")) if run and "/" not in run else []
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(path.name for path in found[:5])
+        raise VitscaleError(f"several runs begin with {run!r}: {names}", hint="give more of the id", exit_code=USAGE)
+    raise VitscaleError(
+        f"there is no run {run!r} in {runs}", hint="vitscale status STUDY lists the runs of a study", exit_code=MISSING
+    )

@@ -1,0 +1,160 @@
+"""Everything that a run can be told: Run = Model + Data + Recipe + seed (+ Transfer).
+
+A field here is a key of a study, a `--set` key and part of the run id (see `study.identity` for the few that are not).
+The docstring under a field is its documentation: unit, range, meaning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    name: str = "ViT-Ti/16"
+    """The literature's name, e.g. `ViT-L/16`, `R50+ViT-B/16`, `R152x2`, or one built from the study's own [sizes]."""
+    stem: Literal["standard", "small"] = "standard"
+    """Of ResNets and hybrids: 7x7 stride 2 and max-pool, or 3x3 stride 1 without pooling for images under 64 px."""
+    pre_logits: bool = True
+    """A dense layer of the model's width with tanh before the head, in pre-training (ViTs and hybrids)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Data:
+    shards: str = ""
+    """A folder of WebDataset shards. Not part of the run id: the fingerprint of its sample index is."""
+    test: str = ""
+    """A folder of shards with the upstream test set; empty: none."""
+    size: int | None = None
+    """Images in a data set that is not at hand, to plan without it (run ids are then provisional)."""
+    num_classes: int | None = None
+    """Classes of a data set that is not at hand."""
+    resolution: int = 224
+    """Side of the square image that the network sees, in pixels."""
+    examples: int | None = None
+    """Unique training images: a nested, class-stratified subset. None: all but the validation images."""
+    subset_seed: int | None = None
+    """Which images the subset holds; None: it follows `seed`, so that the spread over seeds contains that choice."""
+    val_examples: int = 0
+    """Training images held out as the upstream validation set, stratified, the same for every seed."""
+    shuffle_block: int = 256
+    """Consecutive samples that are moved together by an epoch's shuffle."""
+    crop: Literal["none", "inception"] = "inception"
+    """`inception`: a random box of `crop_area` to 1 of the area, ratio 3/4 to 4/3, resized to the resolution."""
+    crop_area: float = 0.05
+    """Smallest share of the area that a random crop keeps, 0 to 1."""
+    flip: bool = True
+    """Mirror half of the training images left to right."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    batch_size: int = 4096
+    """Images in one optimizer step, over all devices."""
+    steps: int | None = None
+    """Duration in optimizer steps. Exactly one of steps, epochs and examples."""
+    epochs: float | None = None
+    """Duration in passes over the training subset."""
+    examples: int | None = None
+    """Duration in images seen, repetitions counted."""
+    lr: float = 1e-3
+    """Peak learning rate."""
+    schedule: Literal["linear", "cosine", "rsqrt", "constant"] = "linear"
+    """Shape of the learning rate after warm-up."""
+    warmup_steps: int = 10_000
+    """Steps of linear warm-up from 0."""
+    cooldown: float = 0.0
+    """Last share of the duration, 0 to 1, over which the rate falls linearly to `end_lr`."""
+    end_lr: float = 0.0
+    """Learning rate at the end of the schedule."""
+    weight_decay: float = 0.1
+    """Decoupled (AdamW), scaled by the learning rate, on matrices and kernels only."""
+    beta1: float = 0.9
+    """Decay of AdamW's first moment."""
+    beta2: float = 0.999
+    """Decay of AdamW's second moment."""
+    grad_clip: float = 1.0
+    """Largest global gradient norm; 0: not clipped."""
+    dropout: float = 0.0
+    """Rate after every dense layer but qkv, and after the position embedding."""
+    label_smoothing: float = 0.0
+    """Share of the target spread evenly over all classes."""
+    loss: Literal["softmax", "sigmoid"] = "softmax"
+    """Cross-entropy; `sigmoid` starts with a head bias of -10."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of matrix products. A device that cannot do it refuses."""
+    keep: Literal["last", "best"] = "last"
+    """Which checkpoint is transferred: the last one, or the best by upstream validation."""
+    validate_every: int | None = None
+    """Images seen between two upstream validations; None: only at the end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    task: str = ""
+    """A file of `vitscale/data/tasks`, by name, or the path of one's own task file."""
+    protocol: Literal["fewshot", "finetune"] = "fewshot"
+    """Closed-form ridge regression on frozen features, or fine-tuning of all weights."""
+    init: Literal["pretrained", "untrained", "pixels"] = "pretrained"
+    """Where the features or weights come from. The other two are baselines: the network at its initialisation, raw pixels."""
+    resolution: int | None = None
+    """Side of the image in pixels; None: the resolution of pre-training."""
+    shots: tuple[int, ...] = (1, 5, 10)
+    """Few-shot: labelled images a class."""
+    lr: tuple[float, ...] = (0.003, 0.01, 0.03)
+    """Fine-tuning: learning rates; several are compared on the task's dev split, the best is trained again on all."""
+    steps: int = 500
+    """Fine-tuning: optimizer steps."""
+    batch_size: int = 512
+    """Fine-tuning: images in one step."""
+    warmup_steps: int = 0
+    """Fine-tuning: steps of linear warm-up before the cosine decay to 0."""
+    seeds: int = 1
+    """Fine-tuning: repetitions of the final training; each is a row."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A downstream task as its file describes it."""
+
+    name: str
+    version: int
+    """Raised when data, splits or settings change: results of two versions are never mixed."""
+    source: str
+    """`digits` (scikit-learn's), or `shards`."""
+    num_classes: int
+    train: str = ""
+    """Folder of shards, with source = "shards"."""
+    test: str = ""
+    """Folder of shards, with source = "shards"."""
+    train_examples: int = 0
+    """Images in the training split (dev included)."""
+    test_examples: int = 0
+    """Images in the test split."""
+    dev_fraction: float = 0.1
+    """Share of the training split on which a learning rate is chosen; 0.01 to 0.1 in the paper."""
+    metric: str = "accuracy"
+    ridge: float = 1024.0
+    """Few-shot: lambda of the ridge regression."""
+    draws: int = 20
+    """Few-shot: draws of the support set, the same for every model."""
+    crop: Literal["none", "inception"] = "inception"
+    """Fine-tuning: as `Data.crop`."""
+    crop_area: float = 0.05
+    """Fine-tuning: as `Data.crop_area`."""
+    flip: bool = True
+    """Fine-tuning: as `Data.flip`; off where mirroring changes the class."""
+    licence: str = ""
+    about: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One pre-training run, or one transfer of it (`transfer` is set)."""
+
+    model: Model = field(default_factory=Model)
+    data: Data = field(default_factory=Data)
+    recipe: Recipe = field(default_factory=Recipe)
+    seed: int = 0
+    transfer: Transfer | None = None

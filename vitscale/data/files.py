@@ -1,0 +1,90 @@
+"""Writing a file whole or not at all, and the errors of a disk in words."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from vitscale.errors import MISSING, VitscaleError
+
+
+class HashedFile:
+    """A binary file under a temporary name that takes its real one in `commit`; it counts and hashes what it writes.
+
+    Closing without `commit` removes it: what was interrupted cannot be mistaken for what is whole.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        self.sha256 = hashlib.sha256()
+        self.bytes = 0
+        self._file: IO[bytes] | None = self.temporary.open("wb")
+
+    def write(self, data: bytes) -> int:
+        if self._file is None:  # a tar stream that was given up flushes its buffer when it is collected
+            return len(data)
+        self._file.write(data)
+        self.sha256.update(data)
+        self.bytes += len(data)
+        return len(data)
+
+    def commit(self) -> None:
+        assert self._file is not None
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._file = None
+        self.temporary.replace(self.path)
+        sync_folder(self.path.parent)
+
+    def close(self) -> None:
+        if self._file is None:
+            return
+        # Closing flushes, and a full disk refuses that too; the file goes away all the same.
+        with contextlib.suppress(OSError):
+            self._file.close()
+        self._file = None
+        self.temporary.unlink(missing_ok=True)
+
+    def __enter__(self) -> HashedFile:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a rename inside `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """The file at `path` is the old one or the new one at every moment."""
+    with HashedFile(path) as file:
+        file.write(data)
+        file.commit()
+
+
+@contextlib.contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turns what a full, read-only or forbidden disk says into a `VitscaleError` that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            hint = "free some space and run the same command again: whole shards are kept"
+            raise VitscaleError(f"{folder}: no space left to write to", hint=hint, exit_code=MISSING) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            hint = "choose a folder that you may write to"
+            raise VitscaleError(f"{folder}: {error.strerror}", hint=hint, exit_code=MISSING) from error
+        raise

@@ -1,0 +1,158 @@
+"""Where images come from before they are shards: what every kind of source offers, and which kind a path is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from vitscale.data.decode import BadImage, encode_png, open_image, to_rgb
+from vitscale.errors import MISSING, VitscaleError
+
+KINDS = ("folder", "idx", "cifar", "table")
+
+# What is stored as it is: the formats that readers of shards agree on. MPO is a JPEG with a second picture behind it.
+KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An image as it goes into a shard; `size` is width and height."""
+
+    ext: str
+    data: bytes
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Numbered images with labels; nothing is read before it is asked for."""
+
+    kind: str
+    path: Path
+    keys: Sequence[str]
+    """Unique; they stay with an image however it is packed, and subsets are chosen by them."""
+    labels: Int64[np.ndarray, " n"]
+    classes: tuple[str, ...]
+    read: Callable[[Int64[np.ndarray, " b"]], list[Encoded | BadImage]]
+    """Encodes several images; in place of one that cannot be read, the reason."""
+    where: Callable[[int], str]
+    """The file that a sample comes from, for messages."""
+    chunk: int = 32
+    """How many images one call of `read` should be asked for."""
+    name: str = field(default="")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a source may be told on the command line; each kind takes what it knows."""
+
+    split: str = "train"
+    image_column: str | None = None
+    label_column: str | None = None
+    num_classes: int | None = None
+    allow_empty: bool = False
+
+
+def fail(message: str, hint: str) -> VitscaleError:
+    return VitscaleError(message, hint=hint, exit_code=MISSING)
+
+
+def open_source(path: Path, *, kind: str | None = None, options: Options | None = None) -> Source:
+    """The source at `path`, of the kind that it looks like. Raises `VitscaleError` naming the file that is wrong."""
+    from vitscale.data import cifar, folder, idx, table
+
+    options = options or Options()
+    if not path.exists():
+        raise fail(
+            f"{path}: no such file or folder", "the source is a folder of class folders, IDX or CIFAR files, or a table"
+        )
+    kind = kind or kind_of(path)
+    openers = {"folder": folder.open_folder, "idx": idx.open_idx, "cifar": cifar.open_cifar, "table": table.open_table}
+    if kind not in openers:
+        raise fail(f"{kind!r} is no kind of source", f"one of {', '.join(KINDS)}")
+    source = openers[kind](path, options)
+    check_labels(source, options)
+    return source
+
+
+def kind_of(path: Path) -> str:
+    """Decided by what is there, not by the name of the data set."""
+    from vitscale.data import cifar, idx, table
+
+    if path.is_file():
+        if path.suffix.lower() in table.SUFFIXES:
+            return "table"
+        if idx.is_idx(path):
+            return "idx"
+        raise fail(f"{path}: neither a table nor an IDX file", f"tables end in {', '.join(table.SUFFIXES)}")
+    names = {child.name for child in path.iterdir()}
+    if cifar.LAYOUTS.keys() & {next((k for k, v in cifar.LAYOUTS.items() if v.meta in names), "")}:
+        return "cifar"
+    if any("idx3" in name or "idx4" in name for name in names):
+        return "idx"
+    if any(child.is_dir() and not child.name.startswith(".") for child in path.iterdir()):
+        return "folder"
+    tables = sorted(name for name in names if Path(name).suffix.lower() in table.SUFFIXES)
+    if tables:
+        raise fail(f"{path}: a folder with {tables[0]} in it", f"give the table itself: {path / tables[0]}")
+    raise fail(f"{path}: no class folders, IDX files, CIFAR batches or table in it", "see docs/data.md for the layouts")
+
+
+def check_labels(source: Source, options: Options) -> None:
+    """Raises `VitscaleError` for no images, a label outside the classes, and a class without images."""
+    if not len(source):
+        raise fail(f"{source.path}: no images", "images end in .jpg, .png, .webp, .bmp, .gif, .tif or .ppm")
+    if len(set(source.keys)) < len(source):
+        twice = Counter(source.keys).most_common(1)[0][0]
+        raise fail(f"{source.path}: two images share the key {twice!r}", "rename one of them")
+    outside = np.flatnonzero((source.labels < 0) | (source.labels >= len(source.classes)))
+    if len(outside):
+        i = int(outside[0])
+        raise fail(
+            f"{source.where(i)}: label {source.labels[i]} is outside the range 0 to {len(source.classes) - 1}",
+            "labels count from 0; --num-classes says how many there are",
+        )
+    empty = np.flatnonzero(np.bincount(source.labels, minlength=len(source.classes)) == 0)
+    if len(empty) and not options.allow_empty:
+        which = source.classes[empty[0]]
+        more = f" (and {len(empty) - 1} more)" if len(empty) > 1 else ""
+        where = source.path / which if source.kind == "folder" else source.path
+        raise fail(f"{where}: class {which!r} has no images{more}", "remove the class, or keep it with --allow-empty")
+
+
+def encode_files(paths: Sequence[Path], index: Int64[np.ndarray, " b"]) -> list[Encoded | BadImage]:
+    """Image files as they are where readers of shards take the format, else as PNG; each is decoded as a check."""
+    return [_caught(partial(encode_file, paths[int(i)])) for i in index]
+
+
+def encode_file(path: Path) -> Encoded:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BadImage(error.strerror or str(error)) from error
+    image = open_image(data)
+    if image.format in KEPT:
+        return Encoded(KEPT[image.format], data, image.size)
+    keep = image.mode in ("1", "L", "RGB")
+    return Encoded("png", encode_png(image if keep else to_rgb(image)), image.size)
+
+
+def encode_array(pixels: UInt8[np.ndarray, " ..."], index: Int64[np.ndarray, " b"]) -> list[Encoded | BadImage]:
+    """Rows of an array of images as PNG: nothing of them is lost."""
+    return [Encoded("png", encode_png(pixels[int(i)]), (pixels.shape[2], pixels.shape[1])) for i in index]
+
+
+def _caught(read: Callable[[], Encoded]) -> Encoded | BadImage:
+    try:
+        return read()
+    except BadImage as error:
+        return error

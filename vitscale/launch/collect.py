@@ -1,0 +1,99 @@
+"""From a run's outcome to the study's rows: what the worker measured, and what only the study knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vitscale.launch import folders
+from vitscale.results import store
+from vitscale.study.plan import Job
+
+
+def collect(job: Job, runs: Path, results: Path, study: str) -> bool:
+    """Writes the run's part into `results/<study>`; False where the run has not ended."""
+    outcome = folders.result(runs / job.id)
+    if outcome is None:
+        return False
+    told = folders.document(runs / job.id)
+    store.write_part(rows(job, outcome, told, study), results / study, run_id=job.id, attempt=outcome["attempt"])
+    return True
+
+
+def rows(job: Job, outcome: dict[str, Any], told: dict[str, Any], study: str) -> list[dict[str, Any]]:
+    """One row a measured number; one row with the reason for a failure."""
+    known = {**_of_job(job), **_of_attempt(outcome, told), "study": study}
+    if outcome["status"] != "done":
+        failed = {
+            "status": "failed",
+            "reason": outcome["reason"],
+            "task": job.task.name if job.task else None,
+            "protocol": job.run.transfer.protocol if job.run.transfer else "pretrain",
+            "value": None,
+        }
+        return [{**known, **failed}]
+    tuning = known.pop("flops_tuning")
+    found = []
+    for row in outcome["rows"]:
+        merged = {**known, "status": "done", **row, "flops_tuning": tuning + row.get("flops_tuning", 0)}
+        if job.at_edge is not None and row.get("lr_at_edge") is None:
+            merged["lr_at_edge"] = job.at_edge
+        found.append(merged)
+    return found
+
+
+def _of_job(job: Job) -> dict[str, Any]:
+    pixels = job.run.transfer is not None and job.run.transfer.init == "pixels"
+    pretrained = job.role != "baseline"
+    data = job.run.data
+    seed = job.run.seed
+    columns: dict[str, Any] = {
+        "run_id": job.id,
+        "parent_id": job.parent,
+        "role": job.role,
+        "init": job.run.transfer.init if job.run.transfer else None,
+        "family": "raw" if pixels else job.arch.family,
+        "model": "pixels" if pixels else job.run.model.name,
+        "resolution": data.resolution,
+        "seed": seed,
+        "settings": dict(job.varied),
+        "flops_standalone": float(job.pretrain_flops),
+        "flops_tuning": float(job.flops_tuning),
+    }
+    if not pixels:
+        params = job.params
+        columns |= {
+            "width": job.arch.feature_width,
+            "depth": job.arch.depth,
+            "patch": job.arch.ratio,
+            "params_embedding": params.embedding,
+            "params_blocks": params.blocks,
+            "params_head": params.head,
+            "params_total": params.total,
+            "flops_per_example": 6.0 * job.macs,
+        }
+    if pretrained:
+        columns |= {
+            "dataset": job.dataset.name,
+            "examples": job.examples,
+            "subset_seed": seed if data.subset_seed is None else data.subset_seed,
+            "epochs": job.examples_seen / job.examples,
+            "examples_seen": job.examples_seen,
+            "lr": job.run.recipe.lr,
+        }
+    return columns
+
+
+def _of_attempt(outcome: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
+    source = told["provenance"]
+    return {
+        "attempt": outcome["attempt"],
+        "device": outcome.get("device"),
+        "n_devices": outcome.get("n_devices"),
+        "git_commit": source["git_commit"],
+        "git_dirty": source["git_dirty"],
+        "code_hash": source["code_hash"],
+        "versions": source["versions"],
+        "started": outcome["started"],
+        "ended": outcome["ended"],
+    }

@@ -1,0 +1,158 @@
+"""Run folders from the outside: made before a worker starts, read while it runs and after it ended."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from vitscale.errors import INVALID_STUDY, MISSING, VitscaleError
+from vitscale.results import provenance
+from vitscale.study.plan import Job, shards_of
+
+State = Literal["to do", "stopped", "running", "done", "failed"]
+
+
+def result(folder: Path) -> dict[str, Any] | None:
+    """The outcome of the newest attempt that ended; None where there is none.
+
+    Raises:
+        VitscaleError: the file is damaged (exit 5).
+    """
+    try:
+        document: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    except FileNotFoundError:
+        return None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise VitscaleError(
+            f"{folder / 'result.json'} is damaged ({error})", hint="delete that file to run it again", exit_code=MISSING
+        ) from None
+    return document
+
+
+def document(folder: Path) -> dict[str, Any]:
+    """`run.json`.
+
+    Raises:
+        VitscaleError: there is no run here (exit 5).
+    """
+    try:
+        told: dict[str, Any] = json.loads((folder / "run.json").read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise VitscaleError(
+            f"{folder} is no run folder ({error})", hint="vitscale status STUDY lists the runs", exit_code=MISSING
+        ) from None
+    return told
+
+
+def last_event(folder: Path, kind: str = "step") -> dict[str, Any] | None:
+    """The newest whole line of this kind in `events.jsonl`."""
+    path = folder / "events.jsonl"
+    if not path.is_file():
+        return None
+    for line in reversed(path.read_text().splitlines()):
+        if f'"event": "{kind}"' in line:
+            try:
+                event: dict[str, Any] = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            return event
+    return None
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a worker works on this run now."""
+    try:
+        file = (folder / "lease").open()
+    except FileNotFoundError:
+        return False
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def state(folder: Path) -> State:
+    """Where a run stands."""
+    outcome = result(folder)
+    if outcome is not None:
+        return "done" if outcome["status"] == "done" else "failed"
+    if is_held(folder):
+        return "running"
+    return "stopped" if (folder / "events.jsonl").is_file() else "to do"
+
+
+def scores(runs: Path, ids: Iterable[str]) -> dict[str, float | None]:
+    """Upstream validation accuracy of each ended run among `ids`; None for one that failed."""
+    found = {}
+    for id_ in ids:
+        outcome = result(runs / id_)
+        if outcome is not None:
+            found[id_] = outcome["score"] if outcome["status"] == "done" else None
+    return found
+
+
+def prepare(job: Job, runs: Path, *, base: Path, machine: Mapping[str, Any], accept_code_change: bool = False) -> Path:
+    """Makes the run's folder and `run.json`, or checks the one that is there.
+
+    Raises:
+        VitscaleError: the folder holds another configuration, or was half done by other code (exit 3).
+    """
+    folder = runs / job.id
+    told = {
+        **job.document(),
+        "machine": {**machine, **shards_of(base, job.run)},
+        "provenance": provenance.collect(),
+    }
+    if (folder / "run.json").is_file():
+        _check_same(folder, told, accept_code_change)
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".run.json.{os.getpid()}"
+    with temporary.open("w") as file:
+        json.dump(told, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(folder / "run.json")
+    return folder
+
+
+def _check_same(folder: Path, told: Mapping[str, Any], accept_code_change: bool) -> None:
+    before = document(folder)
+    if before["id"] != folder.name or _identity(before) != _identity(told):
+        raise VitscaleError(
+            f"{folder} does not hold the run that its name says",
+            hint="move the folder away; the run is then trained again",
+            exit_code=INVALID_STUDY,
+        )
+    half_done = (folder / "events.jsonl").is_file()
+    if half_done and not accept_code_change and before["provenance"]["code_hash"] != told["provenance"]["code_hash"]:
+        raise VitscaleError(
+            f"run {folder.name} was begun by other code (commit {before['provenance']['git_commit']})",
+            hint="check that commit out, delete the folder, or go on with --accept-code-change",
+            exit_code=INVALID_STUDY,
+        )
+
+
+def _identity(told: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What must agree, as JSON gives it back: all but paths and the duration's spelling."""
+    config = json.loads(json.dumps(told["config"]))
+    for key in ("shards", "test", "size", "num_classes", "examples", "subset_seed"):
+        config["data"].pop(key, None)
+    for key in ("steps", "epochs", "examples", "validate_every"):
+        config["recipe"].pop(key, None)
+    config["model"].pop("name", None)
+    if told["kind"] == "transfer" and told["parent"] is None:
+        config = {"transfer": config["transfer"]}
+    return config, told["kind"], told["parent"]
+
+
+def set_aside(folder: Path) -> None:
+    """Keeps a failed attempt's outcome under another name, so that the run can be tried again."""
+    outcome = result(folder)
+    if outcome is not None and outcome["status"] == "failed":
+        (folder / "result.json").rename(folder / f"result-{outcome['attempt']}.json")

@@ -1,0 +1,103 @@
+"""Workers on this machine: so many processes at once, each for one pre-training or all transfers of one checkpoint."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from vitscale.errors import INTERRUPTED
+from vitscale.launch import folders
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1
+
+
+def _die_with_parent() -> None:
+    """In the child: a checkpoint and an end when the launcher dies, however it dies."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+@dataclass(eq=False)
+class Worker:
+    """One process and the run folders that it works on, in turn."""
+
+    work: Sequence[Path]
+    threads: int
+    process: subprocess.Popen[bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "PYTHONUNBUFFERED": "1"}
+        with (self.work[0] / "log.txt").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "vitscale.train.worker", *map(str, self.work)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,  # Ctrl-C reaches the launcher alone, which then asks the workers to stop
+                preexec_fn=_die_with_parent,
+            )
+
+    def ended(self) -> int | None:
+        """The exit code, once the process has ended."""
+        return self.process.poll()
+
+    def stop(self) -> None:
+        """Asks for a checkpoint and an end."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+
+    def record_death(self) -> None:
+        """A process that died without a word leaves a failure behind, for the run that it was working on."""
+        code = self.process.returncode
+        if code in (0, INTERRUPTED):
+            return
+        for folder in self.work:
+            if folders.result(folder) is None:
+                start = folders.last_event(folder, "start") or {}
+                now = datetime.now(UTC).isoformat(timespec="milliseconds")
+                outcome = {
+                    "status": "failed",
+                    "reason": _cause(code, folder),
+                    "score": None,
+                    "rows": [],
+                    "attempt": start.get("attempt", 1),
+                    "started": start.get("time", now),
+                    "device": start.get("device"),
+                    "ended": now,
+                }
+                temporary = folder / ".result.json"
+                temporary.write_text(json.dumps(outcome, indent=1))
+                temporary.replace(folder / "result.json")
+                return
+
+
+def _cause(code: int, folder: Path) -> str:
+    if code == -signal.SIGKILL:
+        return "killed (signal 9): often the machine ran out of memory"
+    if code < 0:
+        return f"killed by signal {-code}"
+    log = (
+        (folder / "log.txt").read_text(errors="replace").strip().splitlines() if (folder / "log.txt").is_file() else []
+    )
+    return f"exit code {code}: {log[-1] if log else 'no message'}"
+
+
+def wait_any(workers: Sequence[Worker], seconds: float) -> list[Worker]:
+    """The workers that have ended, as soon as there is one; none after `seconds`."""
+    end = time.monotonic() + seconds
+    while True:
+        ended = [worker for worker in workers if worker.ended() is not None]
+        if ended or time.monotonic() > end:
+            return ended
+        time.sleep(0.1)

@@ -1,0 +1,43 @@
+"""One run, outside any study, with a study's run folder, worker and result part."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import FrameType
+
+from vitscale.launch import folders
+from vitscale.launch.collect import collect
+from vitscale.launch.local import Worker, wait_any
+from vitscale.launch.sweep import Machine, Places, Say, progress_words
+from vitscale.study.plan import Job
+
+
+def run_single(job: Job, *, places: Places, machine: Machine, study: str, say: Say) -> bool:
+    """Runs a job to its end and records it; True where a signal stopped it before."""
+    if folders.result(places.runs / job.id) is None:
+        folder = folders.prepare(job, places.runs, base=Path(), machine=machine.told())
+        worker = Worker([folder], machine.threads)
+        asked = False
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            nonlocal asked
+            del number, frame
+            if asked:
+                worker.process.kill()
+            asked = True
+            worker.stop()
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            while not wait_any([worker], 10.0):
+                event = folders.last_event(folder)
+                say(progress_words(event) if event else "starting")
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        worker.record_death()
+        if asked and folders.result(folder) is None:
+            return True
+    collect(job, places.runs, places.results, study)
+    return False

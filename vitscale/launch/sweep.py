@@ -1,0 +1,239 @@
+"""Everything in a study that is not done yet, on this machine: plan, start what is ready, record, plan again."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from vitscale.launch import folders
+from vitscale.launch.collect import collect
+from vitscale.launch.local import Worker, wait_any
+from vitscale.study.load import Study
+from vitscale.study.plan import Job, Plan, plan
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where runs and results are."""
+
+    runs: Path = Path("runs")
+    results: Path = Path("results")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """How the work is cut up here; none of it changes an outcome but for rounding."""
+
+    jobs: int
+    threads: int
+    micro_batch: int | None = None
+    zero_stage: int = 0
+
+    def told(self) -> dict[str, Any]:
+        return {"threads": self.threads, "micro_batch": self.micro_batch, "zero_stage": self.zero_stage}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How a sweep ended."""
+
+    done: int
+    failed: int
+    interrupted: bool
+
+
+def current_plan(study: Study, runs: Path) -> Plan:
+    """The plan with every selection that the finished runs allow."""
+    first = plan(study, {})
+    tuning = [job.id for job in first.jobs if job.role == "tuning"]
+    return plan(study, folders.scores(runs, tuning)) if tuning else first
+
+
+@dataclass(kw_only=True)
+class Sweep:
+    """One call of `vitscale sweep`."""
+
+    study: Study
+    places: Places
+    machine: Machine
+    say: Say
+    only: Callable[[Job], bool] = lambda _: True
+    fail_fast: bool = False
+    accept_code_change: bool = False
+    workers: dict[Worker, list[Job]] = field(default_factory=dict, init=False)
+    stopping: bool = field(default=False, init=False)
+    started: set[str] = field(default_factory=set, init=False)
+
+    def run(self) -> Ended:
+        """Works until nothing is left that could be started."""
+        with self._signals():
+            try:
+                while True:
+                    now = current_plan(self.study, self.places.runs)
+                    self._start(now)
+                    if not self.workers:
+                        break
+                    self._wait()
+            finally:
+                self._stop_workers()
+        return self._ended()
+
+    def _start(self, now: Plan) -> None:
+        for jobs in ready(now, self.places.runs, self.only):
+            if self.stopping or len(self.workers) >= self.machine.jobs:
+                return
+            fresh = [job for job in jobs if job.id not in self.started]
+            if not fresh:
+                continue
+            work = [
+                folders.prepare(
+                    job,
+                    self.places.runs,
+                    base=self.study.base,
+                    machine=self.machine.told(),
+                    accept_code_change=self.accept_code_change,
+                )
+                for job in fresh
+            ]
+            self.started.update(job.id for job in fresh)
+            self.workers[Worker(work, self.machine.threads)] = fresh
+
+    def _wait(self) -> None:
+        quiet = 30.0
+        ended = wait_any(list(self.workers), quiet)
+        if not ended:
+            self.say(self._running())
+        for worker in ended:
+            worker.record_death()
+            for job in self.workers.pop(worker):
+                if collect(job, self.places.runs, self.places.results, self.study.name):
+                    self._report(job)
+
+    def _running(self) -> str:
+        parts = []
+        for jobs in self.workers.values():
+            job = next((job for job in jobs if folders.result(self.places.runs / job.id) is None), jobs[-1])
+            event = folders.last_event(self.places.runs / job.id)
+            parts.append(f"{title(job)} {progress_words(event)}" if event else f"{title(job)} starting")
+        return "running: " + "; ".join(parts)
+
+    def _report(self, job: Job) -> None:
+        outcome = folders.result(self.places.runs / job.id)
+        assert outcome is not None  # collected
+        plan_now = current_plan(self.study, self.places.runs)
+        left = sum(folders.result(self.places.runs / j.id) is None for j in plan_now.jobs) + len(plan_now.waiting)
+        if outcome["status"] == "failed":
+            self.say(f"failed   {title(job)}: {outcome['reason']}  ({left} left)")
+            if self.fail_fast:
+                self.stopping = True
+                self._ask_to_stop()
+            return
+        self.say(f"done     {title(job)}: {summary(outcome)}  ({left} left)")
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        def stop(number: int, frame: FrameType | None) -> None:
+            del number, frame
+            if self.stopping:
+                for worker in self.workers:
+                    worker.process.kill()
+            self.stopping = True
+            self._ask_to_stop()
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _ask_to_stop(self) -> None:
+        for worker in list(self.workers):
+            worker.stop()
+
+    def _stop_workers(self) -> None:
+        self._ask_to_stop()
+        for worker in self.workers:
+            worker.process.wait()
+
+    def _ended(self) -> Ended:
+        """Rows are written again for all: a tuning run may have become a cell, and another study may have run it."""
+        last = current_plan(self.study, self.places.runs)
+        states = [folders.state(self.places.runs / job.id) for job in last.jobs if self.only(job)]
+        for job in last.jobs:
+            collect(job, self.places.runs, self.places.results, self.study.name)
+        unfinished = len(states) - states.count("done") - states.count("failed")
+        return Ended(
+            done=states.count("done"), failed=states.count("failed"), interrupted=self.stopping and unfinished > 0
+        )
+
+
+def ready(now: Plan, runs: Path, only: Callable[[Job], bool]) -> list[list[Job]]:
+    """Jobs that could start, in processes: each pre-training alone, the transfers of one start together.
+
+    Pre-training that others wait for comes first (tuning), then transfers, then the largest pre-training.
+    """
+    open_jobs = [job for job in now.jobs if only(job) and folders.result(runs / job.id) is None]
+    done = {job.id for job in now.jobs if (folders.result(runs / job.id) or {}).get("status") == "done"}
+    together: dict[str, list[Job]] = {}
+    alone: list[Job] = []
+    for job in open_jobs:
+        if job.kind == "pretrain":
+            alone.append(job)
+        elif job.parent is None:
+            together.setdefault(f"baselines of {job.run.model.name}", []).append(job)
+        elif job.parent in done:
+            together.setdefault(job.parent, []).append(job)
+    alone.sort(key=lambda job: (job.role != "tuning", -job.flops))
+    tuning = [[job] for job in alone if job.role == "tuning"]
+    rest = [[job] for job in alone if job.role != "tuning"]
+    return [*tuning, *together.values(), *rest]
+
+
+def retry_failed(jobs: Sequence[Job], runs: Path) -> int:
+    """Puts failed outcomes aside, so that their runs are tried again; returns how many."""
+    failed = [job for job in jobs if folders.state(runs / job.id) == "failed"]
+    for job in failed:
+        folders.set_aside(runs / job.id)
+    return len(failed)
+
+
+def title(job: Job) -> str:
+    """A job in a few words."""
+    run = job.run
+    if run.transfer is None:
+        return f"{job.id} {run.model.name} on {job.examples:,} images, seed {run.seed}, lr {run.recipe.lr:g}"
+    origin = {
+        "pretrained": f"of {job.parent}",
+        "untrained": f"of {run.model.name} untrained",
+        "pixels": "of raw pixels",
+    }
+    return f"{job.id} {run.transfer.protocol} {run.transfer.task} {origin[run.transfer.init]}"
+
+
+def summary(outcome: dict[str, Any]) -> str:
+    """Its measured accuracies in a few words."""
+    values: dict[str, list[float]] = {}
+    for row in outcome["rows"]:
+        if row["metric"] == "accuracy":
+            shots = f" {row['shots']}-shot" if row.get("shots") else ""
+            values.setdefault(f"{row['task']}{shots}", []).append(row["value"])
+    return ", ".join(f"{name} {sum(v) / len(v):.1%}" for name, v in values.items()) or "trained"
+
+
+def progress_words(event: dict[str, Any]) -> str:
+    """A step event as one log line."""
+    left = time.strftime("%H:%M:%S", time.gmtime(event["seconds_left"]))
+    mfu = "" if event.get("mfu") is None else f", MFU {event['mfu']:.1%}"
+    return (
+        f"step {event['step']}/{event['steps']}, loss {event['loss']:.3f}, lr {event['lr']:.2g}, "
+        f"{event['images_per_second']:,.0f} images/s{mfu}, {left} left"
+    )

@@ -1,0 +1,156 @@
+"""Hybrids by name: a ViT over the feature map of a post-activation ResNet; no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from vitscale.models.counts import Head, Macs, Params
+from vitscale.models.resnet.arch import BLOCKS, Backbone, backbone_of, stage_macs, stem_macs
+from vitscale.models.vit.arch import SIZES, size_of
+from vitscale.models.vit.arch import Arch as ViT
+
+NAME = re.compile(r"(?P<backbone>R\w*?)(?:x(?P<factor>\d+(?:\.\d+)?))?\+ViT-(?P<size>\w+)/(?P<ratio>\d+)")
+
+# The number after the slash is the whole down-sampling ratio; this published name counts only part of it.
+ALIASES = {"R+ViT-Ti/16": "R+ViT-Ti/32"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arch:
+    """A ResNet stem, `blocks` bottlenecks a stage (none: the stem alone) and a ViT with patches of the feature map."""
+
+    family: ClassVar[str] = "hybrid"
+    blocks: tuple[int, ...]
+    backbone_width: int
+    groups: int
+    stem: str
+    width: int
+    depth: int
+    mlp: int
+    heads: int
+    patch: int
+
+    @property
+    def backbone_ratio(self) -> int:
+        return (1 if self.stem == "small" else 4) << max(len(self.blocks) - 1, 0)
+
+    @property
+    def ratio(self) -> int:
+        return self.backbone_ratio * self.patch
+
+    @property
+    def channels(self) -> int:
+        """Of the feature map that is cut into patches."""
+        return self.backbone_width << (len(self.blocks) + 1) if self.blocks else self.backbone_width
+
+    @property
+    def feature_width(self) -> int:
+        return self.width
+
+    @property
+    def vit(self) -> ViT:
+        """The transformer on top; its images are the feature map."""
+        return ViT(
+            width=self.width,
+            depth=self.depth,
+            mlp=self.mlp,
+            heads=self.heads,
+            patch=self.patch,
+            channels=self.channels,
+        )
+
+    def problems(self, resolution: int) -> list[str]:
+        found = []
+        if self.width % self.heads:
+            found.append(f"{self.heads} heads do not divide width {self.width}")
+        if self.backbone_width % self.groups:
+            found.append(f"{self.groups} groups of GroupNorm do not divide width {self.backbone_width}")
+        if resolution % self.ratio or resolution < self.ratio:
+            found.append(f"a down-sampling of {self.ratio} does not divide resolution {resolution}")
+        return found
+
+    def tokens(self, resolution: int) -> int:
+        return self.vit.tokens(resolution // self.backbone_ratio)
+
+    def params(self, resolution: int, head: Head) -> Params:
+        kernel = 3 if self.stem == "small" else 7
+        backbone = 3 * kernel**2 * self.backbone_width + 2 * self.backbone_width
+        inputs = self.backbone_width
+        for stage, count in enumerate(self.blocks):
+            inside = self.backbone_width * 2**stage
+            outside = 4 * inside
+            for _ in range(count):
+                backbone += inputs * inside + 9 * inside * inside + inside * outside
+                backbone += 2 * (inside + inside + outside)
+                backbone += inputs * outside + 2 * outside if inputs != outside else 0
+                inputs = outside
+        vit = self.vit.params(resolution // self.backbone_ratio, head)
+        return Params(embedding=backbone + vit.embedding, blocks=vit.blocks, head=vit.head)
+
+    def macs(self, resolution: int, head: Head) -> Macs:
+        root, side = stem_macs(self.stem, self.backbone_width, resolution)
+        stages, side = stage_macs(self.blocks, self.backbone_width, side)
+        vit = self.vit.macs(side, head)
+        return Macs(
+            convolutions=root + stages,
+            patch_embedding=vit.patch_embedding,
+            projections=vit.projections,
+            attention=vit.attention,
+            mlp=vit.mlp,
+            head=vit.head,
+        )
+
+
+def parse(name: str, *, stem: str, sizes: Mapping[str, Mapping[str, Any]]) -> Arch | None:
+    """`R50+ViT-B/16` and any other backbone and size; `R+ViT-...` is the stem alone.
+
+    Stages that would down-sample beyond the ratio are dropped and their blocks moved into the last one kept,
+    as published for R50+ViT-B/16: [3, 4, 9]. What then lacks of the ratio is the patch.
+    """
+    match = NAME.fullmatch(ALIASES.get(name, name))
+    if match is None:
+        return None
+    size = size_of(match["size"], sizes)
+    backbone = Backbone(()) if match["backbone"] == "R" else backbone_of(match["backbone"], sizes)
+    width = backbone.width(match["factor"]) if backbone else None
+    if size is None or backbone is None or width is None:
+        return None
+    stem_ratio = 1 if stem == "small" else 4
+    ratio = int(match["ratio"])
+    blocks = _fit(backbone.blocks, ratio // stem_ratio)
+    reached = stem_ratio * 2 ** max(len(blocks) - 1, 0)
+    if ratio < reached or ratio % reached:
+        return None
+    return Arch(
+        blocks=blocks,
+        backbone_width=width,
+        groups=backbone.groups,
+        stem=stem,
+        width=size.width,
+        depth=size.depth,
+        mlp=size.mlp,
+        heads=size.heads,
+        patch=ratio // reached,
+    )
+
+
+def _fit(blocks: tuple[int, ...], ratio: int) -> tuple[int, ...]:
+    kept = min(len(blocks), max(ratio.bit_length(), 1))
+    if kept == len(blocks):
+        return blocks
+    return (*blocks[: kept - 1], sum(blocks[kept - 1 :]))
+
+
+def names(sizes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Names that `parse` knows, for suggestions and listings."""
+    own_sizes = [name for name, numbers in sizes.items() if "width" in numbers]
+    own_backbones = [name for name, numbers in sizes.items() if "blocks" in numbers]
+    return [
+        f"{backbone}+ViT-{size}/{ratio}"
+        for backbone in ["R", *BLOCKS, *own_backbones]
+        for size in [*SIZES, *own_sizes]
+        for ratio in (4, 16, 32)
+    ]

@@ -1,0 +1,76 @@
+"""Logarithmic axes that name real values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullFormatter, NullLocator
+
+from vitscale.report.lines import short
+
+APART = 0.11  # of the axis: nearer tick labels would run into each other in a 3-inch panel
+
+
+def log_limits(axes: Axes, values: Sequence[float]) -> tuple[float, float]:
+    """A logarithmic x axis from the least to the largest value, with a margin; half an octave around a lone one."""
+    low, high = math.log(min(values)), math.log(max(values))
+    margin = 0.06 * (high - low) or math.log(2) / 2
+    limits = math.exp(low - margin), math.exp(high + margin)
+    axes.set_xscale("log")
+    axes.set_xlim(*limits)
+    return limits
+
+
+def size_ticks(axes: Axes, values: Sequence[float]) -> None:
+    """Ticks at the set sizes themselves; labels only where they fit, the largest first."""
+    low, high = log_limits(axes, values)
+    sizes = sorted(set(values))
+    room = APART * math.log(high / low)
+    labels: list[str] = []
+    last = math.inf
+    for size in reversed(sizes):
+        fits = last - math.log(size) >= room
+        labels.append(short(size) if fits else "")
+        last = math.log(size) if fits else last
+    axes.xaxis.set_major_locator(FixedLocator(sizes))
+    axes.xaxis.set_major_formatter(FixedFormatter(labels[::-1]))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def compute_ticks(axes: Axes, values: Sequence[float]) -> None:
+    """Round values in the axis' range: powers of ten, with others between them where there are few."""
+    low, high = log_limits(axes, values)
+    major = round_values(low, high)
+    powers = _decades(math.log10(low), math.log10(high))
+    minor = [float(f"{digit}e{power}") for power in powers for digit in range(1, 10)]
+    axes.xaxis.set_major_locator(FixedLocator(major))
+    axes.xaxis.set_major_formatter(FixedFormatter([scientific(value) for value in major]))
+    axes.xaxis.set_minor_locator(FixedLocator([value for value in minor if low <= value <= high]))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def round_values(low: float, high: float) -> list[float]:
+    """Up to five values between low and high: powers of ten, else with fewer than three of them, finer steps."""
+    tenths = tuple(tenth / 10 for tenth in range(10, 100))
+    values: list[float] = []
+    for mantissas in ((1,), (1, 3), (1, 2, 5), tuple(range(1, 10)), tenths):
+        powers = _decades(math.log10(low), math.log10(high))
+        values = [float(f"{mantissa}e{power}") for power in powers for mantissa in mantissas]
+        values = [value for value in values if low <= value <= high]
+        if len(values) >= 3:
+            break
+    return values[:: -(-len(values) // 5)] if values else []
+
+
+def scientific(value: float) -> str:
+    """Mathtext of two digits such as `$5.6{\\times}10^{7}$`, or `$10^{14}$`."""
+    mantissa, power = f"{value:.1e}".split("e")
+    mantissa = mantissa.removesuffix(".0")
+    times = "" if mantissa == "1" else f"{mantissa}{{\\times}}"
+    return f"${times}10^{{{int(power)}}}$"
+
+
+def _decades(low: float, high: float) -> range:
+    return range(math.floor(low), math.ceil(high) + 1)

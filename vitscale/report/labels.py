@@ -1,0 +1,78 @@
+"""Names at the ends of lines, pushed apart so that none covers another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation
+
+GUTTER = 1.04  # where labels begin, in widths of the axes
+
+
+def spread(wanted: Sequence[float], sizes: Sequence[float], low: float, high: float) -> list[float]:
+    """Centres as near to `wanted` as possible, in the same order, `sizes` tall without overlap, within low..high.
+
+    Neighbours that collide become one block at the mean of what its members want. Where the sum of sizes exceeds
+    the room, the labels are packed from `low` and stick out at the top.
+    """
+    order = sorted(range(len(wanted)), key=lambda index: wanted[index])
+    blocks: list[tuple[list[int], float, float]] = []  # members, height, lower edge
+    for index in order:
+        members, height = [index], sizes[index]
+        edge = _clamped(wanted[index] - height / 2, height, low, high)
+        while blocks and blocks[-1][1] + blocks[-1][2] > edge:
+            below, below_height, _ = blocks.pop()
+            members, height = below + members, below_height + height
+            edge = _clamped(_mean_edge(members, wanted, sizes), height, low, high)
+        blocks.append((members, height, edge))
+    centres = [0.0] * len(wanted)
+    for members, _, edge in blocks:
+        for index in members:
+            centres[index] = edge + sizes[index] / 2
+            edge += sizes[index]
+    return centres
+
+
+def end_label(axes: Axes, text: str, x: float, y: float, color: str, size: float) -> Annotation:
+    """The name of a line that ends at data position (x, y); `push_apart` gives it its place."""
+    return axes.annotate(
+        text,
+        xy=(x, y),
+        xytext=(GUTTER, y),
+        textcoords=("axes fraction", "data"),
+        color=color,
+        fontsize=size,
+        va="center",
+        ha="left",
+        annotation_clip=False,
+        arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.5, "alpha": 0.6, "shrinkA": 1, "shrinkB": 4},
+    )
+
+
+def push_apart(figure: Figure, labels: Sequence[tuple[Axes, list[Annotation]]]) -> None:
+    """Lay the figure out, then move the labels of every axes up and down until they are clear of each other."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes, texts in labels:
+        box = axes.get_window_extent()
+        wanted = [(axes.transData.transform(text.xy)[1] - box.y0) / box.height for text in texts]
+        # The text's own extent, without the arrow; 1.25 leaves air between two lines.
+        line = figure.dpi / 72 * 1.25 / box.height
+        sizes = [float(text.get_fontsize()) * line for text in texts]
+        for text, centre in zip(texts, spread(wanted, sizes, -0.02, 1.02), strict=True):
+            text.set_y(centre)
+            text.anncoords = "axes fraction"
+
+
+def _clamped(edge: float, height: float, low: float, high: float) -> float:
+    return max(low, min(edge, high - height))
+
+
+def _mean_edge(members: Sequence[int], wanted: Sequence[float], sizes: Sequence[float]) -> float:
+    total, below = 0.0, 0.0
+    for index in members:
+        total += wanted[index] - sizes[index] / 2 - below
+        below += sizes[index]
+    return total / len(members)

@@ -1,0 +1,172 @@
+"""The honesty box: what a reader must know before believing a curve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+import pandas as pd
+
+from vitscale.analysis.curves import CELL, LINE, Curves, counted
+from vitscale.report.lines import measure_title
+
+SAME_COST = 1.10  # families whose FLOPs an image differ by more are not compared at equal compute
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    text: str
+    details: tuple[str, ...] = ()
+
+
+def notes(frame: pd.DataFrame, found: Curves) -> list[Note]:
+    """Everything that spoils the comparison, and what was left out; empty only if nothing does."""
+    newest = counted(frame)
+    return [
+        *_failed(newest),
+        *_missing(found),
+        *_no_baseline(found),
+        *_unmeasured(newest),
+        *_mixed_code(found),
+        *_task_versions(found),
+        *_edges(newest),
+        *_unequal_cost(found),
+        *_few_seeds(found),
+        *_left_out(newest),
+    ]
+
+
+def _failed(newest: pd.DataFrame) -> list[Note]:
+    failed = newest[newest["status"] == "failed"].drop_duplicates("run_id")
+    if failed.empty:
+        return []
+    details = [f"{_cell(row)}, {_what(row)}: {row['reason'] or 'no reason recorded'}" for row in _records(failed)]
+    return [Note(f"{_count(len(failed), 'run')} failed; no point is drawn for them.", tuple(details))]
+
+
+def _missing(found: Curves) -> list[Note]:
+    """Cells and measures that some line and seed have and another has not."""
+    seeds = found.seeds[found.seeds["metric"] == "accuracy"].fillna({"variant": ""})
+    measure = ["task", "protocol", "shots"]
+    present = set(_keys(seeds[[*CELL, "seed", *measure]]))
+    lines = set(_keys(seeds[LINE]))
+    grid = set(_keys(seeds[["examples", "examples_seen"]]))
+    every_seed = set(_keys(seeds[["seed"]]))
+    measures = sorted(set(_keys(seeds[measure])), key=str)
+    absent: list[str] = []
+    for line, size, seed in sorted(product(lines, grid, every_seed), key=str):
+        lacking = [key for key in measures if (*line, *size, *seed, *key) not in present]
+        if lacking:
+            record = dict(zip([*CELL, "seed"], (*line, *size, *seed), strict=True))
+            what = "nothing measured" if len(lacking) == len(measures) else f"no {', no '.join(_titles(lacking))}"
+            absent.append(f"{_cell(record)}: {what}")
+    if not absent:
+        return []
+    return [Note(f"{_count(len(absent), 'cell')} missing or incomplete that other lines or seeds have.", tuple(absent))]
+
+
+def _no_baseline(found: Curves) -> list[Note]:
+    measure = ["task", "protocol", "shots"]
+    transfers = found.points[(found.points["protocol"] != "pretrain") & (found.points["metric"] == "accuracy")]
+    bare = sorted(set(_keys(transfers[measure])) - set(_keys(found.baselines[measure])), key=str)
+    text = "No baseline recorded yet; a curve that does not clear it says nothing."
+    return [Note(text, tuple(_titles(bare)))] if bare else []
+
+
+def _unmeasured(newest: pd.DataFrame) -> list[Note]:
+    rows = newest[(newest["status"] == "done") & newest["value"].isna()]
+    return [Note(f"{_count(len(rows), 'row')} without a value left out.")] if len(rows) else []
+
+
+def _mixed_code(found: Curves) -> list[Note]:
+    """Lines whose points were trained by different code, and points trained by code that no commit holds."""
+    result = []
+    rows = found.rows
+    hashes = rows.groupby([*LINE, "task", "protocol"], dropna=False)["code_hash"].nunique()
+    mixed = hashes[hashes > 1].reset_index()
+    if len(mixed):
+        details = tuple(
+            f"{row['model']}, {row['task']} {row['protocol']}: {row['code_hash']}" for row in _records(mixed)
+        )
+        result.append(Note("Rows of one curve come from different code (number of code hashes).", details))
+    elif rows["code_hash"].nunique() > 1:
+        result.append(Note(f"The curves come from {rows['code_hash'].nunique()} versions of the training code."))
+    dirty = rows[rows["git_dirty"].fillna(False).astype(bool)]["run_id"].nunique()
+    if dirty:
+        result.append(Note(f"{_count(dirty, 'run')} trained by code with uncommitted changes."))
+    return result
+
+
+def _task_versions(found: Curves) -> list[Note]:
+    versions = found.rows.groupby("task")["task_version"].nunique()
+    mixed = sorted(str(task) for task in versions[versions > 1].index)
+    return [Note("Two versions of a task in one study; their numbers do not compare.", tuple(mixed))] if mixed else []
+
+
+def _edges(newest: pd.DataFrame) -> list[Note]:
+    at_edge = newest[newest["lr_at_edge"].fillna(False).astype(bool) & (newest["role"] != "tuning")]
+    at_edge = at_edge[at_edge["protocol"] != "fewshot"]  # a few-shot row repeats its pre-training run's
+    details = sorted({f"{_cell(row, seed=False)}, {_what(row)}: {row['lr']:g}" for row in _records(at_edge)})
+    if not details:
+        return []
+    return [Note("The chosen learning rate is at the edge of its grid; a better one may lie beyond.", tuple(details))]
+
+
+def _unequal_cost(found: Curves) -> list[Note]:
+    cost = found.rows.dropna(subset=["flops_per_example"]).groupby("model")["flops_per_example"].mean()
+    if len(cost) < 2 or cost.max() <= SAME_COST * cost.min():
+        return []
+    details = tuple(f"{model}: {value:.3g} FLOPs" for model, value in cost.sort_values().items())
+    return [Note(f"Training FLOPs an image differ by {cost.max() / cost.min() - 1:.0%} between models.", details)]
+
+
+def _few_seeds(found: Curves) -> list[Note]:
+    alone = found.points[(found.points["n"] == 1) & (found.points["metric"] == "accuracy")]
+    cells = alone[CELL].drop_duplicates()
+    return (
+        [Note(f"{_count(len(cells), 'cell')} measured with one seed only: no spread is known.")] if len(cells) else []
+    )
+
+
+def _left_out(newest: pd.DataFrame) -> list[Note]:
+    tuning = newest[newest["role"] == "tuning"]
+    runs = tuning["run_id"].nunique()
+    return (
+        [Note(f"{_count(runs, 'tuning run')} left out of the curves; their FLOPs are not on the x axes.")]
+        if runs
+        else []
+    )
+
+
+def _cell(row: dict[str, object], seed: bool = True) -> str:
+    parts = [str(row.get("model") or row.get("run_id"))]
+    for name, text in (("examples", "images"), ("examples_seen", "seen")):
+        value = row.get(name)
+        if value is not None and not pd.isna(value):  # type: ignore[call-overload]
+            parts.append(f"{int(value):,} {text}")  # type: ignore[call-overload]
+    if seed and row.get("seed") is not None and not pd.isna(row["seed"]):  # type: ignore[call-overload]
+        parts.append(f"seed {row['seed']}")
+    return ", ".join(parts)
+
+
+def _what(row: dict[str, object]) -> str:
+    role = f" ({row['role']})" if row["role"] not in ("cell", None) else ""
+    return ("pre-training" if row["protocol"] == "pretrain" else f"{row['task']} {row['protocol']}") + role
+
+
+def _titles(keys: list[tuple[object, ...]]) -> list[str]:
+    return [measure_title(str(task), str(protocol), shots) for task, protocol, shots in keys]  # type: ignore[arg-type]
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, object]]:
+    plain = frame.astype(object).where(frame.notna(), None)
+    return [{str(name): value for name, value in row.items()} for row in plain.to_dict("records")]
+
+
+def _keys(frame: pd.DataFrame) -> list[tuple[object, ...]]:
+    plain = frame.astype(object).where(frame.notna(), None)
+    return list(plain.itertuples(index=False, name=None))
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"

@@ -1,0 +1,95 @@
+"""The columns of a result part, once. One row is one measured number, or one failure.
+
+A new column is one line here: parts written before it read as null, so `SCHEMA` stays.
+`SCHEMA` rises when a column changes its meaning; readers refuse a part that is newer than they are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SCHEMA = 1
+
+Type = Literal["string", "int64", "float64", "bool", "timestamp", "json"]
+
+
+class Column(NamedTuple):
+    name: str
+    type: Type
+    meaning: str
+
+
+# FLOPs are float64: a run of 1e20 does not fit into 64-bit integers.
+COLUMNS = (
+    Column("study", "string", "name of the study file, without .toml"),
+    Column("run_id", "string", "id of the run that produced the row"),
+    Column("parent_id", "string", "id of the pre-training run that was transferred; null for pre-training"),
+    Column("attempt", "int64", "which try of the run this is, from 1; the newest that is done counts"),
+    Column("status", "string", "done or failed"),
+    Column("reason", "string", "why it failed"),
+    Column("role", "string", "cell (a point of the study), tuning (chose a setting; in no curve), baseline"),
+    Column("init", "string", "of transfers: pretrained, untrained (with finetune: from scratch) or pixels"),
+    Column("family", "string", "vit, hybrid, resnet; raw for the pixel baseline"),
+    Column("model", "string", "name of the model, e.g. ViT-L/16"),
+    Column("width", "int64", "channels of the features that the head reads"),
+    Column("depth", "int64", "blocks"),
+    Column("patch", "int64", "down-sampling ratio of the whole network, in pixels"),
+    Column("resolution", "int64", "side of the square image that the network saw, in pixels"),
+    Column("params_embedding", "int64", "parameters of stem, patch and position embeddings"),
+    Column("params_blocks", "int64", "parameters of the blocks"),
+    Column("params_head", "int64", "parameters of the pre-logits layer and the head"),
+    Column("params_total", "int64", "all parameters"),
+    Column("dataset", "string", "name of the pre-training set"),
+    Column("examples", "int64", "unique pre-training images"),
+    Column("subset_seed", "int64", "which images the subset holds"),
+    Column("epochs", "float64", "passes over the subset"),
+    Column("examples_seen", "int64", "pre-training images with repetition"),
+    Column("seed", "int64", "seed of the pre-training run"),
+    Column("lr", "float64", "peak learning rate, chosen or given"),
+    Column("lr_at_edge", "bool", "the chosen rate lies at the edge of its grid; null: not tuned"),
+    Column("settings", "json", "the dotted config fields that vary in the study, with this run's values"),
+    Column("flops_per_example", "float64", "training FLOPs of one image: 3 x 2 x MACs"),
+    Column("flops_standalone", "float64", "training FLOPs of this point had it been trained alone: the x axis"),
+    Column("flops_segment", "float64", "training FLOPs that this job computed"),
+    Column("flops_eval", "float64", "FLOPs spent on evaluation"),
+    Column("flops_tuning", "float64", "FLOPs spent on choosing this point's settings"),
+    Column("flops_lost", "float64", "FLOPs computed again after an interruption"),
+    Column("device", "string", "name of the device"),
+    Column("n_devices", "int64", "devices used at once"),
+    Column("device_seconds", "float64", "wall-clock seconds times devices"),
+    Column("mfu", "float64", "share of the device's peak, 0 to 1; null where the peak is unknown"),
+    Column("task", "string", "downstream task, or upstream_val, upstream_test"),
+    Column("task_version", "int64", "version of the task file; two versions are never mixed"),
+    Column("protocol", "string", "pretrain, fewshot or finetune"),
+    Column("shots", "int64", "few-shot: labelled images a class"),
+    Column("draw", "int64", "few-shot: draw of the support set; finetune: repetition"),
+    Column("metric", "string", "accuracy (0 to 1) or loss"),
+    Column("value", "float64", "the measurement; null for a failure"),
+    Column("value_se", "float64", "standard error of the value over the test images"),
+    Column("n_test", "int64", "images it was measured on"),
+    Column("git_commit", "string", "commit of the code that produced the row"),
+    Column("git_dirty", "bool", "the code differed from that commit"),
+    Column("code_hash", "string", "SHA-256 over the source files that can change a trained result"),
+    Column("versions", "json", "versions of torch, deepspeed, numpy, python and vitscale"),
+    Column("schema", "int64", "version of this table"),
+    Column("started", "timestamp", "UTC"),
+    Column("ended", "timestamp", "UTC"),
+)
+NAMES = tuple(column.name for column in COLUMNS)
+
+
+def arrow_schema() -> pa.Schema:
+    import pyarrow as pa
+
+    types = {
+        "string": pa.string(),
+        "json": pa.string(),
+        "int64": pa.int64(),
+        "float64": pa.float64(),
+        "bool": pa.bool_(),
+        "timestamp": pa.timestamp("us", tz="UTC"),
+    }
+    return pa.schema([pa.field(column.name, types[column.type]) for column in COLUMNS])

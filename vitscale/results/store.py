@@ -1,0 +1,167 @@
+"""Result parts: one Parquet file per attempt of a run, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitscale.errors import MISSING, VitscaleError
+from vitscale.results.schema import COLUMNS, NAMES, SCHEMA, Column, arrow_schema
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+
+def write_part(rows: list[dict[str, Any]], folder: Path, *, run_id: str, attempt: int) -> Path:
+    """Write the outcome of one attempt as `<run_id>-<attempt>.parquet`; a second write of the same attempt replaces it.
+
+    `run_id`, `attempt` and `schema` are filled in where a row lacks them, any other missing column is null.
+    JSON columns take text or the object itself; times take a `datetime` with a zone, ISO text or seconds since 1970.
+    Raises ValueError for a column that is not in the schema or a value of the wrong type.
+    """
+    import pyarrow.parquet as pq
+
+    table = _table([{"run_id": run_id, "attempt": attempt, "schema": SCHEMA, **row} for row in rows])
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{run_id}-{attempt}.parquet"
+    # Parquet readers skip names that begin with a dot, so a crash in here leaves the folder readable.
+    temporary = folder / f".{path.name}.{os.getpid()}"
+    try:
+        pq.write_table(table, temporary, compression="zstd")
+        _fsync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _fsync(folder)
+    return path
+
+
+def has_part(folder: Path, run_id: str) -> bool:
+    return any(path.stem.rpartition("-")[0] == run_id for path in parts(folder))
+
+
+def parts(folder: Path) -> list[Path]:
+    """The parts of a study's folder, sorted by name; empty if there is no such folder."""
+    return sorted(path for path in folder.glob("*.parquet") if not path.name.startswith((".", "_")))
+
+
+def read(folder: Path) -> pd.DataFrame:
+    """All rows of all parts, every attempt, with the schema's columns; integers and booleans are nullable."""
+    import pandas as pd
+    import pyarrow as pa
+
+    if not folder.is_dir():
+        raise VitscaleError(
+            f"{folder}: no such results folder", hint=_siblings(folder.parent, folder.name), exit_code=MISSING
+        )
+    files = parts(folder)
+    if not files:
+        raise VitscaleError(
+            f"{folder}: no result parts (*.parquet) in this folder",
+            hint="`vitscale sweep` writes one when a run ends; `vitscale status` says where the study stands",
+            exit_code=MISSING,
+        )
+    table = pa.concat_tables([_read_part(path) for path in files])
+    nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+    frame: pd.DataFrame = table.to_pandas(types_mapper=nullable.get)
+    return frame
+
+
+def _table(rows: list[dict[str, Any]]) -> pa.Table:
+    import pyarrow as pa
+
+    unknown = sorted({name for row in rows for name in row} - set(NAMES))
+    if unknown:
+        near = get_close_matches(unknown[0], NAMES, n=1)
+        raise ValueError(f"unknown result column {unknown[0]!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    schema = arrow_schema()
+    arrays = []
+    for column in COLUMNS:
+        values = [_plain(row.get(column.name), column) for row in rows]
+        try:
+            arrays.append(pa.array(values, type=schema.field(column.name).type))
+        except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError) as error:
+            raise ValueError(f"result column {column.name!r} holds {column.type}: {error}") from error
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _plain(value: Any, column: Column) -> Any:
+    if value is None:
+        return None
+    if column.type == "json" and not isinstance(value, str):
+        return json.dumps(value, sort_keys=True)
+    if column.type == "float64" and isinstance(value, int):
+        return float(value)  # Arrow refuses integers that a double cannot hold exactly, as FLOPs are
+    if column.type == "int64" and isinstance(value, float) and not value.is_integer():
+        raise ValueError(f"result column {column.name!r} holds int64, not {value}")  # Arrow would cut it in silence
+    if column.type != "timestamp":
+        return value
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    elif isinstance(value, int | float):
+        value = datetime.fromtimestamp(value, UTC)
+    if value.tzinfo is None:
+        raise ValueError(f"result column {column.name!r}: {value} has no time zone")
+    return value
+
+
+def _read_part(path: Path) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(path).read()
+    except (pa.ArrowException, OSError) as error:
+        raise VitscaleError(
+            f"{path}: not a readable Parquet file (truncated?): {str(error).splitlines()[0]}",
+            hint="restore it from version control, or delete it and run `vitscale sweep` again to write it anew",
+            exit_code=MISSING,
+        ) from error
+    version = pc.max(table["schema"]).as_py() if "schema" in table.column_names else None
+    if version is None and table.num_rows:
+        raise VitscaleError(
+            f"{path}: not a result part of vitscale (no `schema` column)",
+            hint=f"move it out of {path.parent}",
+            exit_code=MISSING,
+        )
+    if version is not None and version > SCHEMA:
+        raise VitscaleError(
+            f"{path}: written with results schema {version}; this vitscale reads up to {SCHEMA}",
+            hint="upgrade vitscale",
+            exit_code=MISSING,
+        )
+    schema = arrow_schema()
+    if table.schema.equals(schema):
+        return table
+    columns = [
+        table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(table.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _siblings(root: Path, name: str) -> str:
+    found = sorted(path.name for path in _folders(root))
+    if not found:
+        return "run `vitscale sweep STUDY` first: it writes there"
+    near = get_close_matches(name, found, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"there are results of: {', '.join(found)}"
+
+
+def _folders(root: Path) -> Iterable[Path]:
+    return (path for path in root.iterdir() if parts(path)) if root.is_dir() else ()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

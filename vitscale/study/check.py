@@ -1,0 +1,191 @@
+"""What makes a run, a size or a transfer impossible, found before anything is started."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from vitscale import models
+from vitscale.config import Data, Recipe, Run, Task, Transfer
+from vitscale.errors import VitscaleError
+from vitscale.study.datasets import Dataset, describe
+
+
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """What is wrong with the value of `key`, and the way out."""
+
+    key: str
+    message: str
+    hint: str
+
+
+def check_run(run: Run, *, sizes: models.Sizes, base: Path) -> list[Complaint]:
+    """Everything wrong with one run, its data set's size included where the data are at hand."""
+    return [
+        *_model(run, sizes),
+        *_ranges(run.data, run.recipe),
+        *_duration(run.recipe),
+        *_subset(run, base),
+    ]
+
+
+def _model(run: Run, sizes: models.Sizes) -> list[Complaint]:
+    name = run.model.name
+    arch = models.parse(name, stem=run.model.stem, sizes=sizes)
+    if arch is None:
+        close = get_close_matches(name, models.names(sizes), 1, cutoff=0.5)
+        hint = (
+            f"did you mean '{close[0]}'?" if close else "for example ViT-Ti/16, R50+ViT-B/16, R50x1 or one of [sizes]"
+        )
+        return [Complaint("model.name", f"unknown model '{name}'", hint)]
+    return [
+        Complaint("model.name", f"{name}: {problem}", "choose a model.name and a data.resolution that fit")
+        for problem in arch.problems(run.data.resolution)
+    ]
+
+
+def _ranges(data: Data, recipe: Recipe) -> list[Complaint]:
+    low: list[tuple[str, float | None, float]] = [
+        ("data.resolution", data.resolution, 1),
+        ("data.examples", data.examples, 1),
+        ("data.size", data.size, 1),
+        ("data.num_classes", data.num_classes, 2),
+        ("data.val_examples", data.val_examples, 0),
+        ("data.shuffle_block", data.shuffle_block, 1),
+        ("recipe.batch_size", recipe.batch_size, 1),
+        ("recipe.steps", recipe.steps, 1),
+        ("recipe.examples", recipe.examples, 1),
+        ("recipe.lr", recipe.lr, 0),
+        ("recipe.warmup_steps", recipe.warmup_steps, 0),
+        ("recipe.end_lr", recipe.end_lr, 0),
+        ("recipe.weight_decay", recipe.weight_decay, 0),
+        ("recipe.grad_clip", recipe.grad_clip, 0),
+        ("recipe.validate_every", recipe.validate_every, 1),
+    ]
+    shares = [
+        ("data.crop_area", data.crop_area),
+        ("recipe.cooldown", recipe.cooldown),
+        ("recipe.dropout", recipe.dropout),
+        ("recipe.label_smoothing", recipe.label_smoothing),
+        ("recipe.beta1", recipe.beta1),
+        ("recipe.beta2", recipe.beta2),
+    ]
+    found = [
+        Complaint(key, f"{key} is {value}", f"it must be at least {least}")
+        for key, value, least in low
+        if value is not None and value < least
+    ]
+    found += [
+        Complaint(key, f"{key} is {share}", "it is a share from 0 to 1") for key, share in shares if not 0 <= share <= 1
+    ]
+    if recipe.epochs is not None and recipe.epochs <= 0:
+        found.append(Complaint("recipe.epochs", f"recipe.epochs is {recipe.epochs}", "it must be above 0"))
+    return found
+
+
+def _duration(recipe: Recipe) -> list[Complaint]:
+    given = [key for key in ("steps", "epochs", "examples") if getattr(recipe, key) is not None]
+    if len(given) == 1:
+        return []
+    if not given:
+        hint = "give one of recipe.steps, recipe.epochs and recipe.examples"
+        return [Complaint("recipe", "the run has no duration", hint)]
+    keys = " and ".join(f"recipe.{key}" for key in given)
+    return [Complaint(f"recipe.{given[1]}", f"{keys} are both given", "keep exactly one of them")]
+
+
+def _subset(run: Run, base: Path) -> list[Complaint]:
+    data = run.data
+    found = []
+    if run.recipe.keep == "best" and not (data.val_examples and run.recipe.validate_every):
+        hint = "set data.val_examples and recipe.validate_every, or keep = 'last'"
+        found.append(Complaint("recipe.keep", "keep = 'best' has no upstream validation to judge by", hint))
+    dataset = dataset_of(data, base=base, strict=False)
+    if dataset is None:
+        return found
+    available = dataset.samples - data.val_examples
+    if available < 1:
+        message = f"data.val_examples is {data.val_examples:,} of {dataset.samples:,} images"
+        found.append(Complaint("data.val_examples", message, "leave some to train on"))
+    elif data.examples is not None and data.examples > available:
+        message = f"data.examples is {data.examples:,}, but there are {available:,} training images"
+        found.append(Complaint("data.examples", message, "ask for fewer; images are never repeated in silence"))
+    return found
+
+
+def dataset_of(data: Data, *, base: Path, strict: bool) -> Dataset | None:
+    """The data set of a run: read from its folder, else taken from `data.size` and `data.num_classes`.
+
+    Raises:
+        VitscaleError: `strict`, and neither is there (exit 5).
+    """
+    if data.shards:
+        try:
+            return describe(data.shards, base=base)
+        except VitscaleError:
+            if strict:
+                raise
+    if data.size is not None:
+        return Dataset(
+            name=Path(data.shards).name or "unknown",
+            samples=data.size,
+            num_classes=data.num_classes or 1000,
+            fingerprint=None,
+        )
+    if strict:
+        raise VitscaleError("the study names no data", hint="set data.shards", exit_code=5)
+    return None
+
+
+def check_size(name: str, numbers: Any, known: Sequence[str]) -> list[Complaint]:
+    """A size of the study's own: width, depth, mlp, heads of a ViT, or blocks (channels, groups) of a ResNet."""
+    where = f"sizes.{name}"
+    if not isinstance(numbers, Mapping):
+        return [Complaint(where, f"{where} is not a table", f"write [{where}]")]
+    found = []
+    for key, value in numbers.items():
+        if key not in known:
+            close = get_close_matches(key, known, 1)
+            hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
+            found.append(Complaint(f"{where}.{key}", f"unknown key '{where}.{key}'", hint))
+        elif not _positive(value):
+            hint = "blocks is a list of whole numbers, the others are whole numbers, all above 0"
+            found.append(Complaint(f"{where}.{key}", f"{where}.{key} is {value!r}", hint))
+    if "blocks" not in numbers:
+        missing = [key for key in ("width", "depth", "mlp", "heads") if key not in numbers]
+        if missing:
+            hint = "a ViT's size has width, depth, mlp and heads; a ResNet's has blocks"
+            found.append(Complaint(where, f"{where} lacks {', '.join(missing)}", hint))
+    if not name.isalnum():
+        found.append(Complaint(where, f"{where} is no name for a size", "letters and digits only"))
+    elif "blocks" in numbers and not name.startswith("R"):
+        found.append(Complaint(where, f"{where} is no name for a ResNet's size", f"begin it with R: R{name}"))
+    return found
+
+
+def _positive(value: Any) -> bool:
+    each = value if isinstance(value, list) else [value]
+    return bool(each) and all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in each)
+
+
+def check_transfer(transfer: Transfer, task: Task) -> list[Complaint]:
+    """What makes a transfer to a task impossible."""
+    found = []
+    smallest = task.train_examples // task.num_classes
+    if transfer.protocol == "fewshot":
+        bad = [shots for shots in transfer.shots if shots < 1 or shots > smallest]
+        if bad or not transfer.shots:
+            message = f"shots = {list(transfer.shots)} for task {task.name} with about {smallest} images a class"
+            found.append(Complaint("shots", message, f"from 1 to {smallest}"))
+        return found
+    if not transfer.lr or min(transfer.lr) <= 0:
+        found.append(Complaint("lr", f"lr = {list(transfer.lr)}", "one or several rates above 0"))
+    for key, least in (("steps", 1), ("batch_size", 1), ("seeds", 1), ("warmup_steps", 0)):
+        value = getattr(transfer, key)
+        if value < least:
+            found.append(Complaint(key, f"transfer.{key} is {value}", f"it must be at least {least}"))
+    return found

@@ -1,0 +1,141 @@
+"""What planning needs to know of data: sizes, classes and fingerprints, from the small files beside the shards."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from vitscale.config import Data, Task
+from vitscale.errors import INVALID_STUDY, MISSING, VitscaleError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """A folder of shards, or the size of one that is not at hand (no fingerprint)."""
+
+    name: str
+    samples: int
+    num_classes: int
+    fingerprint: str | None
+
+    def training_examples(self, data: Data) -> int:
+        """Unique images that a run trains on."""
+        held_in = self.samples - data.val_examples
+        return held_in if data.examples is None else data.examples
+
+
+def describe(folder: str, *, base: Path) -> Dataset:
+    """Reads `dataset.json` of a packed folder; a relative path is looked up from `base`.
+
+    Raises:
+        VitscaleError: there are no shards there, or they lack the description (exit 5).
+    """
+    path = base / folder
+    try:
+        facts = json.loads((path / "dataset.json").read_text())
+    except FileNotFoundError:
+        raise VitscaleError(
+            f"no data set at {path}: " + (_found(path) if path.is_dir() else "there is no such folder"),
+            hint=_way_out(folder),
+            exit_code=MISSING,
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise VitscaleError(
+            f"{path / 'dataset.json'} is damaged ({error})", hint="pack the data again", exit_code=MISSING
+        ) from None
+    return Dataset(
+        name=facts["name"],
+        samples=facts["samples"],
+        num_classes=facts["num_classes"],
+        fingerprint=facts["fingerprint"],
+    )
+
+
+def _found(path: Path) -> str:
+    if any(path.glob("*.tar")):
+        return "its shards have no dataset.json"
+    return "the folder holds no shards" if any(path.iterdir()) else "the folder is empty"
+
+
+def _way_out(folder: str) -> str:
+    if "fashion" in folder:
+        return "vitscale data fetch fashion-mnist"
+    if "fractal" in folder:
+        return f"vitscale data fractals {folder}"
+    return "vitscale data pack SOURCE OUT makes shards; vitscale data info FOLDER indexes shards from elsewhere"
+
+
+def load_task(name: str, *, base: Path) -> Task:
+    """A task by the name of its file in `vitscale/data/tasks`, or by the path of one's own.
+
+    Raises:
+        VitscaleError: there is no such task (exit 3), or its file is not one.
+    """
+    if name.endswith(".toml"):
+        path = base / name
+        if not path.is_file():
+            raise VitscaleError(f"no task file {path}", hint="check the path in [[transfer]]", exit_code=INVALID_STUDY)
+        text, origin = path.read_text(), str(path)
+        anchor = path.parent
+    else:
+        if name not in task_names():
+            raise VitscaleError(
+                f"unknown task {name!r}",
+                hint=f"known: {', '.join(task_names())}; or the path of a task file that ends in .toml",
+                exit_code=INVALID_STUDY,
+            )
+        text = (resources.files("vitscale") / "data" / "tasks" / f"{name}.toml").read_text()
+        origin, anchor = f"task {name}", base
+    return _task(text, origin, anchor)
+
+
+def _task(text: str, origin: str, anchor: Path) -> Task:
+    try:
+        values: Mapping[str, Any] = tomllib.loads(text)
+        unknown = set(values) - {f.name for f in fields(Task)}
+        if unknown:
+            raise TypeError(f"unknown key {sorted(unknown)[0]!r}")
+        task = Task(**values)
+    except (tomllib.TOMLDecodeError, TypeError) as error:
+        raise VitscaleError(
+            f"{origin}: {error}", hint="the keys are those of vitscale.config.Task", exit_code=INVALID_STUDY
+        ) from None
+    if task.source == "shards":
+        train, test = (describe(folder, base=anchor) for folder in (task.train, task.test))
+        if {train.num_classes, test.num_classes} != {task.num_classes}:
+            raise VitscaleError(
+                f"{origin}: num_classes is {task.num_classes}, but its shards have {train.num_classes} (train) "
+                f"and {test.num_classes} (test)",
+                hint="correct num_classes, or pack the shards with the same classes",
+                exit_code=INVALID_STUDY,
+            )
+        return replace(
+            task,
+            train=str(anchor / task.train),
+            test=str(anchor / task.test),
+            train_examples=train.samples,
+            test_examples=test.samples,
+        )
+    return task
+
+
+def task_identity(task: Task) -> dict[str, Any]:
+    """What of a task changes a result; paths and prose don't, the content of its shards does."""
+    facts = asdict(task)
+    for key in ("about", "licence"):
+        del facts[key]
+    if task.source == "shards":
+        for key in ("train", "test"):
+            facts[key] = describe(facts[key], base=Path()).fingerprint
+    return facts
+
+
+def task_names() -> list[str]:
+    """Tasks that ship."""
+    folder = resources.files("vitscale") / "data" / "tasks"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))

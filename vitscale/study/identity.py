@@ -1,0 +1,97 @@
+"""A run's id: a hash over what changes its outcome and differs from the defaults.
+
+Paths, device counts, ZeRO stage, micro-batch and loader workers are no part of it, because they must not change the
+outcome. A new field with a default keeps old ids; a changed default raises `SCHEMA`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+from vitscale import models
+from vitscale.config import Data, Model, Recipe, Run, Task, Transfer
+from vitscale.study.datasets import Dataset, task_identity
+from vitscale.study.schedule import total_steps
+
+SCHEMA = 1
+
+NUMERICS = 1
+"""Raised by hand when a change of the code moves results."""
+
+_FINETUNE = ("lr", "steps", "batch_size", "warmup_steps", "seeds")
+
+
+def pretrain_id(run: Run, arch: models.Arch, dataset: Dataset, test: Dataset | None) -> str:
+    """12 hex digits of a pre-training run."""
+    return _digest(pretrain_identity(run, arch, dataset, test))
+
+
+def transfer_id(
+    run: Run, transfer: Transfer, task: Task, arch: models.Arch, dataset: Dataset, test: Dataset | None
+) -> str:
+    """12 hex digits of a transfer: of the run it starts from, or, of a baseline, of what it starts from instead."""
+    start: dict[str, Any]
+    if transfer.init == "pretrained":
+        start = {"parent": pretrain_identity(run, arch, dataset, test)}
+    elif transfer.init == "untrained":
+        start = {
+            "arch": models.to_dict(arch),
+            "pre_logits": run.model.pre_logits,
+            "resolution": run.data.resolution,
+            "seed": run.seed,
+        }
+    else:
+        start = {"resolution": run.data.resolution}
+    settings = asdict(transfer)
+    if transfer.protocol == "fewshot":
+        settings = {key: value for key, value in settings.items() if key not in _FINETUNE}
+    else:
+        del settings["shots"]
+    return _digest({**start, "transfer": settings, "task": task_identity(task), "schema": SCHEMA, "numerics": NUMERICS})
+
+
+def pretrain_identity(run: Run, arch: models.Arch, dataset: Dataset, test: Dataset | None) -> dict[str, Any]:
+    """What is hashed: architecture by its numbers, data by fingerprint, duration in steps, the rest by difference."""
+    data = _differing(run.data, Data())
+    for key in ("shards", "test", "size", "num_classes"):
+        data.pop(key, None)
+    data["dataset"] = dataset.fingerprint or {"size": dataset.samples, "num_classes": dataset.num_classes}
+    data["examples"] = dataset.training_examples(run.data)
+    if data["examples"] < dataset.samples - run.data.val_examples:
+        data["subset_seed"] = run.seed if run.data.subset_seed is None else run.data.subset_seed
+    else:
+        data.pop("subset_seed", None)
+    if test is not None:
+        data["test"] = test.fingerprint
+    recipe = _differing(run.recipe, Recipe())
+    for key in ("epochs", "examples"):
+        recipe.pop(key, None)
+    recipe["steps"] = total_steps(run.recipe, data["examples"])
+    if run.recipe.keep == "last":
+        recipe.pop("validate_every", None)
+    model = _differing(run.model, Model())
+    for key in ("name", "stem"):
+        model.pop(key, None)
+    return {
+        "arch": models.to_dict(arch),
+        "model": model,
+        "data": data,
+        "recipe": recipe,
+        "seed": run.seed,
+        "schema": SCHEMA,
+        "numerics": NUMERICS,
+    }
+
+
+def _differing(part: Any, default: Any) -> dict[str, Any]:
+    values = {f.name: getattr(part, f.name) for f in fields(part)}
+    return {key: value for key, value in values.items() if value != getattr(default, key)}
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,265 @@
+"""The graph of jobs behind a study: tuning and pre-training runs, their transfers, the baselines; what each costs.
+
+Pure but for the descriptions of data sets: the same study and the same scores give the same jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from vitscale import models
+from vitscale.config import Run, Task, Transfer
+from vitscale.models.counts import Head
+from vitscale.study import cost, fields, select
+from vitscale.study.check import dataset_of
+from vitscale.study.datasets import Dataset, describe
+from vitscale.study.identity import pretrain_id, transfer_id
+from vitscale.study.load import Cell, Study
+from vitscale.study.schedule import total_steps
+
+Role = Literal["cell", "tuning", "baseline"]
+Scores = Mapping[str, float | None]
+"""Run id -> upstream validation accuracy of a finished run; None for a run that failed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run folder: a pre-training run, or one transfer of it."""
+
+    id: str
+    role: Role
+    run: Run
+    arch: models.Arch
+    dataset: Dataset
+    test: Dataset | None = None
+    task: Task | None = None
+    parent: str | None = None
+    varied: Mapping[str, Any]
+    """The settings that vary in the study, with this job's values."""
+    flops_tuning: int = 0
+    """What choosing this job's settings cost beside itself."""
+    at_edge: bool | None = None
+    """The chosen settings lie at the edge of their grid; None: nothing was chosen."""
+
+    @property
+    def kind(self) -> Literal["pretrain", "transfer"]:
+        return "pretrain" if self.run.transfer is None else "transfer"
+
+    @property
+    def examples(self) -> int:
+        """Unique images of the pre-training subset."""
+        return self.dataset.training_examples(self.run.data)
+
+    @cached_property
+    def steps(self) -> int:
+        """Optimizer steps of the pre-training."""
+        return total_steps(self.run.recipe, self.examples)
+
+    @property
+    def examples_seen(self) -> int:
+        return self.steps * self.run.recipe.batch_size
+
+    @property
+    def head(self) -> Head:
+        """Behind the representation in pre-training."""
+        pre_logits = self.run.model.pre_logits and self.arch.family != "resnet"
+        return Head(num_classes=self.dataset.num_classes, pre_logits=pre_logits)
+
+    @cached_property
+    def params(self) -> models.Params:
+        return self.arch.params(self.run.data.resolution, self.head)
+
+    @cached_property
+    def macs(self) -> int:
+        """Of one image's forward pass in pre-training."""
+        return self.arch.macs(self.run.data.resolution, self.head).total
+
+    @property
+    def pretrain_flops(self) -> int:
+        """Training FLOPs of the pre-training alone: the x axis of its transfers, too. A baseline has none."""
+        return 0 if self.role == "baseline" else cost.training_flops(self.macs, self.examples_seen)
+
+    @cached_property
+    def flops(self) -> int:
+        """What this job itself computes in training, and in a few-shot transfer in extracting features."""
+        transfer, task = self.run.transfer, self.task
+        if transfer is None or task is None:
+            return self.pretrain_flops
+        if transfer.init == "pixels":
+            return 0
+        resolution = transfer.resolution or self.run.data.resolution
+        macs = self.arch.macs(resolution, Head(num_classes=task.num_classes)).total
+        if transfer.protocol == "fewshot":
+            return cost.forward_flops(macs, task.train_examples + task.test_examples)
+        trainings = (len(transfer.lr) if len(transfer.lr) > 1 else 0) + transfer.seeds
+        return cost.training_flops(macs, transfer.steps * transfer.batch_size * trainings)
+
+    def document(self) -> dict[str, Any]:
+        """What a worker is told: `run.json`, but for provenance and the machine's settings."""
+        return {
+            "schema": 1,
+            "id": self.id,
+            "kind": self.kind,
+            "parent": self.parent,
+            "config": asdict(self.run),
+            "arch": models.to_dict(self.arch),
+            "head": asdict(self.head),
+            "dataset": asdict(self.dataset),
+            "test": asdict(self.test) if self.test else None,
+            "task": asdict(self.task) if self.task else None,
+            "steps": self.steps,
+            "flops_per_example": cost.training_flops(self.macs, 1),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    jobs: tuple[Job, ...]
+    """All that can be named now, parents before their transfers, each id once."""
+    waiting: tuple[Job, ...]
+    """Jobs whose settings are not chosen yet; their ids are those of the default settings."""
+
+
+def plan(study: Study, scores: Scores) -> Plan:
+    """The study's jobs, as far as the finished runs' scores decide what is selected."""
+    facts = _Facts(study)
+    jobs: dict[str, Job] = {}
+    waiting: list[Job] = []
+    choices, tuning, tuning_flops = _tune(study, facts, scores)
+    pretrained: list[tuple[Job, bool]] = []
+    for cell in study.cells:
+        group = select.group_of(cell, study.select) if study.select else ()
+        choice = choices.get(group)
+        known = study.select is None or choice is not None
+        job = facts.pretrain(cell, choice.values if choice else {}, role="cell")
+        if choice is not None:
+            own = job.flops if job.id in tuning else 0
+            job = replace(job, flops_tuning=tuning_flops[group] - own, at_edge=choice.at_edge)
+        pretrained.append((job, known))
+    for job, known in pretrained:
+        if known:
+            jobs.setdefault(job.id, job)
+        else:
+            waiting += [job, *_transfers(study, job)]
+    for id_, job in tuning.items():
+        jobs.setdefault(id_, job)
+    for job in [job for job in jobs.values() if job.role == "cell"]:
+        for transfer in _transfers(study, job):
+            jobs.setdefault(transfer.id, transfer)
+    for baseline in _baselines(study, [job for job, _ in pretrained]):
+        jobs.setdefault(baseline.id, baseline)
+    return Plan(jobs=tuple(jobs.values()), waiting=tuple(waiting))
+
+
+class _Facts:
+    """Architectures and data sets of a study's cells, looked up once each."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self._datasets: dict[Any, Dataset] = {}
+        self._archs: dict[tuple[str, str], models.Arch] = {}
+
+    def pretrain(self, cell: Cell, chosen: Mapping[str, Any], *, role: Role) -> Job:
+        run = fields.build({**cell.values, **chosen})
+        arch, dataset, test = self.arch(run), self.dataset(run), self.test(run)
+        return Job(
+            id=pretrain_id(run, arch, dataset, test),
+            role=role,
+            run=run,
+            arch=arch,
+            dataset=dataset,
+            test=test,
+            varied={**cell.varied, **chosen},
+        )
+
+    def arch(self, run: Run) -> models.Arch:
+        key = (run.model.name, run.model.stem)
+        if key not in self._archs:
+            arch = models.parse(run.model.name, stem=run.model.stem, sizes=self.study.sizes)
+            if arch is None:
+                raise ValueError(f"unknown model {run.model.name!r}")
+            self._archs[key] = arch
+        return self._archs[key]
+
+    def dataset(self, run: Run) -> Dataset:
+        key = (run.data.shards, run.data.size, run.data.num_classes)
+        if key not in self._datasets:
+            dataset = dataset_of(run.data, base=self.study.base, strict=True)
+            assert dataset is not None  # strict
+            self._datasets[key] = dataset
+        return self._datasets[key]
+
+    def test(self, run: Run) -> Dataset | None:
+        if not run.data.test or (run.data.size is not None and not (self.study.base / run.data.test).exists()):
+            return None
+        key = run.data.test
+        if key not in self._datasets:
+            self._datasets[key] = describe(key, base=self.study.base)
+        return self._datasets[key]
+
+
+def _tune(
+    study: Study, facts: _Facts, scores: Scores
+) -> tuple[dict[select.Group, select.Choice], dict[str, Job], dict[select.Group, int]]:
+    """Choices of the groups whose tuning runs have all ended, the tuning runs, and what each group's cost."""
+    choices: dict[select.Group, select.Choice] = {}
+    jobs: dict[str, Job] = {}
+    flops: dict[select.Group, int] = {}
+    if study.select is None:
+        return choices, jobs, flops
+    for group, cell in select.groups(study).items():
+        grid = [(values, facts.pretrain(cell, values, role="tuning")) for values in select.grid(study.select)]
+        jobs.update({job.id: job for _, job in grid})
+        flops[group] = sum(job.flops for _, job in grid)
+        ended = [(values, scores[job.id]) for values, job in grid if job.id in scores]
+        good = [(values, score) for values, score in ended if score is not None]
+        if len(ended) == len(grid) and good:
+            choices[group] = select.choose(study.select, good)
+    return choices, jobs, flops
+
+
+def _transfers(study: Study, parent: Job) -> Iterator[Job]:
+    for transfer, task in study.transfers:
+        yield transfer_job(parent, transfer, task)
+
+
+def transfer_job(parent: Job, transfer: Transfer, task: Task) -> Job:
+    """The job that transfers a pre-training run, or a baseline of it where `transfer.init` says so."""
+    baseline = transfer.init != "pretrained"
+    return replace(
+        parent,
+        id=transfer_id(parent.run, transfer, task, parent.arch, parent.dataset, parent.test),
+        role="baseline" if baseline else parent.role,
+        run=replace(parent.run, transfer=transfer),
+        task=task,
+        parent=None if baseline else parent.id,
+        varied={key: value for key, value in parent.varied.items() if not baseline or key == "model.name"},
+        flops_tuning=0 if baseline else parent.flops_tuning,
+        at_edge=None if baseline else parent.at_edge,
+    )
+
+
+def _baselines(study: Study, cells: Sequence[Job]) -> Iterator[Job]:
+    """Once a study: raw pixels, and every architecture untrained (few-shot) and from scratch (fine-tuned)."""
+    first: dict[str, Job] = {}
+    for job in cells:
+        first.setdefault(str(models.to_dict(job.arch)), job)
+    for transfer, task in study.transfers:
+        if not first:
+            return
+        if transfer.protocol == "fewshot":
+            yield transfer_job(next(iter(first.values())), replace(transfer, init="pixels"), task)
+        for job in first.values():
+            yield transfer_job(job, replace(transfer, init="untrained"), task)
+
+
+def shards_of(study_base: Path, run: Run) -> dict[str, str]:
+    """Absolute folders of a run's shards, for the worker."""
+    return {
+        "shards": str((study_base / run.data.shards).resolve()) if run.data.shards else "",
+        "test": str((study_base / run.data.test).resolve()) if run.data.test else "",
+    }

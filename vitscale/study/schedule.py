@@ -1,0 +1,52 @@
+"""The learning rate at a step: a function of the step and the total alone, so that checkpoints hold no schedule."""
+
+from __future__ import annotations
+
+from math import cos, pi, sqrt
+
+from vitscale.config import Recipe
+
+
+def learning_rate(recipe: Recipe, step: int, total: int) -> float:
+    """Rate of optimizer step `step` (0 is the first) out of `total`.
+
+    Linear warm-up to `recipe.lr`; then the schedule's shape; over the last `recipe.cooldown` of the steps a linear
+    descent to `recipe.end_lr` from wherever the shape then stands. The reciprocal square root follows the step, not
+    the share done (arXiv 2106.04560), with the warm-up as its time scale.
+    """
+    warmup = recipe.warmup_steps
+    if step < warmup:
+        return recipe.lr * (step + 1) / warmup
+    cooldown_start = total - round(recipe.cooldown * total)
+    if step >= cooldown_start:
+        share = (step - cooldown_start + 1) / (total - cooldown_start + 1)
+        start = _shape(recipe, cooldown_start, total)
+        return start + (recipe.end_lr - start) * share
+    return _shape(recipe, step, total)
+
+
+def _shape(recipe: Recipe, step: int, total: int) -> float:
+    warmup = recipe.warmup_steps
+    if recipe.schedule == "constant":
+        return recipe.lr
+    if recipe.schedule == "rsqrt":
+        scale = max(warmup, 1)
+        return recipe.lr * sqrt(scale / max(step, scale))
+    share = (step - warmup) / max(total - warmup, 1)
+    fall = share if recipe.schedule == "linear" else (1 - cos(pi * share)) / 2
+    return recipe.lr + (recipe.end_lr - recipe.lr) * fall
+
+
+def total_steps(recipe: Recipe, examples: int) -> int:
+    """Optimizer steps of a run over `examples` unique images; a started batch counts whole.
+
+    Raises:
+        ValueError: not exactly one of steps, epochs and examples is given.
+    """
+    given = [recipe.steps, recipe.epochs, recipe.examples]
+    if sum(value is not None for value in given) != 1:
+        raise ValueError("exactly one of recipe.steps, recipe.epochs and recipe.examples is needed")
+    if recipe.steps is not None:
+        return recipe.steps
+    seen = recipe.examples if recipe.examples is not None else round((recipe.epochs or 0) * examples)
+    return -(-seen // recipe.batch_size)

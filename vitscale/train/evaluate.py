@@ -1,0 +1,80 @@
+"""Accuracy and loss of a network, and its features, over a set of images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64, UInt8
+from torch import nn
+
+from vitscale.config import Recipe
+from vitscale.data.images import ArrayImages, Images
+from vitscale.train.engine import per_image_loss, to_device
+
+CHUNK = 500
+
+
+AnyImages = Images | ArrayImages
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    accuracy: float
+    loss: float
+    images: int
+
+    @property
+    def accuracy_se(self) -> float:
+        """Standard error of the accuracy over the images (binomial)."""
+        return math.sqrt(self.accuracy * (1 - self.accuracy) / self.images)
+
+
+def chunks(
+    images: AnyImages, index: Int64[np.ndarray, n], resolution: int
+) -> Iterator[tuple[Int64[np.ndarray, b], UInt8[np.ndarray, "b 3 r r"]]]:
+    """The readable images among `index`, some hundreds at a time, in order."""
+    for start in range(0, len(index), CHUNK):
+        part = index[start : start + CHUNK]
+        pixels, weights = images.eval_batch(part, resolution=resolution)
+        good = weights > 0
+        yield part[good], pixels[good]
+
+
+@torch.no_grad()
+def evaluate(
+    net: nn.Module,
+    images: AnyImages,
+    labels: Int64[np.ndarray, all],
+    index: Int64[np.ndarray, n],
+    *,
+    resolution: int,
+    recipe: Recipe,
+) -> Score:
+    """Accuracy and loss of the network over the images of `index`; ones that cannot be read do not count."""
+    net.eval()
+    device = next(net.parameters()).device
+    correct, loss, count = 0, 0.0, 0
+    for part, pixels in chunks(images, index, resolution):
+        truth = torch.from_numpy(labels[part]).to(device)
+        logits = net(to_device(torch.from_numpy(pixels), device)).float()
+        correct += int((logits.argmax(dim=1) == truth).sum())
+        loss += float(per_image_loss(logits, truth, recipe).sum())
+        count += len(part)
+    return Score(accuracy=correct / max(count, 1), loss=loss / max(count, 1), images=count)
+
+
+@torch.no_grad()
+def features(net: nn.Module, images: AnyImages, *, resolution: int) -> Float64[np.ndarray, "n features"]:
+    """Representations of all images, from the test-time preprocessing."""
+    net.eval()
+    device = next(net.parameters()).device
+    index = np.arange(len(images), dtype=np.int64)
+    parts = []
+    for start in range(0, len(index), CHUNK):
+        pixels, _ = images.eval_batch(index[start : start + CHUNK], resolution=resolution)
+        parts.append(net.features(to_device(torch.from_numpy(pixels), device)).double().cpu().numpy())  # type: ignore[operator]
+    return np.concatenate(parts)

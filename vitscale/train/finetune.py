@@ -1,0 +1,234 @@
+"""Transfer of a checkpoint to a downstream task: fine-tuning all weights, or few-shot on its features."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor, nn
+
+from vitscale import models
+from vitscale.config import Recipe, Task, Transfer
+from vitscale.data import downstream
+from vitscale.data.downstream import Downstream
+from vitscale.data.order import global_batch
+from vitscale.errors import MISSING, VitscaleError
+from vitscale.models.counts import Head
+from vitscale.models.vit.net import resize_pos_embedding
+from vitscale.study.cost import forward_flops, training_flops
+from vitscale.train.checkpoint import Progress
+from vitscale.train.engine import Batch, Engine
+from vitscale.train.evaluate import AnyImages, Score, evaluate, features
+from vitscale.train.fewshot import few_shot
+from vitscale.train.loop import Loop, Stop
+from vitscale.train.outcome import measured
+from vitscale.train.pretrain import new_net, trained_net
+from vitscale.train.rundir import RunDir
+
+BLOCK = 256  # samples of a downstream task that its shuffle moves together
+
+
+def transfer(rundir: RunDir, stop: Stop) -> dict[str, Any]:
+    """One transfer, or one baseline; returns its result."""
+    settings = rundir.run.transfer
+    assert settings is not None, "run.json of a transfer has one"
+    task, data = rundir.task, downstream.load(rundir.task)
+    started = time.monotonic()
+    if settings.protocol == "fewshot":
+        rows = _few_shot_rows(rundir, settings, task, data)
+    else:
+        rows = _fine_tune_rows(rundir, settings, task, data, stop)
+    seconds = time.monotonic() - started
+    for row in rows:
+        row.update(task=task.name, task_version=task.version, protocol=settings.protocol, device_seconds=seconds)
+    return {"status": "done", "checkpoint": None, "score": None, "rows": rows}
+
+
+def _few_shot_rows(rundir: RunDir, settings: Transfer, task: Task, data: Downstream) -> list[dict[str, Any]]:
+    flops = 0
+    resolution = settings.resolution or rundir.run.data.resolution
+    if settings.init == "pixels":
+        train, test = raw_pixels(data.train, resolution), raw_pixels(data.test, resolution)
+    else:
+        net = _at_resolution(_start(rundir, settings), rundir, resolution)
+        train = features(net, data.train, resolution=resolution)
+        test = features(net, data.test, resolution=resolution)
+        macs = rundir.arch.macs(resolution, Head(num_classes=task.num_classes)).total
+        flops = forward_flops(macs, len(train) + len(test))
+    return [
+        measured(
+            {"flops_segment": 0.0, "flops_eval": float(flops)},
+            metric=task.metric,
+            value=accuracy,
+            n_test=len(test),
+            shots=shots,
+            draw=draw,
+        )
+        for shots, draw, accuracy in few_shot(train, test, data, task, settings.shots)
+    ]
+
+
+def raw_pixels(images: AnyImages, resolution: int) -> Float64[np.ndarray, "n features"]:
+    """What a network would see, in [-1, 1], as features: at most 32 px a side; grey images have one channel."""
+    side = min(resolution, 32)
+    pixels, _ = images.eval_batch(np.arange(len(images), dtype=np.int64), resolution=side)
+    if (pixels == pixels[:, :1]).all():
+        pixels = pixels[:, :1]
+    return pixels.reshape(len(pixels), -1) / 127.5 - 1.0
+
+
+def _start(rundir: RunDir, settings: Transfer) -> nn.Module:
+    return trained_net(rundir.parent()) if settings.init == "pretrained" else new_net(rundir)
+
+
+def _at_resolution(net: nn.Module, rundir: RunDir, resolution: int) -> nn.Module:
+    """The same network for another resolution: only its position embeddings change."""
+    if resolution == rundir.run.data.resolution:
+        return net
+    head = rundir.head
+    other = models.build(rundir.arch, num_classes=head.num_classes, resolution=resolution, pre_logits=head.pre_logits)
+    other.load_state_dict(resized(net.state_dict(), other))
+    return other
+
+
+def resized(weights: dict[str, Tensor], target: nn.Module) -> dict[str, Tensor]:
+    """Weights whose position embeddings are interpolated to the target's grid."""
+    shapes = {name: tensor.shape for name, tensor in target.state_dict().items()}
+    adapted = dict(weights)
+    for name, tensor in weights.items():
+        if name.endswith("pos_embedding") and name in shapes and tensor.shape != shapes[name]:
+            side = round((shapes[name][1] - 1) ** 0.5)
+            adapted[name] = resize_pos_embedding(tensor, (side, side))
+    return adapted
+
+
+def fine_tuning_net(start: nn.Module, rundir: RunDir, task: Task, resolution: int) -> nn.Module:
+    """The trunk of `start` under one zero-initialised linear layer; the pre-logits layer is left behind."""
+    net = models.build(rundir.arch, num_classes=task.num_classes, resolution=resolution)
+    own = net.state_dict()
+    taken = {
+        name: tensor
+        for name, tensor in resized(start.state_dict(), net).items()
+        if not name.removeprefix("vit.").startswith(("head.", "pre_logits."))
+    }
+    missing = sorted(set(own) - set(taken) - {n for n in own if n.removeprefix("vit.").startswith("head.")})
+    differing = [name for name, tensor in taken.items() if name not in own or own[name].shape != tensor.shape]
+    if missing or differing:
+        raise VitscaleError(
+            f"the checkpoint of {rundir.document['parent']} is of another architecture ({(missing + differing)[0]})",
+            hint="transfer it as the model that it was trained as",
+            exit_code=MISSING,
+        )
+    net.load_state_dict({**own, **taken})
+    return net
+
+
+def _fine_tune_rows(
+    rundir: RunDir, settings: Transfer, task: Task, data: Downstream, stop: Stop
+) -> list[dict[str, Any]]:
+    """The paper's protocol: several rates are compared on the dev split; the best is trained on all and tested once."""
+    resolution = settings.resolution or rundir.run.data.resolution
+    start = _start(rundir, settings)
+    macs = rundir.arch.macs(resolution, Head(num_classes=task.num_classes)).total
+    tuner = _Tuner(rundir, start, settings, task, data, resolution, stop)
+    train, dev = data.dev_split()
+    everything = np.arange(len(data.train_labels), dtype=np.int64)
+    chosen, grid = settings.lr[0], {}
+    if len(settings.lr) > 1:
+        grid = {lr: tuner.tune(lr, 0, train, dev, data.train, data.train_labels) for lr in settings.lr}
+        chosen = max(grid, key=lambda lr: grid[lr].accuracy)
+        rundir.log("chose", {"lr": chosen, "grid": {str(lr): score.accuracy for lr, score in grid.items()}})
+    test = np.arange(len(data.test_labels), dtype=np.int64)
+    cost = float(training_flops(macs, settings.steps * settings.batch_size))
+    rows = []
+    for repetition in range(settings.seeds):
+        score = tuner.tune(chosen, repetition, everything, test, data.test, data.test_labels)
+        common = {
+            "flops_segment": cost,
+            "flops_tuning": cost * len(grid),
+            "flops_eval": float(forward_flops(macs, len(test) + len(dev) * len(grid))),
+            "lr": chosen,
+            "lr_at_edge": chosen in (min(grid), max(grid)) if grid else None,
+            "draw": repetition,
+        }
+        rows.append(measured(common, metric=task.metric, value=score.accuracy, n_test=score.images))
+    return rows
+
+
+class _Tuner:
+    """Fine-tunes from one start, again and again."""
+
+    def __init__(
+        self,
+        rundir: RunDir,
+        start: nn.Module,
+        settings: Transfer,
+        task: Task,
+        data: Downstream,
+        resolution: int,
+        stop: Stop,
+    ) -> None:
+        self.rundir, self.start, self.settings, self.task = rundir, start, settings, task
+        self.data, self.resolution, self.stop = data, resolution, stop
+
+    def tune(
+        self,
+        lr: float,
+        repetition: int,
+        train: Int64[np.ndarray, n],
+        measured_on: Int64[np.ndarray, m],
+        images: AnyImages,
+        labels: Int64[np.ndarray, all],
+    ) -> Score:
+        """Trains on the images `train` of the task's training set and scores on `measured_on` of `images`."""
+        settings = self.settings
+        recipe = Recipe(
+            batch_size=settings.batch_size,
+            steps=settings.steps,
+            lr=lr,
+            schedule="cosine",
+            warmup_steps=settings.warmup_steps,
+            precision=self.rundir.run.recipe.precision,
+        )
+        torch.manual_seed(repetition)
+        net = fine_tuning_net(self.start, self.rundir, self.task, self.resolution)
+        engine = Engine(net, recipe, optimizer="sgd")
+
+        def positions(step: int) -> tuple[Int64[np.ndarray, b], Int64[np.ndarray, b]]:
+            index, epoch = global_batch(
+                step, batch_size=settings.batch_size, n=len(train), seed=repetition, block=BLOCK
+            )
+            return train[index], epoch
+
+        def batch_of(step: int) -> Batch:
+            index, epoch = positions(step)
+            pixels, weights = self.data.train.train_batch(
+                index,
+                epoch,
+                seed=repetition,
+                resolution=self.resolution,
+                crop=self.task.crop,
+                crop_area=self.task.crop_area,
+                flip=self.task.flip,
+            )
+            return Batch(
+                images=torch.from_numpy(pixels),
+                labels=torch.from_numpy(self.data.train_labels[index]),
+                weights=torch.from_numpy(weights),
+            )
+
+        loop = Loop(
+            engine=engine,
+            steps=settings.steps,
+            batch_of=batch_of,
+            keys_of=lambda step: [str(i) for i in positions(step)[0]],
+            log=self.rundir.log,
+            stop=self.stop,
+        )
+        loop.run(Progress(step=0))
+        score = evaluate(net, images, labels, measured_on, resolution=self.resolution, recipe=recipe)
+        engine.close()
+        return score

@@ -1,0 +1,146 @@
+"""The one training loop: pre-training and fine-tuning differ in what they give it."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from types import FrameType
+from typing import Any
+
+from vitscale.errors import RUN_FAILED, VitscaleError
+from vitscale.study.schedule import learning_rate
+from vitscale.train.checkpoint import Progress
+from vitscale.train.engine import Batch, Engine
+
+
+class Interrupted(Exception):  # noqa: N818
+    """A signal asked the run to stop, and its checkpoint is written."""
+
+
+class Stop:
+    """Whether a signal has asked this process to stop; the loop looks between steps."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def listen(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        self.requested = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loop:
+    """What a training needs beside its engine.
+
+    `batch_of(step)` gives the global batch of a step from 0, `keys_of(step)` names its samples for an error.
+    `validate(step)` returns (score, FLOPs) and runs after every `validate_every` steps and after the last.
+    `save(progress)` writes a checkpoint; `log(event, facts)` writes a line of `events.jsonl`.
+    """
+
+    engine: Engine
+    steps: int
+    batch_of: Callable[[int], Batch]
+    keys_of: Callable[[int], list[str]]
+    log: Callable[[str, dict[str, Any]], None]
+    stop: Stop
+    save: Callable[[Progress], None] | None = None
+    save_seconds: float = 60.0
+    validate: Callable[[int], tuple[float, float]] | None = None
+    validate_every: int | None = None
+    keep_best: bool = False
+    flops_per_step: float = 0.0
+    peak_flops: float | None = None
+    log_seconds: float = 5.0
+
+    def run(self, progress: Progress) -> Progress:
+        """Trains from `progress.step` to the end.
+
+        Raises:
+            Interrupted: a signal came; a checkpoint of the last whole step was written.
+            VitscaleError: the loss is not finite (exit 4).
+        """
+        clock = _Clock(progress.device_seconds)
+        saved = logged = time.monotonic()
+        first = progress.step
+        with ThreadPoolExecutor(1) as reader:
+            coming: Future[Batch] = reader.submit(self.batch_of, first)
+            for step in range(first, self.steps):
+                batch = coming.result()
+                if step + 1 < self.steps:
+                    coming = reader.submit(self.batch_of, step + 1)
+                lr = learning_rate(self.engine.recipe, step, self.steps)
+                loss, norm = self.engine.step(batch, lr)
+                if not math.isfinite(loss) or not math.isfinite(norm):
+                    raise self._not_finite(step, loss, norm)
+                progress = replace(progress, step=step + 1, device_seconds=clock.seconds())
+                now = time.monotonic()
+                last = progress.step == self.steps
+                if last or now - logged > self.log_seconds or step == first:
+                    logged = now
+                    self.log("step", self._facts(progress, first, clock, loss=loss, lr=lr, grad_norm=norm))
+                improved = False
+                if self.validate is not None and (last or self._validates_at(progress.step)):
+                    progress, improved = self._validated(progress)
+                    progress = replace(progress, device_seconds=clock.seconds())
+                due = last or improved or self.stop.requested or now - saved > self.save_seconds
+                if self.save is not None and due:
+                    self.save(progress)
+                    saved = time.monotonic()
+                if self.stop.requested and not last:
+                    raise Interrupted
+        return progress
+
+    def _validates_at(self, step: int) -> bool:
+        return self.validate_every is not None and step % self.validate_every == 0
+
+    def _validated(self, progress: Progress) -> tuple[Progress, bool]:
+        assert self.validate is not None
+        score, flops = self.validate(progress.step)
+        self.log("validate", {"step": progress.step, "accuracy": score})
+        progress = replace(progress, flops_eval=progress.flops_eval + flops)
+        improved = progress.best_score is None or score > progress.best_score
+        if improved:
+            progress = replace(progress, best_step=progress.step, best_score=score)
+        return progress, improved and self.keep_best
+
+    def _facts(self, progress: Progress, first: int, clock: _Clock, **facts: float) -> dict[str, Any]:
+        done = progress.step - first
+        rate = done / max(clock.here(), 1e-9)
+        return {
+            "step": progress.step,
+            "steps": self.steps,
+            **facts,
+            "images_per_second": rate * self.engine.recipe.batch_size,
+            "mfu": None if self.peak_flops is None else rate * self.flops_per_step / self.peak_flops,
+            "seconds_left": (self.steps - progress.step) / max(rate, 1e-9),
+        }
+
+    def _not_finite(self, step: int, loss: float, norm: float) -> VitscaleError:
+        keys = self.keys_of(step)
+        shown = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
+        return VitscaleError(
+            f"the loss is {loss} and the gradient norm {norm} at step {step + 1}; samples of the batch: {shown}",
+            hint="the last checkpoint is from before it; a lower recipe.lr or a longer warm-up usually helps",
+            exit_code=RUN_FAILED,
+        )
+
+
+class _Clock:
+    """Seconds of this process on top of those of earlier attempts."""
+
+    def __init__(self, earlier: float) -> None:
+        self.earlier, self.start = earlier, time.monotonic()
+
+    def here(self) -> float:
+        return time.monotonic() - self.start
+
+    def seconds(self) -> float:
+        return self.earlier + self.here()

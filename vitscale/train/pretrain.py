@@ -1,0 +1,235 @@
+"""Pre-training: a run folder in, checkpoints and upstream accuracies out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import nn
+
+from vitscale import models
+from vitscale.config import Run
+from vitscale.data.images import Images
+from vitscale.data.order import global_batch, split_validation, subset
+from vitscale.data.shards import Shards, open_shards
+from vitscale.errors import MISSING, VitscaleError
+from vitscale.study.cost import forward_flops
+from vitscale.train import checkpoint
+from vitscale.train.checkpoint import Progress
+from vitscale.train.engine import Batch, Engine
+from vitscale.train.evaluate import Score, evaluate
+from vitscale.train.loop import Loop, Stop
+from vitscale.train.outcome import measured
+from vitscale.train.rundir import RunDir
+
+HEAD_BIAS_SIGMOID = -10.0
+"""So that thousands of classes start as "absent"; said by the authors of arXiv 2010.11929."""
+
+
+def new_net(rundir: RunDir) -> nn.Module:
+    """The network at its initialisation; a function of the architecture, the head and the seed alone."""
+    torch.manual_seed(rundir.run.seed)
+    recipe = rundir.run.recipe
+    return models.build(
+        rundir.arch,
+        num_classes=rundir.head.num_classes,
+        resolution=rundir.run.data.resolution,
+        pre_logits=rundir.head.pre_logits,
+        dropout=recipe.dropout,
+        head_bias=HEAD_BIAS_SIGMOID if recipe.loss == "sigmoid" else 0.0,
+    )
+
+
+def trained_net(rundir: RunDir) -> nn.Module:
+    """The network with the weights of the checkpoint that the finished run kept."""
+    result = rundir.result()
+    if result is None or result["status"] != "done":
+        raise VitscaleError(f"run {rundir.id} is not finished", hint="finish its pre-training first", exit_code=MISSING)
+    kept = checkpoint.load(rundir.folder / "checkpoints" / result["checkpoint"])
+    net = new_net(rundir)
+    checkpoint.load_weights(net, kept.weights, kept.folder)
+    return net
+
+
+class Upstream:
+    """The pre-training data of a run: its subset, validation images and test set."""
+
+    def __init__(self, rundir: RunDir) -> None:
+        run, machine = rundir.run, rundir.machine
+        self.run: Run = run
+        self.shards = _open(machine["shards"], rundir.document["dataset"])
+        self.images = Images(self.shards)
+        train, self.validation = split_validation(self.shards.keys, self.shards.labels, examples=run.data.val_examples)
+        if run.data.examples is not None:
+            seed = run.seed if run.data.subset_seed is None else run.data.subset_seed
+            chosen = subset(self.shards.keys[train], self.shards.labels[train], examples=run.data.examples, seed=seed)
+            train = train[chosen]
+        self.train = train
+        self.test = _open(machine["test"], rundir.document["test"]) if rundir.document["test"] else None
+        if self.test is not None and self.test.num_classes != self.shards.num_classes:
+            raise VitscaleError(
+                f"{self.test.folder} has {self.test.num_classes} classes and {self.shards.folder} "
+                f"{self.shards.num_classes}",
+                hint="data.test must hold the classes of data.shards",
+                exit_code=MISSING,
+            )
+
+    def positions(self, step: int) -> tuple[Int64[np.ndarray, b], Int64[np.ndarray, b]]:
+        """(samples of the data set, epochs) of a step's global batch."""
+        index, epoch = global_batch(
+            step,
+            batch_size=self.run.recipe.batch_size,
+            n=len(self.train),
+            seed=self.run.seed,
+            block=self.run.data.shuffle_block,
+        )
+        return self.train[index], epoch
+
+    def batch(self, step: int) -> Batch:
+        index, epoch = self.positions(step)
+        data = self.run.data
+        pixels, weights = self.images.train_batch(
+            index,
+            epoch,
+            seed=self.run.seed,
+            resolution=data.resolution,
+            crop=data.crop,
+            crop_area=data.crop_area,
+            flip=data.flip,
+        )
+        labels = torch.from_numpy(self.shards.labels[index])
+        return Batch(images=torch.from_numpy(pixels), labels=labels, weights=torch.from_numpy(weights))
+
+    def keys(self, step: int) -> list[str]:
+        return [str(key) for key in self.shards.keys[self.positions(step)[0]]]
+
+    def score_validation(self, net: nn.Module) -> Score:
+        return self._score(net, self.images, self.shards, self.validation)
+
+    def score_test(self, net: nn.Module) -> Score | None:
+        if self.test is None:
+            return None
+        return self._score(net, Images(self.test), self.test, np.arange(len(self.test), dtype=np.int64))
+
+    def _score(self, net: nn.Module, images: Images, shards: Shards, index: Int64[np.ndarray, n]) -> Score:
+        data, recipe = self.run.data, self.run.recipe
+        return evaluate(net, images, shards.labels, index, resolution=data.resolution, recipe=recipe)
+
+
+def _open(folder: str, described: dict[str, Any]) -> Shards:
+    shards = open_shards(folder)
+    if shards.fingerprint != described["fingerprint"]:
+        raise VitscaleError(
+            f"the data in {folder} are not those that the run was planned with (fingerprint {shards.fingerprint[:12]}, "
+            f"planned {described['fingerprint'][:12]})",
+            hint="plan again: other data make another run",
+            exit_code=MISSING,
+        )
+    return shards
+
+
+def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
+    """Trains the run from its last checkpoint to the end and measures it; returns its result."""
+    run = rundir.run
+    data = Upstream(rundir)
+    net = new_net(rundir)
+    start = checkpoint.load_latest(rundir.folder)
+    if start is not None:
+        checkpoint.load_weights(net, start.weights, start.folder)
+    engine = Engine(
+        net, run.recipe, micro_batch=rundir.machine.get("micro_batch"), zero_stage=rundir.machine.get("zero_stage", 0)
+    )
+    progress = Progress(step=0)
+    if start is not None:
+        progress = start.progress
+        engine.load_state(start.optimizer, progress.step)
+        torch.set_rng_state(start.optimizer["rng"])
+    flops_per_step = rundir.document["flops_per_example"] * run.recipe.batch_size
+    macs = rundir.document["flops_per_example"] // 6
+
+    def save(progress: Progress) -> None:
+        optimizer = {**engine.state(), "rng": torch.get_rng_state()}
+        checkpoint.save(rundir.folder, progress, weights=net.state_dict(), optimizer=optimizer)
+
+    def validate(step: int) -> tuple[float, float]:
+        validations[step] = score = data.score_validation(net)
+        return score.accuracy, float(forward_flops(macs, score.images))
+
+    validations: dict[int, Score] = {}
+    every = run.recipe.validate_every
+    loop = Loop(
+        engine=engine,
+        steps=rundir.document["steps"],
+        batch_of=data.batch,
+        keys_of=data.keys,
+        log=rundir.log,
+        stop=stop,
+        save=save,
+        validate=validate if run.data.val_examples else None,
+        validate_every=None if every is None else max(every // run.recipe.batch_size, 1),
+        keep_best=run.recipe.keep == "best",
+        flops_per_step=flops_per_step,
+    )
+    progress = loop.run(_count_lost(rundir, progress, flops_per_step))
+    engine.close()
+    return _finished(rundir, data, net, progress, macs, validations)
+
+
+def _count_lost(rundir: RunDir, progress: Progress, flops_per_step: float) -> Progress:
+    """Adds what an earlier attempt had computed after the checkpoint that this one starts from."""
+    reached = 0
+    for event in rundir.events():
+        if event["event"] == "step":
+            reached = event["step"]
+        elif event["event"] == "lost":
+            reached = 0
+    lost = max(reached - progress.step, 0)
+    if not lost:
+        return progress
+    rundir.log("lost", {"steps": lost})
+    return replace(progress, flops_lost=progress.flops_lost + lost * flops_per_step)
+
+
+def _finished(
+    rundir: RunDir, data: Upstream, net: nn.Module, progress: Progress, macs: int, validations: dict[int, Score]
+) -> dict[str, Any]:
+    run = rundir.run
+    kept = progress.best_step if run.recipe.keep == "best" and progress.best_step is not None else progress.step
+    folder = checkpoint.folder_of(rundir.folder, kept)
+    if kept != progress.step:
+        checkpoint.load_weights(net, checkpoint.load(folder).weights, folder)
+    scores: dict[str, Score] = {}
+    flops_eval = progress.flops_eval
+    if run.data.val_examples:
+        validation = validations.get(kept)
+        if validation is None:  # it was measured by an earlier attempt
+            validation = data.score_validation(net)
+            flops_eval += forward_flops(macs, validation.images)
+        scores["upstream_val"] = validation
+    test = data.score_test(net)
+    if test is not None:
+        scores["upstream_test"] = test
+        flops_eval += forward_flops(macs, test.images)
+    common = {
+        "flops_segment": float(rundir.document["flops_per_example"] * run.recipe.batch_size * progress.step),
+        "flops_eval": flops_eval,
+        "flops_lost": progress.flops_lost,
+        "device_seconds": progress.device_seconds,
+        "protocol": "pretrain",
+        "lr": run.recipe.lr,
+    }
+    rows = []
+    for task, score in scores.items():
+        rows.append(measured(common, task=task, metric="accuracy", value=score.accuracy, n_test=score.images))
+        rows.append({**common, "task": task, "metric": "loss", "value": score.loss, "n_test": score.images})
+    if not rows:
+        rows.append({**common, "task": "upstream_train", "metric": "steps", "value": float(progress.step)})
+    return {
+        "status": "done",
+        "checkpoint": folder.name,
+        "score": scores["upstream_val"].accuracy if "upstream_val" in scores else None,
+        "rows": rows,
+    }

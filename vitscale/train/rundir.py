@@ -1,0 +1,117 @@
+"""A run's folder as its worker sees it: what it was told, what it says, who holds it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from vitscale import models
+from vitscale.config import Run, Task
+from vitscale.errors import MISSING, VitscaleError
+from vitscale.models.counts import Head
+from vitscale.study.fields import from_dict
+from vitscale.train.checkpoint import write_whole
+
+
+class RunDir:
+    """`runs/<id>/`: reads `run.json`, appends to `events.jsonl`, writes `result.json` once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            self.document: dict[str, Any] = json.loads((folder / "run.json").read_text())
+        except (OSError, json.JSONDecodeError) as error:
+            raise VitscaleError(
+                f"{folder} is no run folder: {error}", hint="vitscale status STUDY lists the runs", exit_code=MISSING
+            ) from None
+
+    @property
+    def id(self) -> str:
+        return str(self.document["id"])
+
+    @cached_property
+    def run(self) -> Run:
+        return from_dict(self.document["config"])
+
+    @cached_property
+    def arch(self) -> models.Arch:
+        return models.from_dict(self.document["arch"])
+
+    @cached_property
+    def head(self) -> Head:
+        return Head(**self.document["head"])
+
+    @cached_property
+    def task(self) -> Task:
+        return Task(**self.document["task"])
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """Settings that must not change the outcome: threads, micro_batch, zero_stage, shards' folders."""
+        return dict(self.document["machine"])
+
+    def parent(self) -> RunDir:
+        return RunDir(self.folder.parent / self.document["parent"])
+
+    def result(self) -> dict[str, Any] | None:
+        """The outcome, if there is one yet."""
+        path = self.folder / "result.json"
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def events(self) -> list[dict[str, Any]]:
+        """All whole lines so far; a last line that was cut off by a crash is left out."""
+        path = self.folder / "events.jsonl"
+        found = []
+        for line in path.read_text().splitlines() if path.is_file() else []:
+            try:
+                found.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return found
+
+    def log(self, event: str, facts: Mapping[str, Any]) -> None:
+        line = json.dumps({"event": event, "time": now(), **facts})
+        path = self.folder / "events.jsonl"
+        with path.open("a+b") as file:
+            # A crash can leave half a line; a new one must not be glued to it.
+            cut = file.tell() > 0 and _last_byte(path) != b"\n"
+            file.write((b"\n" if cut else b"") + line.encode() + b"\n")
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Publishes the outcome in one step."""
+        write_whole(self.folder / "result.json", json.dumps(result, indent=1))
+
+    @contextmanager
+    def lease(self) -> Iterator[None]:
+        """Holds the run: one worker at a time. The kernel lets go of it when the process dies, however it dies.
+
+        Raises:
+            VitscaleError: another process holds it (exit 5).
+        """
+        with (self.folder / "lease").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise VitscaleError(
+                    f"run {self.id} is being worked on by another process",
+                    hint="wait for it, or stop that process",
+                    exit_code=MISSING,
+                ) from None
+            yield
+
+
+def _last_byte(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(-1, 2)
+        return file.read(1)
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
