@@ -69,12 +69,6 @@ def test_json_is_one_document_with_notes_and_table(small: Path) -> None:
     assert result.stderr == ""
 
 
-def test_a_full_study_gives_three_figures(results_root: Path, tmp_path: Path) -> None:
-    result = run("synthetic", "--results", results_root, "--out", tmp_path)
-    assert result.exit_code == 0
-    assert len(result.stdout.splitlines()) == 1 + 3 * 3
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

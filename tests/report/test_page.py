@@ -117,7 +117,7 @@ def test_the_box_tells_of_missing_baselines_and_lone_seeds(frame: pd.DataFrame) 
 
 
 def test_an_unfinished_study_is_drawn_as_far_as_it_goes(frame: pd.DataFrame, tmp_path: Path) -> None:
-    write(frame, tmp_path, "whole")
+    (tmp_path / "accuracy_by_flops.png").write_bytes(b"of an earlier report")
     started = frame[(frame["protocol"] == "pretrain") & (frame["examples_seen"] == 880_000)]
     report = write(started, tmp_path, "started")
     assert {path.stem for path in report.figures} == {"accuracy_by_set_size"}

@@ -113,6 +113,12 @@ def compute_axis(points: pd.DataFrame) -> tuple[pd.DataFrame, int | None]:
     return points[(points["examples"] == examples) & points["flops"].notna()], int(examples)
 
 
+def cost_per_image(found: Curves) -> pd.Series:
+    """Training FLOPs of one pre-training image by model; a transfer's differ with its head and resolution."""
+    rows = found.rows[(found.rows["protocol"] == "pretrain") & found.rows["flops_per_example"].notna()]
+    return rows.groupby("model")["flops_per_example"].mean()
+
+
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per cell or baseline and measure: mean, sd and number of seeds; tuning rows are left out."""
     found = curves(frame)

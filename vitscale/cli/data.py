@@ -35,7 +35,7 @@ def pack_command(
     kind: Annotated[str | None, typer.Option(help="folder, idx, cifar or table, where looking is not enough.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the data set and its shards; else the folder's.")] = None,
     split: Annotated[str, typer.Option(help="train or test, of IDX and CIFAR files.")] = "train",
-    shard_size: Annotated[str, typer.Option(help="Images in a shard, or its bytes with a unit: 500MB.")] = "10000",
+    shard_size: Annotated[str, typer.Option(help="Images in a shard, or their bytes with a unit: 500MB.")] = "10000",
     seed: Annotated[int, typer.Option(help="Of the order in which images are written.")] = 0,
     max_bad: Annotated[float, typer.Option(min=0, max=1, help="Largest share of unreadable images.")] = 0.01,
     image_column: Annotated[str | None, typer.Option(help="Column of a table with the images' paths.")] = None,

@@ -99,7 +99,7 @@ def _download(url: str) -> bytes:
             data: bytes = answer.read()
             return data
     except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
+        reason = f"HTTP {error.code}" if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", error)
         hint = "check the network, or install Debian's package dataset-fashion-mnist"
         raise fail(f"{url}: cannot be fetched ({reason})", hint) from error
 

@@ -108,7 +108,7 @@ def _image_problems(shards: Shards, progress: Progress | None) -> list[Problem]:
         try:
             decode(shards.read(i))
         except BadImage as error:
-            message = f"{shards.shard(i)}: sample {shards.keys[i]!r} cannot be decoded ({error})"
+            message = f"{shards.shard(i)}: sample {str(shards.keys[i])!r} cannot be decoded ({error})"
             problems.append(Problem(message, "pack the data set again without it"))
         except VitscaleError as error:
             problems += error.problems

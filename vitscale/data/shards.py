@@ -85,7 +85,7 @@ class Shards:
         except OSError as error:
             raise broken(path, error.strerror or str(error)) from error
         if len(data) < size:
-            raise broken(path, f"the shard is truncated: sample {self.keys[i]!r} lies beyond its end")
+            raise broken(path, f"the shard is truncated: sample {str(self.keys[i])!r} lies beyond its end")
         return data
 
     def close(self) -> None:

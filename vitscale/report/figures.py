@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
-from vitscale.analysis.curves import LINE, Curves, compute_axis, one_budget
+from vitscale.analysis.curves import LINE, Curves, compute_axis, cost_per_image, one_budget
 from vitscale.report.axes import compute_ticks, scientific, size_ticks
 from vitscale.report.labels import end_label, push_apart
 from vitscale.report.lines import BASELINE_NAMES, GREY, Look, family_styles, looks, measure_title, short
@@ -150,7 +150,7 @@ def _small_multiples(
             if number + 3 >= len(panels):
                 axes.set_xlabel(x_label)
         if len(panels) % 3 == 2:
-            _key(figure, len(panels), points, found.rows, line_looks)
+            _key(figure, len(panels), points, cost_per_image(found), line_looks)
         dashed = " Dashed: baselines." if len(found.baselines) else ""
         _caption(
             figure, f"Mean over seeds; band: ± 1 sd over seeds. {_seed_text(points)} {spent.capitalize()}.{dashed}"
@@ -192,12 +192,11 @@ def _draw_baselines(axes: Axes, baselines: pd.DataFrame) -> list[Annotation]:
 
 
 def _key(
-    figure: Figure, panels: int, points: pd.DataFrame, rows: pd.DataFrame, line_looks: dict[tuple[str, ...], Look]
+    figure: Figure, panels: int, points: pd.DataFrame, cost: pd.Series, line_looks: dict[tuple[str, ...], Look]
 ) -> None:
     """Which model stands behind a family's name, in the grid's free place."""
     axes = figure.add_subplot(-(-panels // 3), 3, panels + 1)
     axes.set_axis_off()
-    cost = rows.groupby("model")["flops_per_example"].mean()
     styles = family_styles(points)
     models = points[["family", "model"]].drop_duplicates().sort_values(["family", "model"])
     names = {key[0]: look.label for key, look in line_looks.items()}
@@ -207,7 +206,7 @@ def _key(
         axes.plot([0.03], [y], marker=marker, color=color, transform=axes.transAxes, clip_on=False)
         name = names[family] if len(names) == len(models) else family
         axes.text(0.1, y, f"{name}: {model}", color=color, fontsize=8, va="center", transform=axes.transAxes)
-        if cost.notna().get(model, False):
+        if model in cost.index:
             price = f"{scientific(cost[model])} FLOPs an image"
             axes.text(0.1, y - 0.075, price, color=GREY, fontsize=7.5, va="center", transform=axes.transAxes)
 

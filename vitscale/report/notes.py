@@ -7,7 +7,7 @@ from itertools import product
 
 import pandas as pd
 
-from vitscale.analysis.curves import CELL, LINE, Curves, counted
+from vitscale.analysis.curves import CELL, LINE, Curves, cost_per_image, counted
 from vitscale.report.lines import measure_title
 
 SAME_COST = 1.10  # families whose FLOPs an image differ by more are not compared at equal compute
@@ -113,7 +113,7 @@ def _edges(newest: pd.DataFrame) -> list[Note]:
 
 
 def _unequal_cost(found: Curves) -> list[Note]:
-    cost = found.rows.dropna(subset=["flops_per_example"]).groupby("model")["flops_per_example"].mean()
+    cost = cost_per_image(found)
     if len(cost) < 2 or cost.max() <= SAME_COST * cost.min():
         return []
     details = tuple(f"{model}: {value:.3g} FLOPs" for model, value in cost.sort_values().items())

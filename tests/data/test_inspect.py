@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from small_sets import encoded, packed, write_tar
+
+from vitscale.data.inspect import info, verify
+from vitscale.data.shards import open_shards
+from vitscale.errors import VitscaleError
+
+
+def test_info(tmp_path: Path) -> None:
+    facts = info(packed(tmp_path).folder)
+    assert facts["samples"] == 24
+    assert (facts["smallest_class"], facts["largest_class"]) == (8, 8)
+    assert facts["classes"] == ["class0", "class1", "class2"]
+    assert facts["shards"] == 3
+
+
+def test_a_whole_set_verifies(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    facts = verify(packed(tmp_path).folder, progress=lambda done, total: seen.append((done, total)))
+    assert facts["samples"] == 24
+    assert seen[-1] == (24, 24)
+
+
+def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
+    out = packed(tmp_path).folder
+    shards = open_shards(out)
+    _, offset, size = (int(x) for x in shards.places[12])
+    path = shards.shard(12)
+    data = bytearray(path.read_bytes())
+    data[offset + size // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(VitscaleError) as error:
+        verify(out)
+    assert error.value.exit_code == 5
+    assert f"{path}: its bytes are not those that were packed" in str(error.value)
+
+
+def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
+    members = {f"{i}.png": encoded(i) for i in range(6)}
+    members["2.png"] = members["2.png"][:50]
+    members["4.png"] = b""
+    samples = [(f"{i}.png", members[f"{i}.png"]) for i in range(6)]
+    write_tar(tmp_path / "a.tar", {n: d for name, data in samples for n, d in ((name, data), (name[0] + ".cls", b"1"))})
+    write_tar(tmp_path / "b.tar", {"5.png": encoded(5), "5.cls": b"0"})
+    with pytest.raises(VitscaleError) as error:
+        verify(tmp_path)
+    problems = [problem.message for problem in error.value.problems]
+    assert len(problems) == 3
+    assert "key '5' names several samples" in problems[0]
+    assert "sample '2' cannot be decoded" in problems[1]
+    assert "sample '4' cannot be decoded (the file is empty)" in problems[2]
+
+
+def test_many_problems_are_counted(tmp_path: Path) -> None:
+    members = {}
+    for i in range(40):
+        members |= {f"{i}.png": b"broken", f"{i}.cls": b"0"}
+    write_tar(tmp_path / "a.tar", members)
+    with pytest.raises(VitscaleError) as error:
+        verify(tmp_path)
+    assert len(error.value.problems) == 21
+    assert "20 problems more" in error.value.problems[-1].message
+
+
+def test_another_shard_of_the_same_size_is_found(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", {"0.png": encoded(0), "0.cls": b"0"})
+    open_shards(tmp_path)
+    write_tar(tmp_path / "a.tar", {"1.png": encoded(0), "1.cls": b"1"})
+    with pytest.raises(VitscaleError, match="not those of the index"):
+        verify(tmp_path)
