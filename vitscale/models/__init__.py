@@ -10,7 +10,7 @@ from dataclasses import asdict
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from vitscale.models.counts import Head, Macs, Params
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Sizes = Mapping[str, Mapping[str, Any]]
 
 
+@runtime_checkable
 class Arch(Protocol):
     """What every family's `Arch` offers; a frozen dataclass of the numbers that define the network."""
 

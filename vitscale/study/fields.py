@@ -28,7 +28,7 @@ def run_keys() -> dict[str, Any]:
 
 
 @cache
-def _adapter(hint: Any) -> TypeAdapter[Any]:
+def _adapter(hint: Any) -> Any:
     return TypeAdapter(hint)
 
 

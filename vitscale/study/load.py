@@ -75,7 +75,7 @@ class _Mistakes:
             self.problems.append(problem)
 
     def unknown(self, key: str, shown: str, known: Sequence[str]) -> None:
-        close = get_close_matches(shown, known, 1, cutoff=0.5) or _same_ending(shown, known)
+        close = _same_ending(shown, known) or get_close_matches(shown, known, 1, cutoff=0.5)
         self.add(
             key, f"unknown key '{shown}'", f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
         )

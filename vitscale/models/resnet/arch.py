@@ -143,4 +143,4 @@ def parse(name: str, *, stem: str, sizes: Mapping[str, Mapping[str, Any]]) -> Ar
 
 def names(sizes: Mapping[str, Mapping[str, Any]]) -> list[str]:
     own = [name for name, numbers in sizes.items() if "blocks" in numbers]
-    return [f"{backbone}x{factor}" for backbone in [*BLOCKS, *own] for factor in (1, 2, 3, 4)]
+    return [*own, *(f"{backbone}x{factor}" for backbone in [*BLOCKS, *own] for factor in (1, 2, 3, 4))]

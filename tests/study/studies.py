@@ -1,0 +1,73 @@
+"""Small studies for tests: a data set's description without its images is all that planning reads."""
+
+import json
+from pathlib import Path
+
+STUDY = """\
+title = "A small study"
+
+[sizes.nano]
+width = 64
+depth = 2
+mlp = 128
+heads = 2
+
+[sizes.R5]
+blocks = [1]
+channels = 8
+groups = 4
+
+[model]
+stem = "small"
+
+[data]
+shards = "train"
+resolution = 28
+val_examples = 100
+crop = "none"
+
+[recipe]
+batch_size = 50
+examples = 500
+lr = 1e-3
+warmup_steps = 2
+keep = "best"
+validate_every = 250
+
+[[axes]]
+"model.name" = ["ViT-nano/7", "R5"]
+"data.examples" = [100, 400]
+seed = [0, 1]
+
+[select]
+over = { "recipe.lr" = [1e-3, 3e-3, 1e-2] }
+by = "upstream_val"
+per = ["model.name"]
+
+[[transfer]]
+task = "digits"
+protocol = "fewshot"
+shots = [1, 5]
+
+[[transfer]]
+task = "digits"
+protocol = "finetune"
+lr = [0.01, 0.03]
+steps = 5
+batch_size = 10
+"""
+
+
+def describe(folder: Path, *, samples: int = 1000, fingerprint: str = "f00d") -> None:
+    """The `dataset.json` of a packed folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = {"name": folder.name, "samples": samples, "num_classes": 10, "fingerprint": fingerprint}
+    (folder / "dataset.json").write_text(json.dumps(facts))
+
+
+def write(folder: Path, text: str = STUDY) -> Path:
+    """A study file beside its data."""
+    describe(folder / "train")
+    path = folder / "study.toml"
+    path.write_text(text)
+    return path

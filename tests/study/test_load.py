@@ -1,0 +1,127 @@
+"""A study file: what is read, and every mistake at once with its line."""
+
+from pathlib import Path
+
+import pytest
+
+from studies import STUDY, describe, write
+from vitscale.errors import INVALID_STUDY, MISSING, VitscaleError
+from vitscale.study.load import load
+
+
+def mistakes(folder: Path, text: str, settings: tuple[str, ...] = ()) -> list[tuple[str, str]]:
+    path = write(folder, text)
+    with pytest.raises(VitscaleError) as caught:
+        load(path, base=folder, settings=settings)
+    assert caught.value.exit_code == INVALID_STUDY
+    return [(problem.message.replace(str(path), "study.toml"), problem.hint) for problem in caught.value.problems]
+
+
+def line_of(text: str, part: str) -> int:
+    return next(number for number, line in enumerate(text.splitlines(), 1) if part in line)
+
+
+def test_axes_are_a_product_over_the_defaults(tmp_path: Path) -> None:
+    study = load(write(tmp_path), base=tmp_path)
+    assert [(c.run.model.name, c.run.data.examples, c.run.seed) for c in study.cells] == [
+        (model, examples, seed) for model in ("ViT-nano/7", "R5") for examples in (100, 400) for seed in (0, 1)
+    ]
+    assert {c.run.recipe.batch_size for c in study.cells} == {50}
+    assert study.title == "A small study"
+
+
+def test_five_mistakes_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
+    text = (
+        STUDY.replace("batch_size = 50\n", "batch_size = 'many'\n", 1)
+        .replace("lr = 1e-3\n", "learning_rate = 1e-3\n", 1)
+        .replace('"R5"]\n', '"R5o"]\n', 1)
+        .replace('task = "digits"', 'task = "digit"', 1)
+        .replace("[100, 400]", "[100, 5_000]", 1)
+    )
+    found = mistakes(tmp_path, text)
+    at = {part: line_of(text, part) for part in ("'many'", "learning_rate", '"R5o"', '"digit"', "5_000")}
+    assert {(message, hint) for message, hint in found} == {
+        (f"study.toml:{at[chr(39) + 'many' + chr(39)]}: recipe.batch_size: a valid integer, not 'many'", "the type of 'recipe.batch_size' is int"),
+        (f"study.toml:{at['learning_rate']}: unknown key 'recipe.learning_rate'", "did you mean 'recipe.lr'?"),
+        (f"study.toml:{at[chr(34) + 'R5o' + chr(34)]}: unknown model 'R5o'", "did you mean 'R5'?"),
+        (f"study.toml:{at[chr(34) + 'digit' + chr(34)]}: unknown task 'digit'", "known: digits; or the path of a task file that ends in .toml"),
+        (f"study.toml:{at['5_000']}: data.examples is 5,000, but there are 900 training images", "ask for fewer; images are never repeated in silence"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message", "hint"),
+    [
+        ("resolution = 28", "resolution = 30", "ViT-nano/7: patch 7 does not divide resolution 30", "fit"),
+        ("heads = 2", "heads = 3", "ViT-nano/7: 3 heads do not divide width 64", "fit"),
+        ("examples = 500\n", "", "the run has no duration", "recipe.steps"),
+        ("examples = 500\n", "examples = 500\nsteps = 5\n", "recipe.steps and recipe.examples are both given", "one"),
+        ("val_examples = 100", "val_examples = 0", "keep = 'best' has no upstream validation", "val_examples"),
+        ("val_examples = 100", "val_examples = 1000", "data.val_examples is 1,000 of 1,000 images", "leave some"),
+        ("batch_size = 50", "batch_size = 0", "recipe.batch_size is 0", "at least 1"),
+        ("warmup_steps = 2", "warmup_steps = -1", "recipe.warmup_steps is -1", "at least 0"),
+        ("lr = 1e-3", 'lr = "high"', "recipe.lr: a valid number, not 'high'", "float"),
+        ('crop = "none"', 'crop = "nine"', "data.crop: 'none' or 'inception', not 'nine'", "Literal"),
+        ("seed = [0, 1]", "seed = []", "'seed' has no values", "at least one"),
+        ("seed = [0, 1]", "seed = [0, 1, 2]\nzip = true", "zip = true needs lists of one length", "as many values"),
+        ("shots = [1, 5]", "shots = [1, 500]", "shots = [1, 500] for task digits", "from 1 to 100"),
+        ('protocol = "finetune"', 'protocol = "tune"', "transfer.protocol: 'fewshot' or 'finetune', not 'tune'", "type"),
+        ('by = "upstream_val"', 'by = "digits"', "cannot select by 'digits'", "test labels never choose"),
+        ('per = ["model.name"]', 'per = ["model.nam"]', "unknown key 'model.nam'", "did you mean 'model.name'?"),
+        ("[sizes.R5]", "[sizes.five]", "sizes.five is no name for a ResNet's size", "Rfive"),
+        ("depth = 2", "depht = 2", "unknown key 'sizes.nano.depht'", "did you mean 'depth'?"),
+        ("depth = 2\n", "", "sizes.nano lacks depth", "width, depth, mlp and heads"),
+        ('title = "A small study"', "titel = 'x'", "unknown key 'titel'", "did you mean 'title'?"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_told_with_its_line_and_a_way_out(
+    tmp_path: Path, old: str, new: str, message: str, hint: str
+) -> None:
+    assert old in STUDY
+    text = STUDY.replace(old, new, 1)
+    found = mistakes(tmp_path, text)
+    assert any(message in told and hint in way for told, way in found), found
+    assert all(told.startswith("study.toml:") for told, _ in found), found
+
+
+def test_a_syntax_error_names_its_line(tmp_path: Path) -> None:
+    text = STUDY.replace("[recipe]", "[recipe", 1)
+    ((message, _),) = mistakes(tmp_path, text)
+    assert message.startswith(f"study.toml:{line_of(text, '[recipe')}: not TOML")
+
+
+def test_a_missing_study_names_those_that_are_there(tmp_path: Path) -> None:
+    write(tmp_path)
+    with pytest.raises(VitscaleError) as caught:
+        load(tmp_path / "stduy.toml")
+    assert caught.value.exit_code == MISSING
+    assert "study.toml" in caught.value.problems[0].hint
+
+
+def test_set_replaces_what_the_file_says_axes_too(tmp_path: Path) -> None:
+    study = load(write(tmp_path), base=tmp_path, settings=["recipe.batch_size=20", "seed=7", "data.crop=inception"])
+    assert {c.run.recipe.batch_size for c in study.cells} == {20}
+    assert {c.run.seed for c in study.cells} == {7}
+    assert len(study.cells) == 4
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [("recipe.lr", "not of the form key=value"), ("recipe.rl=1", "unknown key 'recipe.rl'"), ("seed=a", "seed: ")],
+)
+def test_a_wrong_set_is_told(tmp_path: Path, setting: str, message: str) -> None:
+    assert any(message in told for told, _ in mistakes(tmp_path, STUDY, (setting,)))
+
+
+def test_data_of_a_known_size_can_be_planned_without_being_there(tmp_path: Path) -> None:
+    text = STUDY.replace('shards = "train"', 'shards = "gone"\nsize = 303_000_000\nnum_classes = 18_291', 1)
+    study = load(write(tmp_path, text), base=tmp_path)
+    assert len(study.cells) == 8
+
+
+def test_a_task_of_ones_own_is_checked_against_its_shards(tmp_path: Path) -> None:
+    describe(tmp_path / "t", samples=50)
+    task = 'name = "mine"\nversion = 1\nsource = "shards"\nnum_classes = 12\ntrain = "t"\ntest = "t"\n'
+    (tmp_path / "mine.toml").write_text(task)
+    found = mistakes(tmp_path, STUDY.replace('task = "digits"', 'task = "mine.toml"', 1))
+    assert any("num_classes is 12, but its shards have 10" in message for message, _ in found)

@@ -1,0 +1,172 @@
+"""Ids, jobs, selection and prices of a study."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from studies import STUDY, describe, write
+from vitscale import models
+from vitscale.study.load import Study, load
+from vitscale.study.plan import Job, Plan, plan
+
+
+def planned(folder: Path, text: str = STUDY, settings: tuple[str, ...] = ()) -> Plan:
+    return plan(load(write(folder, text), base=folder, settings=settings), {})
+
+
+def ids(result: Plan) -> list[str]:
+    return [job.id for job in [*result.jobs, *result.waiting]]
+
+
+def finished(study: Study, best: float = 3e-3) -> Plan:
+    """The plan after a tuning in which the rate `best` won."""
+    scores = {job.id: 1.0 if job.run.recipe.lr == best else 0.5 for job in plan(study, {}).jobs if job.role == "tuning"}
+    return plan(study, scores)
+
+
+def pretraining(result: Plan) -> list[Job]:
+    return [job for job in result.jobs if job.kind == "pretrain"]
+
+
+def test_ids_are_twelve_hex_digits_and_each_once(tmp_path: Path) -> None:
+    found = [job.id for job in planned(tmp_path).jobs]
+    assert len(set(found)) == len(found)
+    assert all(len(id_) == 12 and int(id_, 16) >= 0 for id_ in found)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["recipe.weight_decay=0.2", "data.flip=false", "data.resolution=21", "recipe.examples=600", "recipe.loss=sigmoid",
+     "data.subset_seed=5", "recipe.validate_every=300", "data.shuffle_block=8", "recipe.precision=bf16"],
+)  # fmt: skip
+def test_what_changes_the_outcome_changes_the_id(tmp_path: Path, setting: str) -> None:
+    assert not set(ids(planned(tmp_path))) & {
+        job.id for job in planned(tmp_path, settings=(setting,)).jobs if job.kind == "pretrain"
+    }
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("examples = 500\n", "steps = 10\n"),  # the same duration in other words
+        ('shards = "train"', 'shards = "elsewhere/again"'),  # the same samples in another place
+        ("[sizes.nano]", "[sizes.tiny]"),  # the same numbers under another name
+        ("lr = 1e-3\n", "lr = 1e-3\nbeta1 = 0.9\n"),  # a default, written out
+        ('title = "A small study"', 'title = "Another"'),
+    ],
+)
+def test_what_does_not_change_the_outcome_keeps_the_id(tmp_path: Path, old: str, new: str) -> None:
+    describe(tmp_path / "elsewhere" / "again")
+    text = STUDY.replace(old, new)
+    if "tiny" in new:
+        text = text.replace("ViT-nano/7", "ViT-tiny/7")
+    assert ids(planned(tmp_path, text)) == ids(planned(tmp_path))
+
+
+def test_other_samples_in_the_same_place_make_another_run(tmp_path: Path) -> None:
+    before = ids(planned(tmp_path))
+    study = load(write(tmp_path), base=tmp_path)
+    describe(tmp_path / "train", fingerprint="beef")
+    after = {job.id for job in plan(study, {}).jobs if job.role != "baseline"}
+    assert not set(before) & after
+
+
+def test_the_whole_set_has_no_subset_seed(tmp_path: Path) -> None:
+    text = STUDY.replace("[100, 400]", "900")
+    whole = planned(tmp_path, text, ("data.subset_seed=1",))
+    assert ids(whole) == ids(planned(tmp_path, text, ("data.subset_seed=2",)))
+    assert ids(planned(tmp_path, settings=("data.subset_seed=1",))) != ids(planned(tmp_path, settings=("data.subset_seed=2",)))
+
+
+def test_cells_wait_until_every_tuning_run_has_ended(tmp_path: Path) -> None:
+    study = load(write(tmp_path), base=tmp_path)
+    first = plan(study, {})
+    tuning = [job for job in first.jobs if job.role == "tuning"]
+    assert len(tuning) == 6
+    assert sum(job.kind == "pretrain" for job in first.waiting) == 8
+    assert len(plan(study, {job.id: 0.5 for job in tuning[:-1]}).waiting) == 4 + 8  # one family is decided
+    assert finished(study).waiting == ()
+
+
+def test_the_choice_is_the_best_by_validation_and_is_shared_with_its_cell(tmp_path: Path) -> None:
+    study = load(write(tmp_path), base=tmp_path)
+    result = finished(study, best=3e-3)
+    cells = [job for job in pretraining(result) if job.role == "cell"]
+    assert {job.run.recipe.lr for job in cells} == {3e-3}
+    assert all(job.at_edge is False for job in cells)
+    assert sum(job.role == "tuning" for job in result.jobs) == 4  # of 6 two became cells
+    assert len({job.id for job in cells}) == 8
+    first = cells[0]
+    assert first.flops_tuning == 2 * first.flops  # beside itself
+    assert cells[1].flops_tuning == 3 * first.flops
+
+
+def test_an_optimum_on_the_edge_is_flagged_and_a_failed_trial_is_passed_over(tmp_path: Path) -> None:
+    study = load(write(tmp_path), base=tmp_path)
+    assert all(job.at_edge for job in pretraining(finished(study, best=1e-2)) if job.role == "cell")
+    tuning = [job for job in plan(study, {}).jobs if job.role == "tuning"]
+    scores = {job.id: None if job.run.recipe.lr == 1e-2 else job.run.recipe.lr for job in tuning}
+    assert {job.run.recipe.lr for job in pretraining(plan(study, scores)) if job.role == "cell"} == {3e-3}
+
+
+def test_sizes_that_are_not_tuned_take_the_nearest_choice(tmp_path: Path) -> None:
+    text = STUDY.replace('per = ["model.name"]', 'per = ["data.examples"]\nat = { "data.examples" = [100, 800] }')
+    text = text.replace("[100, 400]", "[100, 200, 400, 800]")
+    study = load(write(tmp_path, text), base=tmp_path)
+    best = {100: 1e-3, 800: 1e-2}
+    scores = {job.id: float(job.run.recipe.lr == best[job.examples]) for job in plan(study, {}).jobs if job.role == "tuning"}
+    assert len(scores) == 6
+    chosen = {job.examples: job.run.recipe.lr for job in pretraining(plan(study, scores)) if job.role == "cell"}
+    assert chosen == {100: 1e-3, 200: 1e-3, 400: 1e-2, 800: 1e-2}
+
+
+def test_every_cell_is_transferred_and_each_baseline_stands_once(tmp_path: Path) -> None:
+    result = finished(load(write(tmp_path), base=tmp_path))
+    transfers = [job for job in result.jobs if job.kind == "transfer" and job.role == "cell"]
+    cells = {job.id for job in pretraining(result) if job.role == "cell"}
+    assert {job.parent for job in transfers} == cells
+    assert len(transfers) == 2 * len(cells)
+    baselines = [job for job in result.jobs if job.role == "baseline"]
+    kinds = sorted((j.run.transfer.protocol, j.run.transfer.init, j.arch.family) for j in baselines if j.run.transfer)
+    assert kinds == [
+        ("fewshot", "pixels", "vit"),
+        ("fewshot", "untrained", "resnet"),
+        ("fewshot", "untrained", "vit"),
+        ("finetune", "untrained", "resnet"),
+        ("finetune", "untrained", "vit"),
+    ]
+    assert all(job.parent is None and job.pretrain_flops == 0 for job in baselines)
+
+
+def test_flops_follow_the_paper_s_convention(tmp_path: Path) -> None:
+    text = 'seed = 0\n[model]\nname = "ViT-B/16"\npre_logits = false\n[data]\nsize = 303_000_000\nnum_classes = 18_291\n[recipe]\nepochs = 7\n'
+    (job,) = planned(tmp_path, text).jobs
+    assert job.pretrain_flops == pytest.approx(224e18, rel=0.005)  # arXiv 2010.11929, Table 6: 224 exaFLOPs
+    assert job.flops == job.pretrain_flops
+
+
+def test_a_fine_tuning_with_several_rates_is_priced_with_its_search(tmp_path: Path) -> None:
+    result = finished(load(write(tmp_path), base=tmp_path))
+    job = next(j for j in result.jobs if j.run.transfer and j.run.transfer.protocol == "finetune" and j.role == "cell")
+    macs = job.arch.macs(28, replace(job.head, num_classes=10, pre_logits=False)).total
+    assert job.flops == 6 * macs * 5 * 10 * 3  # two rates and the final training
+
+
+def test_a_thousand_runs_are_planned_in_a_second_of_this_process(tmp_path: Path) -> None:
+    text = STUDY[: STUDY.index("[[axes]]")] + '[[axes]]\n"model.name" = ["ViT-nano/7", "R5"]\nseed = [%s]\n' % ", ".join(
+        map(str, range(500))
+    )
+    study = load(write(tmp_path, text), base=tmp_path)
+    start = time.process_time()
+    assert len(plan(study, {}).jobs) == 1000
+    assert time.process_time() - start < 10  # far above the aim: it catches a square, not a slow machine
+
+
+def test_a_job_s_document_names_the_architecture_by_its_numbers(tmp_path: Path) -> None:
+    job = planned(tmp_path).jobs[0]
+    document = job.document()
+    assert models.from_dict(document["arch"]) == job.arch
+    assert document["steps"] == 10
+    assert document["id"] == job.id
