@@ -97,7 +97,7 @@ class Transfer:
     protocol: Literal["fewshot", "finetune"] = "fewshot"
     """Closed-form ridge regression on frozen features, or fine-tuning of all weights."""
     init: Literal["pretrained", "untrained", "pixels"] = "pretrained"
-    """Where the features or weights come from. The other two are baselines: the network at its initialisation, raw pixels."""
+    """Where features or weights come from; the others are baselines: an untrained network, raw pixels."""
     resolution: int | None = None
     """Side of the image in pixels; None: the resolution of pre-training."""
     shots: tuple[int, ...] = (1, 5, 10)

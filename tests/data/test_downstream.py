@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
-from small_sets import packed
 
 import vitscale.data
+from small_sets import packed
 from vitscale.config import Task
 from vitscale.data.downstream import load, support_sets
 from vitscale.errors import VitscaleError

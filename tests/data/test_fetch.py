@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_sets import idx_folder
 
+from small_sets import idx_folder
 from vitscale.data.fetch import FASHION_MNIST, Public, fetch
 from vitscale.data.shards import open_shards
 from vitscale.errors import VitscaleError

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small_sets import class_folders, encoded, packed, write_tar
 
+from small_sets import class_folders, encoded, packed, write_tar
 from vitscale.data.decode import BadImage, decode
 from vitscale.data.images import ArrayImages, Images, crop_boxes
 from vitscale.data.order import uniform

@@ -3,8 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from small_sets import encoded, packed, write_tar
 
+from small_sets import encoded, packed, write_tar
 from vitscale.data.inspect import info, verify
 from vitscale.data.shards import open_shards
 from vitscale.errors import VitscaleError

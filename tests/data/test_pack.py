@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small_sets import class_folders, encoded, packed
 
+from small_sets import class_folders, encoded, packed
 from vitscale.data.decode import decode
 from vitscale.data.pack import Plan, pack
 from vitscale.data.shards import open_shards

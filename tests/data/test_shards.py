@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_sets import encoded, packed, write_tar
 
+from small_sets import encoded, packed, write_tar
 from vitscale.data.shards import open_shards
 from vitscale.errors import VitscaleError
 

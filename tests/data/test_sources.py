@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from small_sets import class_folders, encoded, idx_bytes, idx_folder, source_of
 
+from small_sets import class_folders, encoded, idx_bytes, idx_folder, source_of
 from vitscale.data.folder import unique_keys
 from vitscale.data.pack import Plan, pack
 from vitscale.data.shards import open_shards

@@ -22,9 +22,7 @@ NAMES = ["ViT-nano/4", "R5+ViT-nano/4", "R14"]
 
 def net_of(name: str, seed: int = 0, **options: object) -> torch.nn.Module:
     torch.manual_seed(seed)
-    return models.create(
-        name, num_classes=5, resolution=28, stem="small", sizes=SIZES, **options
-    )
+    return models.create(name, num_classes=5, resolution=28, stem="small", sizes=SIZES, **options)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -84,7 +82,9 @@ def test_position_embeddings_are_resized_as_scipy_zooms() -> None:
     assert torch.equal(resize_pos_embedding(embedding, (7, 7)), embedding)
 
 
-@pytest.mark.parametrize(("size", "kernel", "stride", "out"), [(28, 3, 1, 28), (29, 3, 2, 15), (224, 7, 2, 112), (5, 1, 2, 3)])
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "out"), [(28, 3, 1, 28), (29, 3, 2, 15), (224, 7, 2, 112), (5, 1, 2, 3)]
+)
 def test_same_padding_keeps_the_size_but_for_the_stride(size: int, kernel: int, stride: int, out: int) -> None:
     x = torch.randn(1, 2, size, size)
     y = torch.nn.functional.conv2d(same_pad(x, kernel, stride), torch.randn(3, 2, kernel, kernel), stride=stride)

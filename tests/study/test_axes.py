@@ -10,7 +10,12 @@ def test_no_axes_give_one_cell() -> None:
 
 
 def test_keys_of_a_table_are_multiplied_the_last_one_fastest() -> None:
-    assert expand([{"a": [1, 2], "b": [3, 4]}]) == [{"a": 1, "b": 3}, {"a": 1, "b": 4}, {"a": 2, "b": 3}, {"a": 2, "b": 4}]
+    assert expand([{"a": [1, 2], "b": [3, 4]}]) == [
+        {"a": 1, "b": 3},
+        {"a": 1, "b": 4},
+        {"a": 2, "b": 3},
+        {"a": 2, "b": 4},
+    ]
 
 
 def test_zipped_keys_walk_together() -> None:

@@ -41,11 +41,20 @@ def test_five_mistakes_are_told_at_once_with_their_lines(tmp_path: Path) -> None
     found = mistakes(tmp_path, text)
     at = {part: line_of(text, part) for part in ("'many'", "learning_rate", '"R5o"', '"digit"', "5_000")}
     assert {(message, hint) for message, hint in found} == {
-        (f"study.toml:{at[chr(39) + 'many' + chr(39)]}: recipe.batch_size: a valid integer, not 'many'", "the type of 'recipe.batch_size' is int"),
+        (
+            f"study.toml:{at[chr(39) + 'many' + chr(39)]}: recipe.batch_size: a valid integer, not 'many'",
+            "the type of 'recipe.batch_size' is int",
+        ),
         (f"study.toml:{at['learning_rate']}: unknown key 'recipe.learning_rate'", "did you mean 'recipe.lr'?"),
         (f"study.toml:{at[chr(34) + 'R5o' + chr(34)]}: unknown model 'R5o'", "did you mean 'R5'?"),
-        (f"study.toml:{at[chr(34) + 'digit' + chr(34)]}: unknown task 'digit'", "known: digits; or the path of a task file that ends in .toml"),
-        (f"study.toml:{at['5_000']}: data.examples is 5,000, but there are 900 training images", "ask for fewer; images are never repeated in silence"),
+        (
+            f"study.toml:{at[chr(34) + 'digit' + chr(34)]}: unknown task 'digit'",
+            "known: digits; or the path of a task file that ends in .toml",
+        ),
+        (
+            f"study.toml:{at['5_000']}: data.examples is 5,000, but there are 900 training images",
+            "ask for fewer; images are never repeated in silence",
+        ),
     }
 
 

@@ -77,7 +77,9 @@ def test_the_whole_set_has_no_subset_seed(tmp_path: Path) -> None:
     text = STUDY.replace("[100, 400]", "900")
     whole = planned(tmp_path, text, ("data.subset_seed=1",))
     assert ids(whole) == ids(planned(tmp_path, text, ("data.subset_seed=2",)))
-    assert ids(planned(tmp_path, settings=("data.subset_seed=1",))) != ids(planned(tmp_path, settings=("data.subset_seed=2",)))
+    assert ids(planned(tmp_path, settings=("data.subset_seed=1",))) != ids(
+        planned(tmp_path, settings=("data.subset_seed=2",))
+    )
 
 
 def test_cells_wait_until_every_tuning_run_has_ended(tmp_path: Path) -> None:
@@ -116,7 +118,9 @@ def test_sizes_that_are_not_tuned_take_the_nearest_choice(tmp_path: Path) -> Non
     text = text.replace("[100, 400]", "[100, 200, 400, 800]")
     study = load(write(tmp_path, text), base=tmp_path)
     best = {100: 1e-3, 800: 1e-2}
-    scores = {job.id: float(job.run.recipe.lr == best[job.examples]) for job in plan(study, {}).jobs if job.role == "tuning"}
+    scores = {
+        job.id: float(job.run.recipe.lr == best[job.examples]) for job in plan(study, {}).jobs if job.role == "tuning"
+    }
     assert len(scores) == 6
     chosen = {job.examples: job.run.recipe.lr for job in pretraining(plan(study, scores)) if job.role == "cell"}
     assert chosen == {100: 1e-3, 200: 1e-3, 400: 1e-2, 800: 1e-2}
@@ -155,8 +159,8 @@ def test_a_fine_tuning_with_several_rates_is_priced_with_its_search(tmp_path: Pa
 
 
 def test_a_thousand_runs_are_planned_in_a_second_of_this_process(tmp_path: Path) -> None:
-    text = STUDY[: STUDY.index("[[axes]]")] + '[[axes]]\n"model.name" = ["ViT-nano/7", "R5"]\nseed = [%s]\n' % ", ".join(
-        map(str, range(500))
+    text = STUDY[: STUDY.index("[[axes]]")] + '[[axes]]\n"model.name" = ["ViT-nano/7", "R5"]\nseed = [{}]\n'.format(
+        ", ".join(map(str, range(500)))
     )
     study = load(write(tmp_path, text), base=tmp_path)
     start = time.process_time()

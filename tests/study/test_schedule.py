@@ -7,6 +7,7 @@ import pytest
 
 from vitscale.config import Recipe
 from vitscale.study.schedule import learning_rate, total_steps
+import itertools
 
 BASE = Recipe(lr=2.0, warmup_steps=10, steps=110)
 
@@ -37,7 +38,7 @@ def test_a_cooldown_falls_from_where_the_shape_stands_to_the_end_value() -> None
     assert learning_rate(recipe, 87, 110) == 2.0
     assert rates[0] == pytest.approx(2.0 - 1.5 / 23)
     assert rates[-1] == pytest.approx(0.5 + 1.5 / 23)
-    assert all(a > b for a, b in zip(rates, rates[1:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(rates))
 
 
 def test_a_trunk_does_not_depend_on_its_length() -> None:

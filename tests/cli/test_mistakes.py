@@ -1,0 +1,135 @@
+"""The mistakes that a new user makes first: two lines, the exit code, nothing lost."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tiny
+from vitscale.errors import INVALID_STUDY, MISSING, RUN_FAILED, USAGE
+
+
+def vitscale(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "vitscale.cli.main", *arguments]
+    environment = {**os.environ, "COLUMNS": "200", "TERM": "dumb"}
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=120, check=False, env=environment
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small study and its data; nothing here runs."""
+    made = tmp_path_factory.mktemp("mistakes")
+    tiny.write(made)
+    (made / "empty").mkdir()
+    (made / "wrong.toml").write_text(tiny.STUDY.replace("lr = 1e-2", "learning_rate = 1e-2"))
+    (made / "nodata.toml").write_text(tiny.STUDY.replace('shards = "train"', 'shards = "data/fashion-mnist-train"'))
+    (made / "nothing.toml").write_text(tiny.STUDY.replace('shards = "train"', 'shards = "empty"'))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "error", "hint"),
+    [
+        (["plan", "gone.toml"], MISSING, "no study file gone.toml", "study.toml"),
+        (["plan", "wrong.toml"], INVALID_STUDY, "unknown key 'recipe.learning_rate'", "did you mean 'recipe.lr'?"),
+        (["sweep", "nodata.toml"], MISSING, "no data set at data/fashion-mnist-train", "vitscale data fetch fashion-mnist"),
+        (["sweep", "nothing.toml"], MISSING, "no data set at empty: the folder is empty", "vitscale data pack"),
+        (["plan", "study.toml", "--set", "recipe.rl=1"], INVALID_STUDY, "unknown key 'recipe.rl'", "did you mean 'recipe.lr'?"),
+        (["sweep", "study.toml", "--only", " "], USAGE, "--only is empty", "the start of a run id"),
+        (["pretrain"], USAGE, "no data to pre-train on", "--data"),
+        (["pretrain", "--size", "Q", "--data", "train"], INVALID_STUDY, "unknown model 'ViT-Q/16'", "did you mean"),
+        (["pretrain", "--family", "cnn", "--data", "train"], USAGE, "unknown family 'cnn'", "vit, hybrid or resnet"),
+        (["pretrain", "--data", "empty"], MISSING, "no data set at empty", "vitscale data pack"),
+        (["pretrain", "--data", "train", "--set", "data.resolution=100"], INVALID_STUDY, "patch 16 does not divide resolution 100", "fit"),
+        (["fewshot", "abc", "--task", "digits"], MISSING, "there is no run 'abc' in runs", "vitscale status"),
+        (["finetune", "abc", "--task", "digits"], MISSING, "there is no run 'abc' in runs", "vitscale status"),
+        (["report", "gone"], MISSING, "gone", ""),
+        (["results", "gone"], MISSING, "gone", ""),
+        (["data", "info", "empty"], MISSING, "empty", ""),
+        (["data", "pack", "gone", "out"], MISSING, "gone", ""),
+    ],
+)  # fmt: skip
+def test_a_mistake_gets_two_lines_and_its_exit_code(
+    folder: Path, arguments: list[str], code: int, error: str, hint: str
+) -> None:
+    done = vitscale(folder, *arguments)
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert lines[-2].startswith("error: ")
+    assert error in lines[-2]
+    assert lines[-1].startswith("hint: ")
+    assert hint in lines[-1]
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "arguments", [["swep"], ["plan"], ["plan", "study.toml", "--nonsense"], ["pretrain", "--patch", "x"]]
+)
+def test_usage_errors_exit_with_two(folder: Path, arguments: list[str]) -> None:
+    done = vitscale(folder, *arguments)
+    assert done.returncode == USAGE
+    assert "Traceback" not in done.stderr
+
+
+def test_a_truncated_shard_fails_the_run_by_name_and_keeps_the_data(tmp_path: Path) -> None:
+    tiny.write(tmp_path)
+    (shard,) = (tmp_path / "train").glob("*.tar")
+    data = shard.read_bytes()
+    shard.write_bytes(data[: len(data) // 2])
+    done = vitscale(
+        tmp_path,
+        "pretrain",
+        "--model",
+        "ViT-mu/7",
+        "--data",
+        "train",
+        "--set",
+        "data.resolution=28",
+        "--set",
+        "recipe.steps=2",
+    )
+    assert done.returncode == RUN_FAILED
+    lines = done.stderr.strip().splitlines()
+    assert lines[-2].startswith("error: ")
+    assert shard.name in lines[-2]
+    assert shard.stat().st_size == len(data) // 2
+
+
+def test_plan_and_status_answer_on_stdout_and_advise_on_stderr(folder: Path) -> None:
+    import json
+
+    plan = vitscale(folder, "plan", "study.toml")
+    assert plan.returncode == 0
+    header, first, *_ = plan.stdout.splitlines()
+    assert header.split("\t")[:4] == ["run", "role", "model", "examples"]
+    assert len(first.split("\t")) == len(header.split("\t"))
+    document = json.loads(vitscale(folder, "plan", "study.toml", "--json").stdout)
+    assert document["schema"] == 1
+    assert document["jobs"][0]["id"] == first.split("\t")[0]
+    assert {job["state"] for job in document["jobs"]} == {"to do"}
+    status = json.loads(vitscale(folder, "status", "study.toml", "--json").stdout)
+    assert status["counts"]["to do"] == len(document["jobs"])
+
+
+def test_help_starts_without_anything_heavy() -> None:
+    code = (
+        "import sys; from vitscale.cli.main import app; from typer.testing import CliRunner;"
+        "out = CliRunner().invoke(app, ['--help']); assert out.exit_code == 0, out.output; assert 'sweep' in out.output;"
+        "heavy = {'torch', 'numpy', 'pandas', 'matplotlib', 'pyarrow', 'scipy', 'deepspeed'} & set(sys.modules);"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_planning_loads_neither_torch_nor_numpy(folder: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from vitscale.study.load import load; from vitscale.study.plan import plan;"
+        "plan(load(Path('study.toml')), {}); heavy = {'torch', 'numpy', 'pandas', 'deepspeed'} & set(sys.modules);"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=folder)

@@ -1,0 +1,202 @@
+"""Whole sweeps in real processes: done once, continued after a death, failures recorded and tried again."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import tiny
+from vitscale.errors import DONE, INTERRUPTED, INVALID_STUDY, RUN_FAILED
+from vitscale.launch import folders
+from vitscale.launch.sweep import current_plan
+from vitscale.study.load import load
+
+VARIES = ["attempt", "device_seconds", "started", "ended", "flops_lost", "flops_eval", "device"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the small study has been swept undisturbed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    tiny.write(folder)
+    assert sweep(folder).returncode == DONE
+    return folder
+
+
+def start(folder: Path, *options: str) -> subprocess.Popen[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "vitscale.cli.main",
+        "sweep",
+        "study.toml",
+        "--jobs",
+        "1",
+        "--threads",
+        "1",
+        *options,
+    ]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def sweep(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    process = start(folder, *options)
+    out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def rows(folder: Path) -> pd.DataFrame:
+    frame = pd.read_parquet(folder / "results" / "study")
+    frame = frame.drop(columns=VARIES)
+    return frame.sort_values(["run_id", "task", "metric", "shots", "draw"]).reset_index(drop=True)
+
+
+def fresh(finished: Path, folder: Path) -> Path:
+    """The same study and data, nothing run."""
+    for name in ("train", "test", "study.toml"):
+        source = finished / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
+    return folder
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] != "Z"
+
+
+def test_every_job_of_the_plan_is_done_and_recorded_once(finished: Path) -> None:
+    result = current_plan(load(finished / "study.toml", base=finished), finished / "runs")
+    assert {folders.state(finished / "runs" / job.id) for job in result.jobs} == {"done"}
+    frame = rows(finished)
+    assert set(frame["run_id"]) == {job.id for job in result.jobs}
+    assert set(frame["status"]) == {"done"}
+    assert len(frame[(frame["protocol"] == "fewshot") & (frame["init"] == "pretrained")]) == 2 * 20
+    assert sorted(set(frame["role"])) == ["baseline", "cell"]
+    assert len(list((finished / "results" / "study").glob("*.parquet"))) == len(result.jobs)
+    point = frame[frame["task"] == "upstream_test"].iloc[0]
+    assert point["flops_standalone"] == point["flops_segment"] == point["flops_per_example"] * 12 * 16
+    assert json.loads(point["versions"])["torch"]
+
+
+def test_a_second_sweep_finds_nothing_to_do(finished: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (finished / "runs").rglob("*.json")}
+    again = sweep(finished)
+    assert again.returncode == DONE
+    assert "left to run: 0 jobs" in again.stderr
+    assert {path: path.stat().st_mtime_ns for path in (finished / "runs").rglob("*.json")} == before
+
+
+def test_lost_result_parts_are_written_again_from_the_runs(finished: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    shutil.rmtree(copy / "results")
+    assert sweep(copy).returncode == DONE
+    pd.testing.assert_frame_equal(rows(copy), rows(finished))
+
+
+def test_a_part_whose_run_folder_is_gone_stays(finished: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    stranger = copy / "results" / "study" / "0123456789ab-1.parquet"
+    shutil.copy(next((copy / "results" / "study").glob("*.parquet")), stranger)
+    sweep(copy)
+    assert stranger.exists()
+
+
+def test_an_interrupted_sweep_says_so_and_the_next_one_goes_on(finished: Path, tmp_path: Path) -> None:
+    folder = fresh(finished, tmp_path)
+    process = start(folder)
+    while not list(folder.glob("runs/*/events.jsonl")):
+        time.sleep(0.1)
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == INTERRUPTED
+    assert "the same command goes on from here" in err
+    assert sweep(folder).returncode == DONE
+    pd.testing.assert_frame_equal(rows(folder), rows(finished))
+
+
+def test_a_failed_run_is_a_row_with_its_reason_and_is_tried_again_when_asked(finished: Path, tmp_path: Path) -> None:
+    folder = fresh(finished, tmp_path)
+    (folder / "study.toml").write_text(tiny.STUDY.replace("lr = 1e-2\n", "lr = 1e30\ngrad_clip = 0.0\n"))
+    failed = sweep(folder, "--only", "ViT")
+    assert failed.returncode == RUN_FAILED
+    frame = pd.read_parquet(folder / "results" / "study")
+    row = frame[frame["status"] == "failed"].iloc[0]
+    assert "the loss is" in row["reason"]
+    assert pd.isna(row["value"])
+    again = sweep(folder)
+    assert again.returncode == RUN_FAILED
+    assert list(folder.glob("runs/*/result-*.json")) == []
+    retried = sweep(folder, "--retry-failed")
+    assert "trying 1 failed runs again" in retried.stderr
+    assert len(list(folder.glob("runs/*/result-1.json"))) == 1
+    attempts = pd.read_parquet(folder / "results" / "study").query("status == 'failed'")["attempt"]
+    assert sorted(attempts) == [1, 2]
+
+
+def test_half_done_runs_of_other_code_are_not_resumed_unless_asked(finished: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    (job, *_) = current_plan(load(copy / "study.toml", base=copy), copy / "runs").jobs
+    run = copy / "runs" / job.id
+    (run / "result.json").unlink()
+    told = json.loads((run / "run.json").read_text())
+    tiny.edit(run / "run.json", provenance={**told["provenance"], "code_hash": "0" * 64})
+    refused = sweep(copy)
+    assert refused.returncode == INVALID_STUDY
+    assert refused.stderr.splitlines()[-2].startswith(f"error: run {job.id} was begun by other code")
+    assert sweep(copy, "--accept-code-change").returncode == DONE
+
+
+def test_a_folder_with_another_configuration_than_its_name_is_refused(finished: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    (job, *_) = current_plan(load(copy / "study.toml", base=copy), copy / "runs").jobs
+    run = copy / "runs" / job.id
+    (run / "result.json").unlink()
+    told = json.loads((run / "run.json").read_text())
+    told["config"]["recipe"]["weight_decay"] = 0.5
+    tiny.edit(run / "run.json", config=told["config"])
+    refused = sweep(copy)
+    assert refused.returncode == INVALID_STUDY
+    assert f"{job.id} does not hold the run that its name says" in refused.stderr
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_leave_the_results_of_an_undisturbed_sweep(finished: Path, tmp_path: Path) -> None:
+    folder = fresh(finished, tmp_path)
+    moments = random.Random(0)
+    for kill in range(12):
+        process = start(folder, "--retry-failed")
+        time.sleep(moments.uniform(1.0, 9.0))
+        workers = _workers(process.pid)
+        victims = [process.pid, *workers] if kill % 3 == 0 else workers if kill % 3 == 1 else [process.pid]
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+        process.wait(timeout=120)
+        deadline = time.monotonic() + 60
+        while any(is_alive(pid) for pid in workers) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not any(is_alive(pid) for pid in workers), "a worker outlived its sweep"
+    assert sweep(folder, "--retry-failed").returncode == DONE
+    done = rows(folder)
+    done = done[done["status"] == "done"].drop_duplicates().reset_index(drop=True)
+    pd.testing.assert_frame_equal(done, rows(finished))
+
+
+def _workers(parent: int) -> list[int]:
+    path = Path(f"/proc/{parent}/task/{parent}/children")
+    return [int(pid) for pid in path.read_text().split()] if path.exists() else []

@@ -1,0 +1,133 @@
+"""DeepSpeed's step beside a loop written out in torch."""
+
+import pytest
+import torch
+from torch import nn
+
+from vitscale import models
+from vitscale.config import Recipe
+from vitscale.errors import VitscaleError
+from vitscale.train.engine import Batch, Engine, make_optimizer, per_image_loss, to_device
+
+SIZES = {
+    "nano": {"width": 32, "depth": 1, "mlp": 64, "heads": 2},
+    "R5": {"blocks": [1], "channels": 8, "groups": 4},
+}
+NAMES = ["ViT-nano/7", "R5+ViT-nano/7", "R5"]
+RECIPE = Recipe(batch_size=8, steps=5, weight_decay=0.3, grad_clip=0.5, label_smoothing=0.1)
+
+
+def net_of(name: str) -> nn.Module:
+    torch.manual_seed(3)
+    return models.create(name, num_classes=4, resolution=28, stem="small", sizes=SIZES)
+
+
+def batches(count: int, bad: int = 0) -> list[Batch]:
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.ones(8)
+    weights[:bad] = 0
+    return [
+        Batch(
+            images=torch.randint(256, (8, 3, 28, 28), dtype=torch.uint8, generator=generator),
+            labels=torch.randint(4, (8,), generator=generator),
+            weights=weights,
+        )
+        for _ in range(count)
+    ]
+
+
+def plain_loop(net: nn.Module, data: list[Batch], lr: float) -> list[float]:
+    """AdamW, clipping, decay on matrices only, written without anything of the engine."""
+    decayed = [
+        p for n, p in net.named_parameters() if p.ndim > 1 and "pos_embedding" not in n and "class_token" not in n
+    ]
+    kept = [p for p in net.parameters() if not any(p is d for d in decayed)]
+    groups = [{"params": decayed, "weight_decay": 0.3}, {"params": kept, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=lr, fused=True)
+    losses = []
+    for batch in data:
+        good = batch.weights > 0
+        images = batch.images.float().div(127.5).sub(1.0)
+        each = nn.functional.cross_entropy(net(images), batch.labels, reduction="none", label_smoothing=0.1)
+        loss = (each * batch.weights).sum() / good.sum()
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 0.5)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("bad", [0, 3])
+def test_five_steps_equal_a_plain_torch_loop(name: str, bad: int) -> None:
+    ours, plain, data = net_of(name), net_of(name), batches(5, bad)
+    engine = Engine(ours, RECIPE)
+    losses = [engine.step(batch, 1e-2)[0] for batch in data]
+    engine.close()
+    assert losses == pytest.approx(plain_loop(plain, data, 1e-2), rel=1e-6)
+    for (key, a), b in zip(ours.state_dict().items(), plain.state_dict().values(), strict=True):
+        # Softmax does not see the keys' bias: its gradient is rounding noise, which Adam makes as large as any.
+        part = slice(None, 32) if key.endswith("qkv.bias") else slice(None)
+        torch.testing.assert_close(a[part], b[part], rtol=1e-5, atol=1e-6, msg=key)
+
+
+@pytest.mark.parametrize("micro_batch", [2, 4])
+def test_micro_batches_change_nothing_but_rounding(micro_batch: int) -> None:
+    whole, parts, data = net_of("ViT-nano/7"), net_of("ViT-nano/7"), batches(3, bad=1)
+    one, several = Engine(whole, RECIPE), Engine(parts, RECIPE, micro_batch=micro_batch)
+    for batch in data:
+        (loss, norm), (loss_in_parts, norm_in_parts) = one.step(batch, 1e-3), several.step(batch, 1e-3)
+        assert loss_in_parts == pytest.approx(loss, rel=1e-5)
+        assert norm_in_parts == pytest.approx(norm, rel=1e-4)
+    for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-5)
+    one.close()
+    several.close()
+
+
+def test_a_micro_batch_must_divide_the_global_batch() -> None:
+    with pytest.raises(VitscaleError, match="3 does not divide the global batch 8") as caught:
+        Engine(net_of("R5"), RECIPE, micro_batch=3)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_decay_is_on_matrices_and_kernels_only(name: str) -> None:
+    net = net_of(name)
+    decayed = {id(p) for p in make_optimizer(net, RECIPE, "adamw").param_groups[0]["params"]}
+    free = [n for n, p in net.named_parameters() if id(p) not in decayed]
+    assert all(n.endswith(("bias", "pos_embedding", "class_token")) or "norm" in n for n in free)
+    assert not any("norm" in n or n.endswith("bias") for n, p in net.named_parameters() if id(p) in decayed)
+
+
+def test_state_by_name_continues_to_the_bit() -> None:
+    data = batches(6)
+    undisturbed, first = net_of("ViT-nano/7"), net_of("ViT-nano/7")
+    engine = Engine(undisturbed, RECIPE)
+    for batch in data:
+        engine.step(batch, 1e-2)
+    before = Engine(first, RECIPE)
+    for batch in data[:3]:
+        before.step(batch, 1e-2)
+    second = net_of("ViT-nano/7")
+    second.load_state_dict(first.state_dict())
+    after = Engine(second, RECIPE)
+    after.load_state(before.state(), step=3)
+    for batch in data[3:]:
+        after.step(batch, 1e-2)
+    assert all(torch.equal(a, b) for a, b in zip(undisturbed.parameters(), second.parameters(), strict=True))
+    for one in (engine, before, after):
+        one.close()
+
+
+def test_sigmoid_loss_is_the_sum_of_binary_cross_entropies() -> None:
+    logits, labels = torch.tensor([[2.0, -1.0, 0.5]]), torch.tensor([2])
+    p = torch.sigmoid(logits[0])
+    expected = -(torch.log(1 - p[0]) + torch.log(1 - p[1]) + torch.log(p[2]))
+    torch.testing.assert_close(per_image_loss(logits, labels, Recipe(loss="sigmoid"))[0], expected)
+
+
+def test_bytes_become_minus_one_to_one() -> None:
+    images = torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2).expand(1, 3, 1, 2)
+    assert to_device(images, torch.device("cpu")).flatten().tolist() == [-1.0, 1.0] * 3

@@ -1,0 +1,204 @@
+"""Runs in this process, from folder to result: resumed to the bit, failing in words."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tiny import edit
+from vitscale.errors import DONE, INTERRUPTED, RUN_FAILED
+from vitscale.train import checkpoint, pretrain
+from vitscale.train.loop import Stop
+from vitscale.train.rundir import RunDir
+from vitscale.train.worker import work
+
+Make = Callable[..., RunDir]
+
+
+class StopAfter(Stop):
+    """A signal that comes while step `step` is computed."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.asked, self.step = 0, step
+
+    @property
+    def requested(self) -> bool:
+        self.asked += 1
+        return self.asked > self.step
+
+    @requested.setter
+    def requested(self, value: bool) -> None:
+        pass
+
+
+def done(rundir: RunDir) -> dict[str, Any]:
+    assert work(rundir, Stop()) == DONE
+    result = rundir.result()
+    assert result is not None
+    return result
+
+
+def weights(rundir: RunDir) -> dict[str, torch.Tensor]:
+    result = rundir.result()
+    assert result is not None
+    return load_file(rundir.folder / "checkpoints" / result["checkpoint"] / checkpoint.MODEL)
+
+
+def measured(result: dict[str, Any]) -> list[dict[str, Any]]:
+    varying = {"device_seconds", "flops_lost", "flops_eval"}
+    return [{key: value for key, value in row.items() if key not in varying} for row in result["rows"]]
+
+
+@pytest.mark.parametrize("name", ["ViT-nano/7", "R5+ViT-nano/7", "R5"])
+def test_a_run_learns_and_is_measured(rundir: Make, name: str) -> None:
+    settings = ("data.examples=16", "data.crop=none", "data.flip=false", "recipe.dropout=0.0")  # to be learnt by heart
+    run = rundir(f"model.name='{name}'", "recipe.steps=30", *settings)
+    result = done(run)
+    steps = [event for event in run.events() if event["event"] == "step"]
+    assert steps[-1]["loss"] < 0.85 * steps[0]["loss"]
+    assert {(row["task"], row["metric"]) for row in result["rows"]} == {
+        (task, metric) for task in ("upstream_val", "upstream_test") for metric in ("accuracy", "loss")
+    }
+    assert result["rows"][0]["flops_segment"] == run.document["flops_per_example"] * 30 * 16
+    assert result["rows"][0]["n_test"] == 20
+    assert result["rows"][2]["n_test"] == 40
+
+
+def test_an_interrupted_run_resumes_to_the_bit(rundir: Make) -> None:
+    undisturbed, resumed = rundir(runs="a"), rundir(runs="b")
+    expected = done(undisturbed)
+    assert work(resumed, StopAfter(4)) == INTERRUPTED
+    assert resumed.result() is None
+    assert work(resumed, StopAfter(3)) == INTERRUPTED
+    result = done(resumed)
+    assert result["attempt"] == 3
+    assert measured(result) == measured(expected)
+    assert result["checkpoint"] == expected["checkpoint"]
+    ours, theirs = weights(resumed), weights(undisturbed)
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert {e["step"]: e["loss"] for e in resumed.events() if e["event"] == "step"}[12] == {
+        e["step"]: e["loss"] for e in undisturbed.events() if e["event"] == "step"
+    }[12]
+
+
+def test_the_best_checkpoint_by_validation_is_kept(rundir: Make) -> None:
+    run = rundir("recipe.steps=24")
+    result = done(run)
+    validations = {e["step"]: e["accuracy"] for e in run.events() if e["event"] == "validate"}
+    assert sorted(validations) == [3, 6, 9, 12, 15, 18, 21, 24]
+    best = max(validations, key=lambda step: validations[step])
+    assert result["checkpoint"] == f"step-{best:08d}"
+    assert result["score"] == max(validations.values()) == result["rows"][0]["value"]
+
+
+def test_validation_images_are_never_trained_on(rundir: Make) -> None:
+    data = pretrain.Upstream(rundir("data.examples=50"))
+    seen = {int(i) for step in range(40) for i in data.positions(step)[0]}
+    assert len(seen) == 50
+    assert seen == set(data.train.tolist())
+    assert not seen & set(data.validation.tolist())
+    assert len(data.validation) == 20
+
+
+def test_transfers_of_a_run(rundir: Make) -> None:
+    done(rundir())
+    few, fine = rundir(which=1), rundir(which=2)
+    shots = done(few)["rows"]
+    assert len(shots) == 2 * 20
+    assert {row["shots"] for row in shots} == {1, 5}
+    tuned = done(fine)["rows"]
+    assert [row["draw"] for row in tuned] == [0, 1]
+    assert tuned[0]["lr"] in (0.01, 0.1)
+    assert tuned[0]["flops_tuning"] == 2 * tuned[0]["flops_segment"]
+    chose = next(e for e in fine.events() if e["event"] == "chose")
+    assert max(chose["grid"], key=lambda lr: chose["grid"][lr]) == str(tuned[0]["lr"])
+    assert {row["task"] for row in [*shots, *tuned]} == {"digits"}
+
+
+def test_baselines_need_no_pre_training(rundir: Make, jobs: Callable[..., Any]) -> None:
+    inits = {}
+    for which, job in enumerate(jobs()):
+        if job.role == "baseline":
+            inits[(job.run.transfer.protocol, job.run.transfer.init)] = done(rundir(which=which))["rows"][0]["value"]
+    assert set(inits) == {("fewshot", "pixels"), ("fewshot", "untrained"), ("finetune", "untrained")}
+
+
+def test_a_transfer_without_its_checkpoint_fails_in_words(rundir: Make) -> None:
+    rundir()
+    few = rundir(which=1)
+    assert work(few, Stop()) == RUN_FAILED
+    result = few.result()
+    assert result is not None
+    assert result["status"] == "failed"
+    assert "is not finished" in result["reason"]
+    assert result["rows"] == []
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(rundir: Make) -> None:
+    other = rundir("model.name='R5'", "recipe.steps=2", runs="other")
+    done(other)
+    run = rundir()
+    (other.folder / "checkpoints").rename(run.folder / "checkpoints")
+    assert work(run, Stop()) == RUN_FAILED
+    assert "of another architecture" in (run.result() or {})["reason"]
+
+
+def test_other_data_than_planned_are_refused(rundir: Make, base: Path) -> None:
+    run = rundir()
+    machine = {**run.machine, "shards": str(base / "test")}
+    edit(run.folder / "run.json", machine=machine)
+    assert work(RunDir(run.folder), Stop()) == RUN_FAILED
+    assert "not those that the run was planned with" in (run.result() or {})["reason"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples(rundir: Make) -> None:
+    run = rundir("recipe.lr=1e30", "recipe.grad_clip=0.0")
+    assert work(run, Stop()) == RUN_FAILED
+    reason = (run.result() or {})["reason"]
+    assert "at step " in reason
+    assert "samples of the batch: " in reason
+    keys = {str(key) for key in pretrain.Upstream(run).shards.keys}
+    assert reason.split("samples of the batch: ")[1].split(",")[0] in keys
+
+
+def test_lost_work_after_a_crash_is_counted(rundir: Make) -> None:
+    run = rundir()
+    assert work(run, StopAfter(4)) == INTERRUPTED
+    saved = checkpoint.load_latest(run.folder)
+    assert saved is not None
+    run.log("step", {"step": saved.progress.step + 3})  # three steps that no checkpoint holds
+    row = done(run)["rows"][0]
+    assert row["flops_lost"] == 3 * 16 * run.document["flops_per_example"]
+
+
+def test_a_half_written_event_is_left_out_and_not_glued_to_the_next(rundir: Make) -> None:
+    run = rundir()
+    run.log("start", {})
+    with (run.folder / "events.jsonl").open("a") as file:
+        file.write('{"event": "st')
+    run.log("done", {})
+    assert [event["event"] for event in run.events()] == ["start", "done"]
+
+
+def test_a_run_is_held_by_one_worker_at_a_time(rundir: Make) -> None:
+    run = rundir()
+    with run.lease():
+        assert work_refused(run)
+    assert done(run)["status"] == "done"
+    before = (run.folder / "result.json").read_text()
+    assert work(run, Stop()) == DONE  # done already: nothing is trained again
+    assert (run.folder / "result.json").read_text() == before
+    assert json.loads(before)["attempt"] == 1
+
+
+def work_refused(run: RunDir) -> bool:
+    from vitscale.errors import VitscaleError
+
+    with pytest.raises(VitscaleError, match="is being worked on by another process"):
+        work(RunDir(run.folder), Stop())
+    return True
