@@ -11,6 +11,7 @@ USAGE = 2
 INVALID_STUDY = 3
 RUN_FAILED = 4
 MISSING = 5  # data, a device or a dependency
+HELD = 75  # of a worker: another process has the run (EX_TEMPFAIL)
 INTERRUPTED = 130  # a checkpoint was written first
 
 

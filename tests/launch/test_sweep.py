@@ -175,6 +175,16 @@ def test_a_folder_with_another_configuration_than_its_name_is_refused(finished: 
     assert f"{job.id} does not hold the run that its name says" in refused.stderr
 
 
+def test_two_sweeps_at_once_run_nothing_twice_and_lose_nothing(finished: Path, tmp_path: Path) -> None:
+    folder = fresh(finished, tmp_path)
+    pair = [start(folder), start(folder)]
+    assert [process.communicate(timeout=300)[0] for process in pair] == ["", ""]
+    assert [process.returncode for process in pair] == [DONE, DONE]
+    pd.testing.assert_frame_equal(rows(folder), rows(finished))
+    for events in folder.glob("runs/*/events.jsonl"):
+        assert events.read_text().count('"event": "done"') == 1
+
+
 @pytest.mark.slow
 def test_kills_at_random_moments_leave_the_results_of_an_undisturbed_sweep(finished: Path, tmp_path: Path) -> None:
     folder = fresh(finished, tmp_path)

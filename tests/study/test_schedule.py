@@ -1,5 +1,6 @@
 """The learning rate at a step, and how many steps there are."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -7,7 +8,6 @@ import pytest
 
 from vitscale.config import Recipe
 from vitscale.study.schedule import learning_rate, total_steps
-import itertools
 
 BASE = Recipe(lr=2.0, warmup_steps=10, steps=110)
 

@@ -171,9 +171,10 @@ def test_lost_work_after_a_crash_is_counted(rundir: Make) -> None:
     assert work(run, StopAfter(4)) == INTERRUPTED
     saved = checkpoint.load_latest(run.folder)
     assert saved is not None
+    run.log("lost", {"steps": 2})  # of an earlier attempt
     run.log("step", {"step": saved.progress.step + 3})  # three steps that no checkpoint holds
     row = done(run)["rows"][0]
-    assert row["flops_lost"] == 3 * 16 * run.document["flops_per_example"]
+    assert row["flops_lost"] == 5 * 16 * run.document["flops_per_example"]
 
 
 def test_a_half_written_event_is_left_out_and_not_glued_to_the_next(rundir: Make) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from vitscale.errors import INTERRUPTED
+from vitscale.errors import HELD, INTERRUPTED
 from vitscale.launch import folders
 
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -60,10 +60,10 @@ class Worker:
     def record_death(self) -> None:
         """A process that died without a word leaves a failure behind, for the run that it was working on."""
         code = self.process.returncode
-        if code in (0, INTERRUPTED):
+        if code in (0, HELD, INTERRUPTED):
             return
         for folder in self.work:
-            if folders.result(folder) is None:
+            if folders.result(folder) is None and not folders.is_held(folder):
                 start = folders.last_event(folder, "start") or {}
                 now = datetime.now(UTC).isoformat(timespec="milliseconds")
                 outcome = {

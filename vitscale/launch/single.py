@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 from types import FrameType
 
+from vitscale.errors import HELD, MISSING, VitscaleError
 from vitscale.launch import folders
 from vitscale.launch.collect import collect
 from vitscale.launch.local import Worker, wait_any
@@ -37,6 +38,12 @@ def run_single(job: Job, *, places: Places, machine: Machine, study: str, say: S
             for number, handler in before.items():
                 signal.signal(number, handler)
         worker.record_death()
+        if worker.ended() == HELD:
+            raise VitscaleError(
+                f"run {job.id} is being worked on by another process",
+                hint="wait for it, or stop that process",
+                exit_code=MISSING,
+            )
         if asked and folders.result(folder) is None:
             return True
     collect(job, places.runs, places.results, study)

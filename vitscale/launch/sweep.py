@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from vitscale.errors import HELD
 from vitscale.launch import folders
 from vitscale.launch.collect import collect
 from vitscale.launch.local import Worker, wait_any
@@ -71,6 +72,7 @@ class Sweep:
     workers: dict[Worker, list[Job]] = field(default_factory=dict, init=False)
     stopping: bool = field(default=False, init=False)
     started: set[str] = field(default_factory=set, init=False)
+    waiting_for: str = field(default="", init=False)
 
     def run(self) -> Ended:
         """Works until nothing is left that could be started."""
@@ -79,9 +81,12 @@ class Sweep:
                 while True:
                     now = current_plan(self.study, self.places.runs)
                     self._start(now)
-                    if not self.workers:
+                    if self.workers:
+                        self._wait()
+                    elif self._others_at_work(now) and not self.stopping:
+                        time.sleep(1.0)
+                    else:
                         break
-                    self._wait()
             finally:
                 self._stop_workers()
         return self._ended()
@@ -90,7 +95,7 @@ class Sweep:
         for jobs in ready(now, self.places.runs, self.only):
             if self.stopping or len(self.workers) >= self.machine.jobs:
                 return
-            fresh = [job for job in jobs if job.id not in self.started]
+            fresh = [job for job in jobs if job.id not in self.started and not self._is_held(job)]
             if not fresh:
                 continue
             work = [
@@ -106,6 +111,18 @@ class Sweep:
             self.started.update(job.id for job in fresh)
             self.workers[Worker(work, self.machine.threads)] = fresh
 
+    def _is_held(self, job: Job) -> bool:
+        return folders.is_held(self.places.runs / job.id)
+
+    def _others_at_work(self, now: Plan) -> bool:
+        """Whether another sweep is busy with a run of this study."""
+        held = [job for job in now.jobs if self.only(job) and self._is_held(job)]
+        words = "waiting for another sweep: " + ", ".join(job.id for job in held)
+        if held and words != self.waiting_for:
+            self.say(words)
+            self.waiting_for = words
+        return bool(held)
+
     def _wait(self) -> None:
         quiet = 30.0
         ended = wait_any(list(self.workers), quiet)
@@ -113,7 +130,10 @@ class Sweep:
             self.say(self._running())
         for worker in ended:
             worker.record_death()
-            for job in self.workers.pop(worker):
+            jobs = self.workers.pop(worker)
+            if worker.ended() == HELD:
+                self.started.difference_update(job.id for job in jobs)
+            for job in jobs:
                 if collect(job, self.places.runs, self.places.results, self.study.name):
                     self._report(job)
 

@@ -41,6 +41,7 @@ def transfer_id(
         start = {
             "arch": models.to_dict(arch),
             "pre_logits": run.model.pre_logits,
+            "num_classes": dataset.num_classes,  # the head's size moves what the generator gives the rest
             "resolution": run.data.resolution,
             "seed": run.seed,
         }

@@ -61,7 +61,8 @@ def device_name() -> str:
     import cpuinfo
 
     brand = cpuinfo.get_cpu_info().get("brand_raw", "CPU")
-    return f"{brand}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{brand}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def check_precision(recipe: Recipe) -> None:

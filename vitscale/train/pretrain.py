@@ -179,18 +179,18 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
 
 
 def _count_lost(rundir: RunDir, progress: Progress, flops_per_step: float) -> Progress:
-    """Adds what an earlier attempt had computed after the checkpoint that this one starts from."""
-    reached = 0
+    """Adds up what earlier attempts had computed after the checkpoints that the next ones started from."""
+    lost = reached = 0
     for event in rundir.events():
         if event["event"] == "step":
             reached = event["step"]
         elif event["event"] == "lost":
+            lost += event["steps"]
             reached = 0
-    lost = max(reached - progress.step, 0)
-    if not lost:
-        return progress
-    rundir.log("lost", {"steps": lost})
-    return replace(progress, flops_lost=progress.flops_lost + lost * flops_per_step)
+    now = max(reached - progress.step, 0)
+    if now:
+        rundir.log("lost", {"steps": now})
+    return replace(progress, flops_lost=(lost + now) * flops_per_step)
 
 
 def _finished(

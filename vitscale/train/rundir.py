@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from typing import Any
 
 from vitscale import models
 from vitscale.config import Run, Task
-from vitscale.errors import MISSING, VitscaleError
+from vitscale.errors import HELD, MISSING, VitscaleError
 from vitscale.models.counts import Head
 from vitscale.study.fields import from_dict
 from vitscale.train.checkpoint import write_whole
@@ -92,17 +93,22 @@ class RunDir:
         """Holds the run: one worker at a time. The kernel lets go of it when the process dies, however it dies.
 
         Raises:
-            VitscaleError: another process holds it (exit 5).
+            VitscaleError: another process holds it (exit 75).
         """
         with (self.folder / "lease").open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise VitscaleError(
-                    f"run {self.id} is being worked on by another process",
-                    hint="wait for it, or stop that process",
-                    exit_code=MISSING,
-                ) from None
+            # Who only looks whether the run is held holds it for a moment, too.
+            for pause in (0.1, 0.2, 0.4, None):
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if pause is None:
+                        raise VitscaleError(
+                            f"run {self.id} is being worked on by another process",
+                            hint="wait for it, or stop that process",
+                            exit_code=HELD,
+                        ) from None
+                    time.sleep(pause)
             yield
 
 

@@ -27,7 +27,11 @@ def main(folders: list[str]) -> int:
     worst = DONE
     with process_group():
         for folder in folders:
-            code = work(RunDir(Path(folder)), stop)
+            try:
+                code = work(RunDir(Path(folder)), stop)
+            except VitscaleError as error:  # nothing was begun, so there is nothing to record
+                print(error, flush=True)
+                code = error.exit_code
             if code == INTERRUPTED:
                 return code
             worst = max(worst, code)
