@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from vitscale.cli.report import report
 from vitscale.errors import MISSING
-from vitscale.results.store import write_part
+from vitscale.results.store import write_part, write_plan
 
 
 def run(*arguments: object) -> Result:
@@ -99,3 +99,19 @@ def test_drawing_does_not_load_torch(small: Path) -> None:
         "report(['one'], Path('results')); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script], cwd=small.parent, capture_output=True).returncode == 0
+
+
+def test_a_plan_leaves_out_the_runs_that_it_does_not_hold(small: Path) -> None:
+    row = {"status": "done", "role": "cell", "family": "vit", "model": "ViT-nano/4", "protocol": "pretrain"}
+    row |= {"task": "upstream_test", "metric": "accuracy", "examples": 1000, "examples_seen": 8000}
+    write_part([{**row, "seed": 0, "value": 0.2}], small / "one", run_id="old", attempt=1)
+    refused = run("one")
+    assert refused.exit_code == MISSING
+    assert refused.stderr.startswith("error: runs a and old are both ViT-nano/4 on 1,000 images, seed 0")
+    assert refused.stderr.count("\n") == 2
+    assert not (small / "one" / "_report").exists()
+    write_plan(small / "one", ["a"])
+    result = run("one", "--json")
+    (one,) = json.loads(result.stdout)["reports"]
+    assert one["table"][0]["Upstream, test set"] == "80.0 ± 0.0"
+    assert "1 run left out: recorded here, but not in the study any more." in [note["text"] for note in one["notes"]]

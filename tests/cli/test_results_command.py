@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from vitscale.cli.results import results
 from vitscale.errors import MISSING, USAGE
+from vitscale.results.store import write_part, write_plan
 
 Run = Callable[..., Result]
 
@@ -113,3 +114,18 @@ def test_a_study_without_results_is_named(tmp_path: Path) -> None:
     assert result.stderr.startswith(
         f"error: {tmp_path}/nothing: no such results folder\nhint: run `vitscale sweep STUDY`"
     )
+
+
+@pytest.mark.parametrize("arguments", [[], ["--columns", "run_id,seed"]])
+def test_runs_that_left_the_study_are_left_out_with_one_line(tmp_path: Path, arguments: list[str]) -> None:
+    row = {"status": "done", "role": "cell", "family": "vit", "model": "ViT", "task": "upstream_test", "seed": 0}
+    row |= {"protocol": "pretrain", "metric": "accuracy", "value": 0.5}
+    for run_id in ("old", "older", "new"):
+        write_part([row], tmp_path / "study", run_id=run_id, attempt=1)
+    write_plan(tmp_path / "study", ["new"])
+    app = typer.Typer()
+    app.command()(results)
+    result = CliRunner().invoke(app, ["study", "--results", str(tmp_path), *arguments])
+    assert result.exit_code == 0
+    assert len(result.stdout.splitlines()) == 2
+    assert result.stderr == f"2 runs left out: in {tmp_path}/study, but not in the study any more\n"

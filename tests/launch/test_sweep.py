@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 import tiny
-from vitscale.errors import DONE, INTERRUPTED, INVALID_STUDY, RUN_FAILED
+from vitscale.errors import DONE, INTERRUPTED, INVALID_STUDY, MISSING, RUN_FAILED, USAGE
 from vitscale.launch import folders
 from vitscale.launch.sweep import current_plan
 from vitscale.study.load import load
@@ -143,8 +143,88 @@ def test_a_failed_run_is_a_row_with_its_reason_and_is_tried_again_when_asked(fin
     retried = sweep(folder, "--retry-failed")
     assert "trying 1 failed runs again" in retried.stderr
     assert len(list(folder.glob("runs/*/result-1.json"))) == 1
-    attempts = pd.read_parquet(folder / "results" / "study").query("status == 'failed'")["attempt"]
-    assert sorted(attempts) == [1, 2]
+    tried = pd.read_parquet(folder / "results" / "study").query("status == 'failed' and attempt > 0")
+    assert sorted(tried["attempt"]) == [1, 2]
+
+
+def test_transfers_of_a_failed_run_are_rows_with_the_reason(finished: Path, tmp_path: Path) -> None:
+    folder = fresh(finished, tmp_path)
+    (folder / "study.toml").write_text(tiny.STUDY.replace("lr = 1e-2\n", "lr = 1e30\ngrad_clip = 0.0\n"))
+    ended = sweep(folder)
+    assert ended.returncode == RUN_FAILED
+    assert "2 not finished" in ended.stderr
+    frame = pd.read_parquet(folder / "results" / "study")
+    orphans = frame[frame["parent_id"].notna()]
+    assert len(orphans) == 2
+    assert set(orphans["status"]) == {"failed"}
+    assert orphans["reason"].str.startswith("its pre-training ").all()
+
+
+def test_a_stop_while_workers_start_is_no_failure(finished: Path, tmp_path: Path) -> None:
+    folder = fresh(finished, tmp_path)
+    process = start(folder)
+    while not list(folder.glob("runs/*/log.txt")):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == INTERRUPTED, err
+    assert "failed" not in {folders.state(path) for path in (folder / "runs").iterdir()}
+
+
+def test_a_worker_that_is_preempted_is_started_again(finished: Path, tmp_path: Path) -> None:
+    folder = fresh(finished, tmp_path)
+    process = start(folder)
+    while not list(folder.glob("runs/*/events.jsonl")):
+        time.sleep(0.05)
+    (worker,) = _workers(process.pid)
+    os.kill(worker, signal.SIGTERM)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == DONE, err
+    pd.testing.assert_frame_equal(rows(folder), rows(finished))
+
+
+def test_a_killed_worker_s_other_runs_are_done_all_the_same(finished: Path, tmp_path: Path) -> None:
+    folder = fresh(finished, tmp_path)
+    process = start(folder)
+    baselines = {
+        job.id
+        for job in current_plan(load(folder / "study.toml", base=folder), folder / "runs").jobs
+        if job.role == "baseline"
+    }
+    while not [path for path in folder.glob("runs/*/events.jsonl") if path.parent.name in baselines]:
+        time.sleep(0.02)
+    (worker,) = _workers(process.pid)
+    os.kill(worker, signal.SIGKILL)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == RUN_FAILED, err
+    states = [folders.state(path) for path in (folder / "runs").iterdir()]
+    assert states.count("failed") == 1
+    assert states.count("done") == len(states) - 1
+    assert "killed (signal 9)" in err
+
+
+def test_an_only_that_names_nothing_is_a_mistake(finished: Path) -> None:
+    refused = sweep(finished, "--only", "zzz")
+    assert refused.returncode == USAGE
+    assert "no run of study.toml is named so" in refused.stderr
+
+
+def test_a_micro_batch_that_leaves_a_rest_is_refused_before_anything_starts(finished: Path, tmp_path: Path) -> None:
+    folder = fresh(finished, tmp_path)
+    refused = sweep(folder, "--micro-batch", "7")
+    assert refused.returncode == USAGE
+    assert not (folder / "runs").exists()
+
+
+@pytest.mark.parametrize("damage", ["{}", "", "\xff"])
+def test_a_damaged_result_is_named(finished: Path, tmp_path: Path, damage: str) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    result = next((copy / "runs").glob("*/result.json"))
+    result.write_text(damage, encoding="latin-1")
+    refused = sweep(copy)
+    assert refused.returncode == MISSING
+    assert f"error: {result.relative_to(copy)} is damaged" in refused.stderr
 
 
 def test_half_done_runs_of_other_code_are_not_resumed_unless_asked(finished: Path, tmp_path: Path) -> None:
@@ -158,6 +238,7 @@ def test_half_done_runs_of_other_code_are_not_resumed_unless_asked(finished: Pat
     refused = sweep(copy)
     assert refused.returncode == INVALID_STUDY
     assert refused.stderr.splitlines()[-2].startswith(f"error: run {job.id} was begun by other code")
+    assert refused.stderr.splitlines()[-1].startswith("hint: ")
     assert sweep(copy, "--accept-code-change").returncode == DONE
 
 
@@ -202,8 +283,9 @@ def test_kills_at_random_moments_leave_the_results_of_an_undisturbed_sweep(finis
             time.sleep(0.1)
         assert not any(is_alive(pid) for pid in workers), "a worker outlived its sweep"
     assert sweep(folder, "--retry-failed").returncode == DONE
-    done = rows(folder)
-    done = done[done["status"] == "done"].drop_duplicates().reset_index(drop=True)
+    found = rows(folder)
+    done = found[found["status"] == "done"].drop_duplicates().reset_index(drop=True)
+    done = done.astype(rows(finished).dtypes)  # rows of runs that were never tried hold nulls
     pd.testing.assert_frame_equal(done, rows(finished))
 
 

@@ -3,7 +3,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from vitscale.analysis.curves import compute_axis, counted, curves, one_budget, summary
+from vitscale.analysis.curves import compute_axis, counted, curves, of_plan, one_budget, summary
+from vitscale.errors import MISSING, VitscaleError
 from vitscale.results.schema import COLUMNS
 
 PANDAS = {"int64": "Int64", "float64": "float64", "bool": "boolean", "string": "str", "json": "str"}
@@ -21,8 +22,8 @@ def table(*rows: dict[str, Any]) -> pd.DataFrame:
 def test_draws_are_averaged_within_a_seed_before_seeds_are_compared() -> None:
     few = {"protocol": "fewshot", "task": "digits", "shots": 5}
     frame = table(
-        {**few, "seed": 0, "draw": 0, "value": 0.2},
-        {**few, "seed": 0, "draw": 1, "value": 0.4},
+        {**few, "run_id": "a", "seed": 0, "draw": 0, "value": 0.2},
+        {**few, "run_id": "a", "seed": 0, "draw": 1, "value": 0.4},
         {**few, "seed": 1, "draw": 0, "value": 0.7},
     )
     (point,) = curves(frame).points.to_dict("records")
@@ -124,3 +125,54 @@ def test_baselines_are_kept_apart_from_cells(frame: pd.DataFrame) -> None:
     pixels = found[(found["init"] == "pixels") & (found["shots"] == 5)]
     assert pixels["value"].iloc[0] == pytest.approx(0.79, abs=0.02)
     assert set(found.loc[found["role"] == "cell", "family"]) == {"vit", "hybrid", "resnet"}
+
+
+def test_two_runs_of_one_seed_are_never_averaged() -> None:
+    frame = table(
+        {"run_id": "old", "seed": 0, "value": 0.1, "settings": '{"seed": 0}'},
+        {"run_id": "new", "seed": 0, "value": 0.9, "settings": '{"seed": 0}'},
+    )
+    with pytest.raises(VitscaleError) as caught:
+        curves(frame)
+    assert caught.value.exit_code == MISSING
+    problem = "error: runs new and old are both ViT-nano/4 on 1,000 images, seed 0, upstream_test pretrain: no setting"
+    assert str(caught.value).startswith(problem)
+    assert str(caught.value).count("\n") == 1
+    assert list(curves(of_plan(frame, frozenset({"new"}))).points["value"]) == [0.9]
+
+
+def test_two_baselines_of_one_seed_are_never_averaged() -> None:
+    pixels = {
+        "role": "baseline",
+        "family": "raw",
+        "model": "pixels",
+        "init": "pixels",
+        "protocol": "fewshot",
+        "shots": 1,
+    }
+    pixels |= {"task": "digits", "examples": None, "examples_seen": None}
+    with pytest.raises(VitscaleError, match="run0 and run1 are both pixels, seed 0, digits fewshot"):
+        curves(table({**pixels, "seed": 0, "value": 0.5}, {**pixels, "seed": 0, "value": 0.6}))
+
+
+def test_two_subsets_of_one_seed_are_two_repetitions() -> None:
+    (point,) = curves(
+        table({"seed": 0, "subset_seed": 0, "value": 0.4}, {"seed": 0, "subset_seed": 1, "value": 0.6})
+    ).points.to_dict("records")
+    assert (point["value"], point["n"]) == (pytest.approx(0.5), 2)
+
+
+def test_without_a_plan_every_row_counts_and_an_empty_one_leaves_nothing(frame: pd.DataFrame) -> None:
+    assert len(of_plan(frame, None)) == len(frame)
+    nothing = of_plan(frame, frozenset())
+    assert nothing.empty
+    assert summary(nothing).empty
+
+
+def test_a_tuning_run_that_was_transferred_is_a_cell() -> None:
+    frame = table(
+        {"run_id": "chosen", "role": "tuning", "seed": 0, "value": 0.8},
+        {"run_id": "other", "role": "tuning", "seed": 0, "value": 0.7},
+        {"parent_id": "chosen", "protocol": "finetune", "task": "digits", "seed": 0, "value": 0.9},
+    )
+    assert sorted(curves(frame).points["value"]) == [0.8, 0.9]

@@ -4,11 +4,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
 from vitscale.analysis.curves import curves
-from vitscale.report.notes import notes
+from vitscale.report.figures import upstream_vs_downstream
+from vitscale.report.notes import Note, notes
 from vitscale.report.page import Report, write
 
 
@@ -129,3 +131,59 @@ def test_a_study_without_any_result_says_so(frame: pd.DataFrame, tmp_path: Path)
     report = write(frame[frame["status"] == "failed"], tmp_path, "failed")
     assert report.figures == ()
     assert "1 run failed" in report.page.read_text("utf-8")
+
+
+def test_runs_that_left_the_study_are_not_drawn_and_counted(frame: pd.DataFrame, tmp_path: Path) -> None:
+    every = frozenset(frame["run_id"])
+    gone = frozenset(frame.loc[frame["family"] == "resnet", "run_id"]) - {"base"}
+    report = write(frame, tmp_path, "edited", every - gone | {"not yet", "nor this"})
+    note = next(note for note in report.notes if "not in the study any more" in note.text)
+    assert note.text.startswith(f"{len(gone)} runs left out")
+    assert note.details == tuple(sorted(gone))
+    assert "R26x0.5" not in {row[0] for row in report.rows}
+    want = f"Unfinished: 2 of the study's {len(every) - len(gone) + 2} runs have no result yet."
+    assert want in [note.text for note in report.notes]
+
+
+def test_transfers_of_failed_runs_are_one_line(frame: pd.DataFrame) -> None:
+    trunks = [f"vit4000x880000s{seed}" for seed in range(3)]
+    failed = frame[frame["run_id"].isin(trunks)].drop_duplicates("run_id").assign(status="failed", value=None)
+    orphans = pd.concat(
+        [
+            failed.assign(run_id=failed["run_id"] + f"t{number}", parent_id=failed["run_id"], attempt=0)
+            for number in range(4)
+        ]
+    ).assign(protocol="finetune", task="digits", reason="its pre-training failed")
+    rest = frame[~frame["run_id"].isin(trunks) & ~frame["parent_id"].isin(trunks)]
+    frame = pd.concat([rest, failed, orphans], ignore_index=True)
+    found = notes(frame, curves(frame))
+    assert Note("12 transfers of 3 failed runs could not be tried.") in found
+    assert next(len(note.details) for note in found if "4 runs failed" in note.text) == 4
+    assert "its pre-training failed" not in str(found)
+
+
+def test_transfers_with_other_settings_are_complete_beside_one_another(frame: pd.DataFrame) -> None:
+    """Neither the upstream panel nor the figure of pairs suffers from lines that only a transfer has."""
+    fine = frame["protocol"] == "finetune"
+    settings = frame["settings"].fillna("{}")
+    short, long = (
+        frame[fine].assign(
+            settings=[json.dumps({**json.loads(text), "transfer.steps": steps}) for text in settings[fine]]
+        )
+        for steps in (4, 400)
+    )
+    long = long.assign(run_id=long["run_id"] + "long")
+    edited = pd.concat([frame[~fine], short, long], ignore_index=True)
+    found = curves(edited)
+    assert set(found.points["variant"]) == {"", "steps=4", "steps=400"}
+    assert set(found.baselines["variant"]) == {"", "steps=4", "steps=400"}
+    missing = next(note for note in notes(edited, found) if "missing or incomplete" in note.text)
+    assert all("R+ViT-nano/4" in detail and "nothing measured" in detail for detail in missing.details)
+    drawn = upstream_vs_downstream(found)
+    assert drawn is not None
+    names = {text.get_text() for text in drawn.axes[-1].texts}
+    assert names == {f"{name}, steps={n}" for name in ("ViT", "Hybrid", "ResNet") for n in (4, 400)}
+    plt.close(drawn)
+    undone = edited["settings"].str.contains('steps": 400') & (edited["family"] == "vit") & (edited["examples"] == 4000)
+    rest = edited[~undone.fillna(False)]
+    assert "no digits, fine-tuned, steps=400" in str(notes(rest, curves(rest)))

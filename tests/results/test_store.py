@@ -13,7 +13,7 @@ import pytest
 
 from vitscale.errors import MISSING, VitscaleError
 from vitscale.results.schema import COLUMNS, NAMES, SCHEMA
-from vitscale.results.store import has_part, read, write_part
+from vitscale.results.store import has_part, read, read_plan, write_part, write_plan
 
 
 def test_rows_come_back_as_written_and_what_is_missing_is_null(tmp_path: Path) -> None:
@@ -156,3 +156,40 @@ def test_the_documentation_lists_every_column() -> None:
     text = (Path(__file__).parents[2] / "docs" / "results.md").read_text("utf-8")
     for column in COLUMNS:
         assert f"| `{column.name}` | {column.type} | {column.meaning} |" in text
+
+
+def test_the_plan_comes_back_and_readers_of_parquet_skip_it(tmp_path: Path) -> None:
+    assert read_plan(tmp_path) is None
+    write_plan(tmp_path / "study", ["b", "a", "b"])
+    assert read_plan(tmp_path / "study") == {"a", "b"}
+    assert json.loads((tmp_path / "study" / "_plan.json").read_text()) == {"schema": 1, "runs": ["a", "b"]}
+    write_part([{"value": 0.1}], tmp_path / "study", run_id="a", attempt=1)
+    assert len(pd.read_parquet(str(tmp_path / "study"))) == len(read(tmp_path / "study")) == 1
+    assert sorted(path.name for path in (tmp_path / "study").iterdir()) == ["_plan.json", "a-1.parquet"]
+
+
+def test_the_plan_is_written_anew_only_where_it_changes(tmp_path: Path) -> None:
+    write_plan(tmp_path, ["a", "b"])
+    before = (tmp_path / "_plan.json").stat()
+    write_plan(tmp_path, iter(["b", "a"]))
+    assert (tmp_path / "_plan.json").stat().st_ino == before.st_ino
+    write_plan(tmp_path, ["a"])
+    assert read_plan(tmp_path) == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('{"schema": 1, "ru', "not readable"),
+        ('{"schema": 1}', "not readable"),
+        ("[]", "not readable"),
+        ('{"schema": 1, "runs": [1]}', "not readable"),
+        ('{"schema": 2, "runs": []}', "schema 2; this vitscale reads up to 1"),
+    ],
+)
+def test_a_plan_that_cannot_be_read_is_named(tmp_path: Path, text: str, complaint: str) -> None:
+    (tmp_path / "_plan.json").write_text(text)
+    with pytest.raises(VitscaleError, match=rf"_plan\.json: .*{complaint}") as caught:
+        read_plan(tmp_path)
+    assert caught.value.exit_code == MISSING
+    assert len(str(caught.value).splitlines()) == 2

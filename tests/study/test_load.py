@@ -1,5 +1,6 @@
 """A study file: what is read, and every mistake at once with its line."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from studies import STUDY, describe, write
 from vitscale.errors import INVALID_STUDY, MISSING, VitscaleError
 from vitscale.study.load import load
+from vitscale.study.plan import plan
 
 
 def mistakes(folder: Path, text: str, settings: tuple[str, ...] = ()) -> list[tuple[str, str]]:
@@ -43,7 +45,7 @@ def test_five_mistakes_are_told_at_once_with_their_lines(tmp_path: Path) -> None
     assert {(message, hint) for message, hint in found} == {
         (
             f"study.toml:{at[chr(39) + 'many' + chr(39)]}: recipe.batch_size: a valid integer, not 'many'",
-            "the type of 'recipe.batch_size' is int",
+            "'recipe.batch_size' takes int",
         ),
         (f"study.toml:{at['learning_rate']}: unknown key 'recipe.learning_rate'", "did you mean 'recipe.lr'?"),
         (f"study.toml:{at[chr(34) + 'R5o' + chr(34)]}: unknown model 'R5o'", "did you mean 'R5'?"),
@@ -70,17 +72,28 @@ def test_five_mistakes_are_told_at_once_with_their_lines(tmp_path: Path) -> None
         ("batch_size = 50", "batch_size = 0", "recipe.batch_size is 0", "at least 1"),
         ("warmup_steps = 2", "warmup_steps = -1", "recipe.warmup_steps is -1", "at least 0"),
         ("lr = 1e-3", 'lr = "high"', "recipe.lr: a valid number, not 'high'", "float"),
-        ('crop = "none"', 'crop = "nine"', "data.crop: 'none' or 'inception', not 'nine'", "Literal"),
+        ('crop = "none"', 'crop = "nine"', "data.crop: 'none' or 'inception', not 'nine'", "takes one of 'none', 'inception'"),
         ("seed = [0, 1]", "seed = []", "'seed' has no values", "at least one"),
         ("seed = [0, 1]", "seed = [0, 1, 2]\nzip = true", "zip = true needs lists of one length", "as many values"),
         ("shots = [1, 5]", "shots = [1, 500]", "shots = [1, 500] for task digits", "from 1 to 100"),
-        ('protocol = "finetune"', 'protocol = "tune"', "transfer.protocol: 'fewshot' or 'finetune', not 'tune'", "type"),
+        ('protocol = "finetune"', 'protocol = "tune"', "transfer.protocol: 'fewshot' or 'finetune', not 'tune'", "takes one of"),
         ('by = "upstream_val"', 'by = "digits"', "cannot select by 'digits'", "test labels never choose"),
         ('per = ["model.name"]', 'per = ["model.nam"]', "unknown key 'model.nam'", "did you mean 'model.name'?"),
         ("[sizes.R5]", "[sizes.five]", "sizes.five is no name for a ResNet's size", "Rfive"),
         ("depth = 2", "depht = 2", "unknown key 'sizes.nano.depht'", "did you mean 'depth'?"),
         ("depth = 2\n", "", "sizes.nano lacks depth", "width, depth, mlp and heads"),
         ('title = "A small study"', "titel = 'x'", "unknown key 'titel'", "did you mean 'title'?"),
+        ("warmup_steps = 2", "warmup_steps = 10", "warmup_steps is 10 and the run has 10 steps", "shorter warm-up"),
+        ("examples = 500\n", "epochs = 0.001\n", "the run has no step", "longer"),
+        ("lr = 1e-3\n", "lr = nan\n", "recipe.lr is nan", "at least 0"),
+        ("lr = 1e-3\n", "beta2 = 1.0\n", "recipe.beta2 is 1.0", "below 1"),
+        ("[1e-3, 3e-3, 1e-2]", "[1e-3, -3e-3]", "recipe.lr is -0.003", "at least 0"),
+        ('{ "recipe.lr" = [1e-3, 3e-3, 1e-2] }', '{ "recipe.epochs" = [1] }', "both given", "exactly one"),
+        ('{ "recipe.lr" = [1e-3, 3e-3, 1e-2] }', '{ "model.name" = ["ViT-nope/7"] }', "unknown model 'ViT-nope/7'", ""),
+        ('{ "recipe.lr" = [1e-3, 3e-3, 1e-2] }', "3", "select.over is not a table", "recipe.lr"),
+        ('per = ["model.name"]', 'per = "model.name"', "select.per is not a list", '["model.name"]'),
+        ("shots = [1, 5]", "shots = [1, 5]\nresolution = 30", "ViT-nano/7: patch 7 does not divide resolution 30", "transfer"),
+        ("val_examples = 100", "val_examples = 100\nnum_classes = 12", "train has 10 classes", "leave it out"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_told_with_its_line_and_a_way_out(
@@ -91,6 +104,51 @@ def test_a_mistake_is_told_with_its_line_and_a_way_out(
     found = mistakes(tmp_path, text)
     assert any(message in told and hint in way for told, way in found), found
     assert all(told.startswith("study.toml:") for told, _ in found), found
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("select = 3", "select is not a table"),
+        ("model = 3", "model is not a table"),
+        ("axes = [1]", "axes is not an array of tables"),
+        ("transfer = [1]", "transfer is not an array of tables"),
+        ("sizes = []", "sizes is not a table"),
+    ],
+)
+def test_what_should_be_a_table_and_is_not_is_told(tmp_path: Path, text: str, message: str) -> None:
+    assert mistakes(tmp_path, text)[0][0] == f"study.toml:1: {message}"
+
+
+def test_a_study_that_is_no_text_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    path.write_bytes(b"title = '\xff'")
+    with pytest.raises(VitscaleError, match="not a text in UTF-8") as caught:
+        load(path)
+    assert caught.value.exit_code == INVALID_STUDY
+
+
+def test_a_mistake_in_the_second_table_of_axes_names_its_line(tmp_path: Path) -> None:
+    text = STUDY.replace("[select]", '[[axes]]\n"data.examples" = 4_321\n\n[select]', 1)
+    where = f"study.toml:{line_of(text, '4_321')}: data.examples is 4,321"
+    assert any(message.startswith(where) for message, _ in mistakes(tmp_path, text))
+
+
+def test_a_setting_that_is_set_is_not_tuned(tmp_path: Path) -> None:
+    study = load(write(tmp_path), base=tmp_path, settings=["recipe.lr=0.5"])
+    assert study.select is None
+    assert {c.run.recipe.lr for c in study.cells} == {0.5}
+
+
+def test_a_cut_shard_is_found_before_anything_runs(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    facts = json.loads((tmp_path / "train" / "dataset.json").read_text())
+    (tmp_path / "train" / "a.tar").write_bytes(b"half")
+    facts["shards"] = [{"name": "a.tar", "bytes": 8, "samples": 1000}]
+    (tmp_path / "train" / "dataset.json").write_text(json.dumps(facts))
+    with pytest.raises(VitscaleError, match=r"a\.tar: the shard has 4 bytes and should have 8") as caught:
+        plan(load(path, base=tmp_path), {})
+    assert caught.value.exit_code == MISSING
 
 
 def test_a_syntax_error_names_its_line(tmp_path: Path) -> None:

@@ -158,6 +158,44 @@ def test_a_fine_tuning_with_several_rates_is_priced_with_its_search(tmp_path: Pa
     assert job.flops == 6 * macs * 5 * 10 * 3  # two rates and the final training
 
 
+def test_transfers_of_one_task_are_told_apart_by_what_differs(tmp_path: Path) -> None:
+    text = STUDY + '\n[[transfer]]\ntask = "digits"\nprotocol = "finetune"\nlr = 0.01\nsteps = 50\nbatch_size = 10\n'
+    result = finished(load(write(tmp_path, text), base=tmp_path))
+    tuned = [j for j in result.jobs if j.run.transfer and j.run.transfer.protocol == "finetune" and j.role == "cell"]
+    assert {j.varied["transfer.steps"] for j in tuned} == {5, 50}
+    assert all("transfer.batch_size" not in j.varied for j in tuned)
+    assert not any(
+        "transfer.steps" in j.varied for j in result.jobs if j.run.transfer and j.run.transfer.protocol == "fewshot"
+    )
+
+
+def test_a_transfer_s_id_is_that_of_its_content(tmp_path: Path) -> None:
+    before = {j.id for j in finished(load(write(tmp_path), base=tmp_path)).jobs if j.kind == "transfer"}
+    same = STUDY.replace("shots = [1, 5]", "shots = [1, 5]\nresolution = 28").replace(
+        "steps = 5\n", "steps = 5\nseeds = 1\n"
+    )
+    assert {j.id for j in finished(load(write(tmp_path, same), base=tmp_path)).jobs if j.kind == "transfer"} == before
+    bf16 = load(write(tmp_path), base=tmp_path, settings=["recipe.precision=bf16"])
+    scratch = [
+        j.id
+        for j in finished(bf16).jobs
+        if j.run.transfer and (j.run.transfer.protocol, j.role) == ("finetune", "baseline")
+    ]
+    assert len(scratch) == 2
+    assert not set(scratch) & before
+
+
+def test_a_task_file_is_known_by_its_content_and_not_by_its_path(tmp_path: Path) -> None:
+    ids = []
+    for name in ("one.toml", "two.toml"):
+        describe(tmp_path / "t", samples=500, fingerprint="t")
+        task = 'name = "mine"\nversion = 1\nsource = "shards"\nnum_classes = 10\ntrain = "t"\ntest = "t"\n'
+        (tmp_path / name).write_text(task)
+        text = STUDY.replace('task = "digits"', f'task = "{name}"')
+        ids.append({j.id for j in finished(load(write(tmp_path, text), base=tmp_path)).jobs})
+    assert ids[0] == ids[1]
+
+
 def test_a_thousand_runs_are_planned_in_a_second_of_this_process(tmp_path: Path) -> None:
     text = STUDY[: STUDY.index("[[axes]]")] + '[[axes]]\n"model.name" = ["ViT-nano/7", "R5"]\nseed = [{}]\n'.format(
         ", ".join(map(str, range(500)))

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 import pandas as pd
 
-# Settings that a figure has an axis, a line or a mean for; any other one that varies makes lines of its own.
-SHOWN_SETTINGS = (
-    "seed",
-    "model.name",
-    "data.examples",
-    "data.subset_seed",
-    "recipe.examples",
-    "recipe.steps",
-    "recipe.epochs",
-)
+from vitscale.analysis.variants import REPLICATE, tuned_settings, variants
+from vitscale.errors import MISSING, VitscaleError
+
 MEASURE = ["task", "task_version", "protocol", "shots", "metric"]
 LINE = ["family", "model", "variant"]
 CELL = [*LINE, "examples", "examples_seen"]
+PARTS = ["trunk", "transfer"]  # of `variant`; they follow from it
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +22,7 @@ class Curves:
     rows: pd.DataFrame
     """The rows that count: newest attempts, done, not tuning; with `variant` and `flops` (of pre-training)."""
     seeds: pd.DataFrame
-    """One row per cell, measure and seed: `value`, the mean over draws."""
+    """One row per cell, measure, seed and subset: `value`, the mean over draws."""
     points: pd.DataFrame
     """One row per cell and measure: `value`, `sd` (over seeds, n - 1; null for one seed), `n`, `flops`."""
     baselines: pd.DataFrame
@@ -37,27 +30,43 @@ class Curves:
 
 
 def curves(frame: pd.DataFrame) -> Curves:
+    """What there is to draw.
+
+    Raises:
+        VitscaleError: two runs claim one point of one seed, and no setting tells them apart (exit 5).
+    """
     newest = with_pretraining(counted(frame))
     rows = newest[(newest["status"] == "done") & newest["value"].notna() & (newest["role"] != "tuning")]
     cells = rows[rows["role"] == "cell"]
-    cells = cells.assign(variant=variants(cells))
-    baselines = rows[rows["role"] == "baseline"].assign(variant="")
-    seeds = _mean(cells, [*CELL, *MEASURE, "seed"])
-    baseline_seeds = _mean(baselines, [*LINE, "init", *MEASURE, "seed"])
+    cells = cells.assign(**variants(cells, tuned_settings(newest[newest["role"] == "tuning"])))
+    baselines = rows[rows["role"] == "baseline"]
+    baselines = baselines.assign(**variants(baselines))
+    seeds = _mean(cells, [*CELL, *PARTS, *MEASURE, *REPLICATE])
+    baseline_seeds = _mean(baselines, [*LINE, "init", *MEASURE, *REPLICATE])
     return Curves(
         rows=pd.concat([cells, baselines]) if len(baselines) else cells,
         seeds=seeds,
-        points=_spread(seeds, [*CELL, *MEASURE]),
+        points=_spread(seeds, [*CELL, *PARTS, *MEASURE]),
         baselines=_spread(baseline_seeds, [*LINE, "init", *MEASURE]),
     )
 
 
+def of_plan(frame: pd.DataFrame, plan: frozenset[str] | None) -> pd.DataFrame:
+    """The rows of the runs that the study holds now; all of them where no plan was recorded."""
+    return frame if plan is None else frame[frame["run_id"].isin(plan)]
+
+
 def counted(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of every run's newest attempt that is done, or of its newest one where none is."""
+    """The rows of every run's newest attempt that is done, or of its newest one where none is.
+
+    A tuning run that cells were transferred from is a cell: it was chosen after its part had been written.
+    """
     done = frame["attempt"].where(frame["status"] == "done")
     by_run = frame["run_id"].fillna("")
     best = done.groupby(by_run).transform("max").fillna(frame["attempt"].groupby(by_run).transform("max"))
-    return frame[(frame["attempt"] == best).fillna(True)]
+    newest = frame[(frame["attempt"] == best).fillna(True)]
+    chosen = newest.loc[newest["role"] == "cell", "parent_id"].dropna().unique()
+    return newest.assign(role=newest["role"].where(~newest["run_id"].isin(chosen), "cell"))
 
 
 def with_pretraining(frame: pd.DataFrame) -> pd.DataFrame:
@@ -65,25 +74,9 @@ def with_pretraining(frame: pd.DataFrame) -> pd.DataFrame:
     trunks = frame[(frame["protocol"] == "pretrain") & frame["run_id"].notna()].drop_duplicates("run_id")
     trunks = trunks.set_index("run_id")
     parent = frame["parent_id"].fillna(frame["run_id"])
-    filled = {name: frame[name].fillna(parent.map(trunks[name])) for name in ("examples", "examples_seen", "seed")}
+    filled = {name: frame[name].fillna(parent.map(trunks[name])) for name in ("examples", "examples_seen", *REPLICATE)}
     flops = parent.map(trunks["flops_standalone"]).astype("float64").fillna(frame["flops_standalone"])
     return frame.assign(**filled, flops=flops)
-
-
-def variants(rows: pd.DataFrame) -> pd.Series:
-    """What tells rows apart that share model, sizes and seed, e.g. `schedule=rsqrt`; empty where nothing does.
-
-    A setting that differs between cells but not within one (a tuned learning rate) makes no line of its own.
-    """
-    settings = pd.DataFrame([json.loads(text) if isinstance(text, str) else {} for text in rows["settings"]])
-    settings.index = rows.index
-    keys = [rows[name].astype("string").fillna("") for name in ("model", "examples", "examples_seen", "seed")]
-    label = pd.Series("", index=rows.index, dtype="str")
-    for name in sorted(set(settings.columns) - set(SHOWN_SETTINGS)):
-        text = settings[name].map(lambda value: json.dumps(value, default=str).strip('"'))
-        if (text.groupby(keys).nunique() > 1).any():
-            label = label + (", " + name.rpartition(".")[2] + "=" + text).where(text != "NaN", "")
-    return label.str.removeprefix(", ")
 
 
 def one_budget(points: pd.DataFrame) -> tuple[pd.DataFrame, int | None]:
@@ -133,8 +126,27 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _mean(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    _one_run_each(rows, keys)
     grouped = rows.groupby(keys, dropna=False, sort=True)
     return grouped.agg(value=("value", "mean"), flops=("flops", "mean")).reset_index()
+
+
+def _one_run_each(rows: pd.DataFrame, keys: list[str]) -> None:
+    """A mean over two runs of one seed would be a point that nobody trained."""
+    clash = rows[rows.groupby(keys, dropna=False)["run_id"].transform("nunique") > 1]
+    if clash.empty:
+        return
+    _, same = next(iter(clash.groupby(keys, dropna=False)))
+    first = same.iloc[0]
+    one, other = sorted(same["run_id"].dropna().unique())[:2]
+    sizes = "" if pd.isna(first["examples"]) else f" on {first['examples']:,} images"
+    raise VitscaleError(
+        f"runs {one} and {other} are both {first['model']}{sizes}, seed {first['seed']}, {first['task']}"
+        f" {first['protocol']}: no setting on record tells them apart, and they are not averaged",
+        hint="`vitscale sweep STUDY` records which of them the study holds now;"
+        " or move the .parquet parts of the other one out of its results folder",
+        exit_code=MISSING,
+    )
 
 
 def _spread(seeds: pd.DataFrame, keys: list[str]) -> pd.DataFrame:

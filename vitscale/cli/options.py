@@ -12,7 +12,10 @@ import typer
 from vitscale.errors import USAGE, VitscaleError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from vitscale.launch.sweep import Machine, Places
+    from vitscale.study.plan import Job
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="The study's TOML file.")]
 Settings = Annotated[
@@ -48,6 +51,22 @@ def machine(jobs: int | None, threads: int | None, micro_batch: int | None, *, m
     default = 1 if shutil.which("nvidia-smi") else min(2, cores)
     jobs = min(jobs or default, most or cores * 64)
     return Machine(jobs=jobs, threads=threads or max(cores // jobs, 1), micro_batch=micro_batch)
+
+
+def check_micro_batch(micro_batch: int | None, jobs: Iterable[Job]) -> None:
+    """Refuses a micro-batch that leaves a rest of some run's global batch.
+
+    Raises:
+        VitscaleError: exit 2.
+    """
+    for job in jobs:
+        batch = job.run.recipe.batch_size
+        if micro_batch is not None and batch % min(micro_batch, batch):
+            raise VitscaleError(
+                f"micro-batch {micro_batch} does not divide the global batch {batch} of {job.run.model.name}",
+                hint="give --micro-batch a divisor of recipe.batch_size",
+                exit_code=USAGE,
+            )
 
 
 def only(pattern: str | None):  # type: ignore[no-untyped-def]  # Callable[[Job], bool]; naming it would import the planner

@@ -62,12 +62,12 @@ def _job(name: str, data: Path | None, settings: list[str]) -> Job:
             exit_code=USAGE,
         )
     from vitscale.study import fields
-    from vitscale.study.check import check_run
+    from vitscale.study.check import check_run, check_steps
 
     if not {"recipe.steps", "recipe.epochs", "recipe.examples"} & set(given):
         given["recipe.epochs"] = 7.0  # as most runs of arXiv 2010.11929, Table 6
     run = fields.build(given)
-    complaints = check_run(run, sizes={}, base=Path())
+    complaints = check_run(run, sizes={}, base=Path()) or check_steps(run, base=Path())
     if complaints:
         problems = [Problem(complaint.message, complaint.hint) for complaint in complaints]
         raise VitscaleError.of(problems, exit_code=INVALID_STUDY)
@@ -79,10 +79,11 @@ def _job(name: str, data: Path | None, settings: list[str]) -> Job:
 def run_one(job: Job, runs: Path, results: Path, threads: int | None, micro_batch: int | None) -> None:
     """Runs one job to its end with the launcher that a sweep uses, and prints its run id."""
     from vitscale.launch import folders
+    from vitscale.launch.progress import summary, title
     from vitscale.launch.single import run_single
-    from vitscale.launch.sweep import summary, title
 
     machine = options.machine(1, threads, micro_batch, most=1)
+    options.check_micro_batch(micro_batch, [job])
     before = folders.state(runs / job.id)
     cost = f"{job.params.total:,} parameters, {job.flops:.2e} FLOPs"
     say(f"{title(job)}: {'is done already' if before == 'done' else cost}")
@@ -94,7 +95,7 @@ def run_one(job: Job, runs: Path, results: Path, threads: int | None, micro_batc
         say("stopped; the same command goes on from here")
         raise typer.Exit(INTERRUPTED)
     if outcome["status"] == "failed":
-        say(f"error: {outcome['reason']}\nhint: {runs / job.id / 'log.txt'} has the whole log")
-        raise typer.Exit(RUN_FAILED)
+        hint = outcome.get("hint") or f"{runs / job.id / 'log.txt'} has the whole log"
+        raise VitscaleError(outcome["reason"], hint=hint, exit_code=outcome.get("exit_code") or RUN_FAILED)
     say(summary(outcome))
     print(job.id)

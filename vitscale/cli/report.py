@@ -41,7 +41,7 @@ def report(
     for folder, study in folders:
         # Parquet readers skip folders that begin with an underscore.
         target = folder / "_report" if out is None else out / folder.name if len(folders) > 1 else out
-        written = page.write(store.read(folder), target, _title(study, folder.name))
+        written = page.write(store.read(folder), target, _title(study, folder.name), store.read_plan(folder))
         documents.append(
             {
                 "study": folder.name,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vitscale.cli.report import results_folder
-from vitscale.cli.screen import print_json, print_table, reports_errors
+from vitscale.cli.screen import print_json, print_table, reports_errors, say
 from vitscale.errors import USAGE, VitscaleError
 
 if TYPE_CHECKING:
@@ -45,13 +45,19 @@ def results(
     Without --columns: mean, sd and number of seeds of every cell and measure.
 
     With --columns: the rows as they were written, all attempts and tuning too.
+
+    Runs that the study does not hold any more are left out of both.
     """
     folder, _ = results_folder(study, root)
 
-    from vitscale.analysis.curves import summary
+    from vitscale.analysis.curves import of_plan, summary
     from vitscale.results import store
 
-    frame = store.read(folder)
+    everything = store.read(folder)
+    frame = of_plan(everything, store.read_plan(folder))
+    gone = everything["run_id"].nunique() - frame["run_id"].nunique()
+    if gone:
+        say(f"{gone} run{'s' if gone > 1 else ''} left out: in {folder}, but not in the study any more")
     if where:
         frame = _matching(frame, where)
     if columns is None:

@@ -17,7 +17,8 @@ def status(
 ) -> None:
     """Say where each run of STUDY stands: done, failed and why, running and how far, stopped, to do."""
     from vitscale.launch import folders
-    from vitscale.launch.sweep import current_plan, progress_words, summary, title
+    from vitscale.launch.progress import progress_words, summary, title
+    from vitscale.launch.sweep import current_plan
     from vitscale.study.load import load
 
     loaded = load(study, settings=settings or [])

@@ -10,7 +10,7 @@ import typer
 from vitscale.cli import options
 from vitscale.cli.plan import expected_seconds, totals, unequal
 from vitscale.cli.screen import reports_errors, say
-from vitscale.errors import INTERRUPTED, RUN_FAILED
+from vitscale.errors import INTERRUPTED, INVALID_STUDY, RUN_FAILED, USAGE, VitscaleError
 
 
 @reports_errors
@@ -38,7 +38,8 @@ def sweep(
     Stop it at any time: the next sweep goes on where this one was.
     """
     from vitscale.launch import folders
-    from vitscale.launch.sweep import Sweep, current_plan, title
+    from vitscale.launch.progress import title
+    from vitscale.launch.sweep import Sweep, current_plan
     from vitscale.launch.sweep import retry_failed as set_failed_aside
     from vitscale.study.load import load
 
@@ -50,6 +51,11 @@ def sweep(
         say(f"trying {count} failed runs again")
         now = current_plan(loaded, runs)
     everything = [job for job in [*now.jobs, *now.waiting] if wanted(job)]
+    if not everything:
+        raise VitscaleError(
+            f"--only {only}: no run of {study} is named so", hint=f"vitscale plan {study} lists them", exit_code=USAGE
+        )
+    options.check_micro_batch(micro_batch, everything)
     states = {job.id: folders.state(runs / job.id) for job in now.jobs}
     machine = options.machine(jobs, threads, micro_batch, most=max(len(everything), 1))
     say(loaded.title)
@@ -64,7 +70,7 @@ def sweep(
     if seconds:
         how = "at the rate of its finished runs" if measured else "a guess before anything has run here"
         say(f"{machine.jobs} at once on {machine.threads} threads each; about {duration(seconds)} ({how})")
-    ended = Sweep(
+    running = Sweep(
         study=loaded,
         places=options.places(runs, results),
         machine=machine,
@@ -72,14 +78,18 @@ def sweep(
         only=wanted,
         fail_fast=fail_fast,
         accept_code_change=accept_code_change,
-    ).run()
-    say(f"{ended.done} done, {ended.failed} failed; results in {results / loaded.name}")
-    if ended.failed:
-        say(f"hint: vitscale status {study} names the reasons; --retry-failed tries them again")
+    )
+    ended = running.run()
+    left = f", {ended.unfinished} not finished" if ended.unfinished else ""
+    say(f"{ended.done} done, {ended.failed} failed{left}; results in {results / loaded.name}")
     if ended.interrupted:
         say("stopped; the same command goes on from here")
         raise typer.Exit(INTERRUPTED)
-    if ended.failed:
+    if running.refused:
+        problems = [problem for error in running.refused for problem in error.problems]
+        raise VitscaleError.of(problems, exit_code=INVALID_STUDY)
+    if ended.failed or ended.unfinished:
+        say(f"hint: vitscale status {study} names the reasons; --retry-failed tries failed runs again")
         raise typer.Exit(RUN_FAILED)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -99,7 +100,7 @@ def find(run: str, runs: Path) -> Path:
     """A run's folder from its id, the beginning of it, or its path."""
     if (Path(run) / "run.json").is_file():
         return Path(run)
-    found = sorted(path.parent for path in runs.glob(f"{run}*/run.json")) if run and "/" not in run else []
+    found = sorted(path.parent for path in runs.glob(f"{glob.escape(run)}*/run.json")) if run and "/" not in run else []
     if len(found) == 1:
         return found[0]
     if found:

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vitscale.data.files import disk_errors, write_whole
 from vitscale.data.idx import open_idx
 from vitscale.data.pack import Packed, Plan, Progress, pack
 from vitscale.data.shards import read_description
 from vitscale.data.sources import Options, fail
+from vitscale.files import disk_errors, write_whole
 
 TIMEOUT = 30.0  # seconds without a byte
 

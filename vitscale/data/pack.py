@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from vitscale.data.decode import BadImage
-from vitscale.data.files import HashedFile, disk_errors, write_whole
 from vitscale.data.order import PACK, Indices, key_hashes, stream
 from vitscale.data.shards import CLASSES, STATE, describe, index_table, read_description, write_index
 from vitscale.data.sources import Encoded, Source, fail
 from vitscale.data.tars import index_tar
+from vitscale.files import HashedFile, disk_errors, write_whole
 
 SHARD_SAMPLES = 10_000
 MAX_BAD = 0.01  # skipped here means never trained on; training itself tolerates less

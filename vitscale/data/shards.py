@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int64
 
-from vitscale.data.files import write_whole
 from vitscale.data.tars import Entry, broken, index_tar
 from vitscale.errors import MISSING, VitscaleError
+from vitscale.files import write_whole
 
 SCHEMA = 1
 DESCRIPTION, INDEX, CLASSES = "dataset.json", "index.parquet", "classes.json"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from vitscale.files import disk_errors
 from vitscale.launch import folders
 from vitscale.results import store
 from vitscale.study.plan import Job
@@ -16,22 +17,24 @@ def collect(job: Job, runs: Path, results: Path, study: str) -> bool:
     if outcome is None:
         return False
     told = folders.document(runs / job.id)
-    store.write_part(rows(job, outcome, told, study), results / study, run_id=job.id, attempt=outcome["attempt"])
+    with disk_errors(results):
+        store.write_part(rows(job, outcome, told, study), results / study, run_id=job.id, attempt=outcome["attempt"])
     return True
+
+
+def collect_orphan(job: Job, parent: dict[str, Any], results: Path, study: str) -> None:
+    """A row for a transfer that cannot be because its pre-training failed; a real attempt replaces it."""
+    reason = f"its pre-training {job.parent} failed: {parent['reason']}"
+    row = {**_of_job(job), **_failure(job, reason), "study": study}
+    with disk_errors(results):
+        store.write_part([row], results / study, run_id=job.id, attempt=0)
 
 
 def rows(job: Job, outcome: dict[str, Any], told: dict[str, Any], study: str) -> list[dict[str, Any]]:
     """One row a measured number; one row with the reason for a failure."""
     known = {**_of_job(job), **_of_attempt(outcome, told), "study": study}
     if outcome["status"] != "done":
-        failed = {
-            "status": "failed",
-            "reason": outcome["reason"],
-            "task": job.task.name if job.task else None,
-            "protocol": job.run.transfer.protocol if job.run.transfer else "pretrain",
-            "value": None,
-        }
-        return [{**known, **failed}]
+        return [{**known, **_failure(job, outcome["reason"])}]
     tuning = known.pop("flops_tuning")
     found = []
     for row in outcome["rows"]:
@@ -40,6 +43,16 @@ def rows(job: Job, outcome: dict[str, Any], told: dict[str, Any], study: str) ->
             merged["lr_at_edge"] = job.at_edge
         found.append(merged)
     return found
+
+
+def _failure(job: Job, reason: str) -> dict[str, Any]:
+    return {
+        "status": "failed",
+        "reason": reason,
+        "task": job.task.name if job.task else None,
+        "protocol": job.run.transfer.protocol if job.run.transfer else "pretrain",
+        "value": None,
+    }
 
 
 def _of_job(job: Job) -> dict[str, Any]:
@@ -54,7 +67,7 @@ def _of_job(job: Job) -> dict[str, Any]:
         "init": job.run.transfer.init if job.run.transfer else None,
         "family": "raw" if pixels else job.arch.family,
         "model": "pixels" if pixels else job.run.model.name,
-        "resolution": data.resolution,
+        "resolution": (job.run.transfer.resolution if job.run.transfer else None) or data.resolution,
         "seed": seed,
         "settings": dict(job.varied),
         "flops_standalone": float(job.pretrain_flops),

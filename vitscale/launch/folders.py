@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from vitscale.errors import INVALID_STUDY, MISSING, VitscaleError
+from vitscale.files import disk_errors, write_whole
 from vitscale.results import provenance
 from vitscale.study.plan import Job, shards_of
 
@@ -22,13 +22,17 @@ def result(folder: Path) -> dict[str, Any] | None:
     Raises:
         VitscaleError: the file is damaged (exit 5).
     """
+    path = folder / "result.json"
     try:
-        document: dict[str, Any] = json.loads((folder / "result.json").read_text())
+        document: dict[str, Any] = json.loads(path.read_text())
+        document["status"], document["rows"], document["attempt"]
     except FileNotFoundError:
         return None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise VitscaleError(
-            f"{folder / 'result.json'} is damaged ({error})", hint="delete that file to run it again", exit_code=MISSING
+            f"{path} is damaged ({type(error).__name__}: {error})",
+            hint="delete that file: the run goes on from its last checkpoint",
+            exit_code=MISSING,
         ) from None
     return document
 
@@ -41,9 +45,12 @@ def document(folder: Path) -> dict[str, Any]:
     """
     try:
         told: dict[str, Any] = json.loads((folder / "run.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        told["id"], told["kind"], told["config"], told["provenance"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise VitscaleError(
-            f"{folder} is no run folder ({error})", hint="vitscale status STUDY lists the runs", exit_code=MISSING
+            f"{folder / 'run.json'} is missing or damaged ({type(error).__name__}: {error})",
+            hint=f"move {folder} away: the run is then trained again",
+            exit_code=MISSING,
         ) from None
     return told
 
@@ -53,7 +60,7 @@ def last_event(folder: Path, kind: str = "step") -> dict[str, Any] | None:
     path = folder / "events.jsonl"
     if not path.is_file():
         return None
-    for line in reversed(path.read_text().splitlines()):
+    for line in reversed(path.read_text(errors="replace").splitlines()):
         if f'"event": "{kind}"' in line:
             try:
                 event: dict[str, Any] = json.loads(line)
@@ -111,13 +118,9 @@ def prepare(job: Job, runs: Path, *, base: Path, machine: Mapping[str, Any], acc
     }
     if (folder / "run.json").is_file():
         _check_same(folder, told, accept_code_change)
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".run.json.{os.getpid()}"
-    with temporary.open("w") as file:
-        json.dump(told, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / "run.json")
+    with disk_errors(runs):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / "run.json", json.dumps(told, indent=2).encode())
     return folder
 
 
@@ -129,7 +132,7 @@ def _check_same(folder: Path, told: Mapping[str, Any], accept_code_change: bool)
             hint="move the folder away; the run is then trained again",
             exit_code=INVALID_STUDY,
         )
-    half_done = (folder / "events.jsonl").is_file()
+    half_done = any((folder / "checkpoints").glob("step-*"))
     if half_done and not accept_code_change and before["provenance"]["code_hash"] != told["provenance"]["code_hash"]:
         raise VitscaleError(
             f"run {folder.name} was begun by other code (commit {before['provenance']['git_commit']})",
@@ -146,8 +149,10 @@ def _identity(told: Mapping[str, Any]) -> tuple[Any, ...]:
     for key in ("steps", "epochs", "examples", "validate_every"):
         config["recipe"].pop(key, None)
     config["model"].pop("name", None)
-    if told["kind"] == "transfer" and told["parent"] is None:
-        config = {"transfer": config["transfer"]}
+    if told["kind"] == "transfer":
+        config["transfer"].pop("task")
+        if told["parent"] is None:
+            config = {"transfer": config["transfer"]}
     return config, told["kind"], told["parent"]
 
 

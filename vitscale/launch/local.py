@@ -14,15 +14,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from vitscale.errors import HELD, INTERRUPTED
+from vitscale.errors import HELD, INTERRUPTED, MISSING, RUN_FAILED
+from vitscale.files import write_whole
 from vitscale.launch import folders
 
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
 
 
-def _die_with_parent() -> None:
-    """In the child: a checkpoint and an end when the launcher dies, however it dies."""
+def _before_exec() -> None:
+    """In the child: a checkpoint and an end when the launcher dies, however it dies; no signal before it listens."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1))
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -34,6 +36,7 @@ class Worker:
     work: Sequence[Path]
     threads: int
     process: subprocess.Popen[bytes] = field(init=False)
+    asked_to_stop: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "PYTHONUNBUFFERED": "1"}
@@ -45,22 +48,25 @@ class Worker:
                 stderr=subprocess.STDOUT,
                 env=environment,
                 start_new_session=True,  # Ctrl-C reaches the launcher alone, which then asks the workers to stop
-                preexec_fn=_die_with_parent,
+                preexec_fn=_before_exec,
             )
 
     def ended(self) -> int | None:
         """The exit code, once the process has ended."""
         return self.process.poll()
 
-    def stop(self) -> None:
-        """Asks for a checkpoint and an end."""
-        if self.process.poll() is None:
+    def stop(self, *, now: bool = False) -> None:
+        """Asks for a checkpoint and an end; `now`: ends it without."""
+        self.asked_to_stop = True
+        if now:
+            self.process.kill()
+        elif self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
 
     def record_death(self) -> None:
         """A process that died without a word leaves a failure behind, for the run that it was working on."""
         code = self.process.returncode
-        if code in (0, HELD, INTERRUPTED):
+        if code in (0, HELD, MISSING, INTERRUPTED) or self.asked_to_stop:
             return
         for folder in self.work:
             if folders.result(folder) is None and not folders.is_held(folder):
@@ -69,6 +75,8 @@ class Worker:
                 outcome = {
                     "status": "failed",
                     "reason": _cause(code, folder),
+                    "hint": f"{folder / 'log.txt'} has its last words; vitscale sweep STUDY --retry-failed tries again",
+                    "exit_code": RUN_FAILED,
                     "score": None,
                     "rows": [],
                     "attempt": start.get("attempt", 1),
@@ -76,9 +84,7 @@ class Worker:
                     "device": start.get("device"),
                     "ended": now,
                 }
-                temporary = folder / ".result.json"
-                temporary.write_text(json.dumps(outcome, indent=1))
-                temporary.replace(folder / "result.json")
+                write_whole(folder / "result.json", json.dumps(outcome, indent=1).encode())
                 return
 
 

@@ -10,7 +10,8 @@ from vitscale.errors import HELD, MISSING, VitscaleError
 from vitscale.launch import folders
 from vitscale.launch.collect import collect
 from vitscale.launch.local import Worker, wait_any
-from vitscale.launch.sweep import Machine, Places, Say, progress_words
+from vitscale.launch.progress import progress_words
+from vitscale.launch.sweep import Machine, Places, Say
 from vitscale.study.plan import Job
 
 
@@ -24,10 +25,8 @@ def run_single(job: Job, *, places: Places, machine: Machine, study: str, say: S
         def stop(number: int, frame: FrameType | None) -> None:
             nonlocal asked
             del number, frame
-            if asked:
-                worker.process.kill()
+            worker.stop(now=asked)
             asked = True
-            worker.stop()
 
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:

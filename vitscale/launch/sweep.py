@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,10 +12,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from vitscale.errors import HELD
+from vitscale.errors import HELD, INVALID_STUDY, MISSING, VitscaleError
+from vitscale.files import disk_errors
 from vitscale.launch import folders
-from vitscale.launch.collect import collect
+from vitscale.launch.collect import collect, collect_orphan
 from vitscale.launch.local import Worker, wait_any
+from vitscale.launch.progress import progress_words, summary, title
+from vitscale.results.store import write_plan
 from vitscale.study.load import Study
 from vitscale.study.plan import Job, Plan, plan
 
@@ -48,7 +52,13 @@ class Ended:
 
     done: int
     failed: int
+    unfinished: int
+    """Neither done nor failed, those that still wait for [select] included."""
     interrupted: bool
+
+
+TRIES = 3
+"""How often one sweep starts a job that ends without an outcome: pre-empted, or brought down by a sibling."""
 
 
 def current_plan(study: Study, runs: Path) -> Plan:
@@ -71,7 +81,8 @@ class Sweep:
     accept_code_change: bool = False
     workers: dict[Worker, list[Job]] = field(default_factory=dict, init=False)
     stopping: bool = field(default=False, init=False)
-    started: set[str] = field(default_factory=set, init=False)
+    tries: Counter[str] = field(default_factory=Counter, init=False)
+    refused: list[VitscaleError] = field(default_factory=list, init=False)
     waiting_for: str = field(default="", init=False)
 
     def run(self) -> Ended:
@@ -95,21 +106,32 @@ class Sweep:
         for jobs in ready(now, self.places.runs, self.only):
             if self.stopping or len(self.workers) >= self.machine.jobs:
                 return
-            fresh = [job for job in jobs if job.id not in self.started and not self._is_held(job)]
-            if not fresh:
-                continue
-            work = [
-                folders.prepare(
-                    job,
-                    self.places.runs,
-                    base=self.study.base,
-                    machine=self.machine.told(),
-                    accept_code_change=self.accept_code_change,
-                )
-                for job in fresh
-            ]
-            self.started.update(job.id for job in fresh)
-            self.workers[Worker(work, self.machine.threads)] = fresh
+            fresh = [job for job in jobs if self.tries[job.id] < TRIES and not self._is_held(job)]
+            running = {job.id for group in self.workers.values() for job in group}
+            work = {job.id: self._prepared(job) for job in fresh if job.id not in running}
+            folders_of = [folder for folder in work.values() if folder is not None]
+            if folders_of:
+                started = [job for job in fresh if work.get(job.id) is not None]
+                self.tries.update(job.id for job in started)
+                self.workers[Worker(folders_of, self.machine.threads)] = started
+
+    def _prepared(self, job: Job) -> Path | None:
+        """The job's folder; None, and a word about it, where it must not be touched."""
+        try:
+            return folders.prepare(
+                job,
+                self.places.runs,
+                base=self.study.base,
+                machine=self.machine.told(),
+                accept_code_change=self.accept_code_change,
+            )
+        except VitscaleError as error:
+            if error.exit_code != INVALID_STUDY:
+                raise
+            self.tries[job.id] = TRIES
+            self.refused.append(error)
+            self.say(f"refused  {title(job)}: {error.problems[0].message}")
+            return None
 
     def _is_held(self, job: Job) -> bool:
         return folders.is_held(self.places.runs / job.id)
@@ -132,10 +154,25 @@ class Sweep:
             worker.record_death()
             jobs = self.workers.pop(worker)
             if worker.ended() == HELD:
-                self.started.difference_update(job.id for job in jobs)
+                self.tries.subtract(job.id for job in jobs)
             for job in jobs:
                 if collect(job, self.places.runs, self.places.results, self.study.name):
                     self._report(job)
+            if worker.ended() == MISSING and not self.stopping:
+                self._full_disk(jobs)
+
+    def _full_disk(self, jobs: list[Job]) -> None:
+        """A worker that could not save has not failed its run, but going on makes no sense."""
+        left = [job for job in jobs if folders.result(self.places.runs / job.id) is None]
+        if left:
+            self.stopping = True
+            self._ask_to_stop()
+            folder = self.places.runs / left[0].id
+            raise VitscaleError(
+                f"{folder}: no checkpoint could be written ({folder / 'log.txt'} says why)",
+                hint="free some disk space and start the same command again: it goes on from the last checkpoint",
+                exit_code=MISSING,
+            )
 
     def _running(self) -> str:
         parts = []
@@ -162,11 +199,8 @@ class Sweep:
     def _signals(self) -> Iterator[None]:
         def stop(number: int, frame: FrameType | None) -> None:
             del number, frame
-            if self.stopping:
-                for worker in self.workers:
-                    worker.process.kill()
-            self.stopping = True
-            self._ask_to_stop()
+            twice, self.stopping = self.stopping, True
+            self._ask_to_stop(now=twice)
 
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -175,9 +209,9 @@ class Sweep:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _ask_to_stop(self) -> None:
+    def _ask_to_stop(self, *, now: bool = False) -> None:
         for worker in list(self.workers):
-            worker.stop()
+            worker.stop(now=now)
 
     def _stop_workers(self) -> None:
         self._ask_to_stop()
@@ -187,12 +221,23 @@ class Sweep:
     def _ended(self) -> Ended:
         """Rows are written again for all: a tuning run may have become a cell, and another study may have run it."""
         last = current_plan(self.study, self.places.runs)
-        states = [folders.state(self.places.runs / job.id) for job in last.jobs if self.only(job)]
+        place = self.places.results / self.study.name
         for job in last.jobs:
-            collect(job, self.places.runs, self.places.results, self.study.name)
-        unfinished = len(states) - states.count("done") - states.count("failed")
+            parent = folders.result(self.places.runs / job.parent) if job.parent else None
+            if collect(job, self.places.runs, self.places.results, self.study.name):
+                continue
+            if parent is not None and parent["status"] == "failed":
+                collect_orphan(job, parent, self.places.results, self.study.name)
+        with disk_errors(self.places.results):
+            write_plan(place, [job.id for job in [*last.jobs, *last.waiting]])
+        wanted = [job for job in last.jobs if self.only(job)]
+        states = Counter(folders.state(self.places.runs / job.id) for job in wanted)
+        unfinished = len(wanted) - states["done"] - states["failed"]
         return Ended(
-            done=states.count("done"), failed=states.count("failed"), interrupted=self.stopping and unfinished > 0
+            done=states["done"],
+            failed=states["failed"],
+            unfinished=unfinished + sum(self.only(job) for job in last.waiting),
+            interrupted=self.stopping and unfinished > 0 and not self.fail_fast,
         )
 
 
@@ -224,36 +269,3 @@ def retry_failed(jobs: Sequence[Job], runs: Path) -> int:
     for job in failed:
         folders.set_aside(runs / job.id)
     return len(failed)
-
-
-def title(job: Job) -> str:
-    """A job in a few words."""
-    run = job.run
-    if run.transfer is None:
-        return f"{job.id} {run.model.name} on {job.examples:,} images, seed {run.seed}, lr {run.recipe.lr:g}"
-    origin = {
-        "pretrained": f"of {job.parent}",
-        "untrained": f"of {run.model.name} untrained",
-        "pixels": "of raw pixels",
-    }
-    return f"{job.id} {run.transfer.protocol} {run.transfer.task} {origin[run.transfer.init]}"
-
-
-def summary(outcome: dict[str, Any]) -> str:
-    """Its measured accuracies in a few words."""
-    values: dict[str, list[float]] = {}
-    for row in outcome["rows"]:
-        if row["metric"] == "accuracy":
-            shots = f" {row['shots']}-shot" if row.get("shots") else ""
-            values.setdefault(f"{row['task']}{shots}", []).append(row["value"])
-    return ", ".join(f"{name} {sum(v) / len(v):.1%}" for name, v in values.items()) or "trained"
-
-
-def progress_words(event: dict[str, Any]) -> str:
-    """A step event as one log line."""
-    left = time.strftime("%H:%M:%S", time.gmtime(event["seconds_left"]))
-    mfu = "" if event.get("mfu") is None else f", MFU {event['mfu']:.1%}"
-    return (
-        f"step {event['step']}/{event['steps']}, loss {event['loss']:.3f}, lr {event['lr']:.2g}, "
-        f"{event['images_per_second']:,.0f} images/s{mfu}, {left} left"
-    )

@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
 from vitscale.analysis.curves import LINE, Curves, compute_axis, cost_per_image, one_budget
+from vitscale.analysis.variants import REPLICATE
 from vitscale.report.axes import compute_ticks, scientific, size_ticks
 from vitscale.report.labels import end_label, push_apart
-from vitscale.report.lines import BASELINE_NAMES, GREY, Look, family_styles, looks, measure_title, short
+from vitscale.report.lines import BASELINE_NAMES, GREY, NAMES, Look, family_styles, looks, measure_title, short
 
 WIDTH = 9.0  # inches
 SERIES = ["family", "variant"]  # a line by compute: a family's models joined
@@ -58,7 +59,7 @@ def upstream_vs_downstream(found: Curves) -> Figure | None:
         labels = []
         for axes, key in zip(grid, panels, strict=True):
             pairs = _pairs(points, upstream, key)
-            seeds = _pairs(_accuracy(found.seeds), upstream, key, by=["seed"])
+            seeds = _pairs(_accuracy(found.seeds), upstream, key, by=REPLICATE)
             labels.append((axes, _scatter(axes, pairs, seeds, line_looks)))
             axes.set_title(measure_title(*key))
             axes.set_xlabel(f"{upstream.replace('_', ' ')} accuracy, %")
@@ -187,6 +188,7 @@ def _draw_baselines(axes: Axes, baselines: pd.DataFrame) -> list[Annotation]:
         axes.axhline(value, color=color, linestyle=(0, (4, 2.5)), linewidth=0.8, zorder=1)
         axes.plot(right, value, marker=marker, color=color, markerfacecolor="white", markersize=4, clip_on=False)
         name = BASELINE_NAMES.get((str(row.protocol), str(row.init)), str(row.init))
+        name = ", ".join(filter(None, [name, str(row.variant)]))
         texts.append(end_label(axes, name, right, value, color, 7))
     return texts
 
@@ -199,13 +201,14 @@ def _key(
     axes.set_axis_off()
     styles = family_styles(points)
     models = points[["family", "model"]].drop_duplicates().sort_values(["family", "model"])
-    names = {key[0]: look.label for key, look in line_looks.items()}
+    shown = {look.label for look in line_looks.values()}
     for number, (family, model) in enumerate(models.head(6).itertuples(index=False, name=None)):
         color, marker = styles[family]
         y = 0.93 - 0.17 * number
         axes.plot([0.03], [y], marker=marker, color=color, transform=axes.transAxes, clip_on=False)
-        name = names[family] if len(names) == len(models) else family
-        axes.text(0.1, y, f"{name}: {model}", color=color, fontsize=8, va="center", transform=axes.transAxes)
+        alone = (models["family"] == family).sum() == 1 and model not in shown
+        name = f"{NAMES.get(family, family)}: {model}" if alone else model
+        axes.text(0.1, y, name, color=color, fontsize=8, va="center", transform=axes.transAxes)
         if model in cost.index:
             price = f"{scientific(cost[model])} FLOPs an image"
             axes.text(0.1, y - 0.075, price, color=GREY, fontsize=7.5, va="center", transform=axes.transAxes)
@@ -214,9 +217,10 @@ def _key(
 def _pairs(
     points: pd.DataFrame, upstream: str, key: tuple[str, str, int | None], by: list[str] | None = None
 ) -> pd.DataFrame:
-    cell = [*LINE, "examples", "examples_seen", *(by or [])]
+    cell = ["family", "model", "trunk", "examples", "examples_seen", *(by or [])]
     first = points[(points["task"] == upstream) & (points["protocol"] == "pretrain")]
-    return first[[*cell, "value"]].merge(of_measure(points, key)[[*cell, "value"]], on=cell, suffixes=("_up", "_down"))
+    second = of_measure(points, key)[[*cell, "variant", "value"]]
+    return first[[*cell, "value"]].merge(second, on=cell, suffixes=("_up", "_down"))
 
 
 def _scatter(

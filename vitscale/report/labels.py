@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
+from matplotlib.transforms import Transform, offset_copy
 
-GUTTER = 1.04  # where labels begin, in widths of the axes
+GUTTER = 7  # points from the axes' right edge to where labels begin: clear of a marker on the edge
 
 
 def spread(wanted: Sequence[float], sizes: Sequence[float], low: float, high: float) -> list[float]:
@@ -40,14 +41,22 @@ def end_label(axes: Axes, text: str, x: float, y: float, color: str, size: float
     return axes.annotate(
         text,
         xy=(x, y),
-        xytext=(GUTTER, y),
-        textcoords=("axes fraction", "data"),
+        xytext=(1, y),
+        textcoords=(_gutter(axes), "data"),
         color=color,
         fontsize=size,
         va="center",
         ha="left",
         annotation_clip=False,
-        arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.5, "alpha": 0.6, "shrinkA": 1, "shrinkB": 4},
+        # Dotted: a line that ends early has a long leader, which must not pass for data.
+        arrowprops={
+            "arrowstyle": "-",
+            "color": color,
+            "linewidth": 0.6,
+            "linestyle": (0, (1, 2.5)),
+            "shrinkA": 1,
+            "shrinkB": 4,
+        },
     )
 
 
@@ -63,7 +72,11 @@ def push_apart(figure: Figure, labels: Sequence[tuple[Axes, list[Annotation]]]) 
         sizes = [float(text.get_fontsize()) * line for text in texts]
         for text, centre in zip(texts, spread(wanted, sizes, -0.02, 1.02), strict=True):
             text.set_y(centre)
-            text.anncoords = "axes fraction"
+            text.anncoords = (_gutter(axes), "axes fraction")
+
+
+def _gutter(axes: Axes) -> Transform:
+    return offset_copy(axes.transAxes, axes.get_figure(root=True), x=GUTTER, units="points")
 
 
 def _clamped(edge: float, height: float, low: float, high: float) -> float:

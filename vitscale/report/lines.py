@@ -30,15 +30,17 @@ class Look:
 
 
 def looks(points: pd.DataFrame, keys: list[str]) -> dict[tuple[str, ...], Look]:
-    """A look for every combination of `keys` (family first); a family of one line is called by the family's name."""
+    """A look for every combination of `keys` (family first); a family of one model is called by the family's name."""
     lines = points[keys].drop_duplicates().fillna("").sort_values(keys)
     family_looks = family_styles(points)
     found: dict[tuple[str, ...], Look] = {}
     for family, group in lines.groupby("family", sort=True):
         color, marker = family_looks[str(family)]
+        one_model = "model" not in group or group["model"].nunique() == 1
         for number, line in enumerate(group.itertuples(index=False, name=None)):
-            rest = [part for part in line[1:] if part]
-            label = NAMES.get(str(family), str(family)) if len(group) == 1 else ", ".join(map(str, rest))
+            named = dict(zip(keys, line, strict=True))
+            name = NAMES.get(str(family), str(family)) if one_model else str(named["model"])
+            label = ", ".join(filter(None, [name, str(named.get("variant", ""))]))
             found[tuple(map(str, line))] = Look(label, color, marker, DASHES[number % len(DASHES)])
     return found
 

@@ -8,6 +8,7 @@ from itertools import product
 import pandas as pd
 
 from vitscale.analysis.curves import CELL, LINE, Curves, cost_per_image, counted
+from vitscale.analysis.variants import REPLICATE
 from vitscale.report.lines import measure_title
 
 SAME_COST = 1.10  # families whose FLOPs an image differ by more are not compared at equal compute
@@ -36,28 +37,51 @@ def notes(frame: pd.DataFrame, found: Curves) -> list[Note]:
     ]
 
 
+def plan_notes(everything: pd.DataFrame, plan: frozenset[str] | None) -> list[Note]:
+    """What the study holds and these rows do not, and the other way round."""
+    if plan is None:
+        return []
+    recorded = set(everything["run_id"].dropna())
+    absent, gone = plan - recorded, recorded - plan
+    found = []
+    if absent:
+        found.append(Note(f"Unfinished: {len(absent):,} of the study's {_count(len(plan), 'run')} have no result yet."))
+    if gone:
+        text = f"{_count(len(gone), 'run')} left out: recorded here, but not in the study any more."
+        found.append(Note(text, tuple(sorted(gone))))
+    return found
+
+
 def _failed(newest: pd.DataFrame) -> list[Note]:
     failed = newest[newest["status"] == "failed"].drop_duplicates("run_id")
-    if failed.empty:
-        return []
-    details = [f"{_cell(row)}, {_what(row)}: {row['reason'] or 'no reason recorded'}" for row in _records(failed)]
-    return [Note(f"{_count(len(failed), 'run')} failed; no point is drawn for them.", tuple(details))]
+    untried = (failed["attempt"] == 0).fillna(False) & failed["parent_id"].notna()
+    tried, orphans = failed[~untried], failed[untried]
+    found = []
+    if len(tried):
+        details = [f"{_cell(row)}, {_what(row)}: {row['reason'] or 'no reason recorded'}" for row in _records(tried)]
+        found.append(Note(f"{_count(len(tried), 'run')} failed; no point is drawn for them.", tuple(details)))
+    if len(orphans):
+        parents = _count(orphans["parent_id"].nunique(), "failed run")
+        found.append(Note(f"{_count(len(orphans), 'transfer')} of {parents} could not be tried."))
+    return found
 
 
 def _missing(found: Curves) -> list[Note]:
     """Cells and measures that some line and seed have and another has not."""
-    seeds = found.seeds[found.seeds["metric"] == "accuracy"].fillna({"variant": ""})
-    measure = ["task", "protocol", "shots"]
-    present = set(_keys(seeds[[*CELL, "seed", *measure]]))
-    lines = set(_keys(seeds[LINE]))
-    grid = set(_keys(seeds[["examples", "examples_seen"]]))
-    every_seed = set(_keys(seeds[["seed"]]))
+    seeds = found.seeds[found.seeds["metric"] == "accuracy"]
+    measure = ["task", "protocol", "shots", "transfer"]
+    line_of = ["family", "model", "trunk"]
+    size_of = ["examples", "examples_seen"]
+    present = set(_keys(seeds[[*line_of, *size_of, *REPLICATE, *measure]]))
+    lines = set(_keys(seeds[line_of]))
+    grid = set(_keys(seeds[size_of]))
+    every_seed = set(_keys(seeds[REPLICATE]))
     measures = sorted(set(_keys(seeds[measure])), key=str)
     absent: list[str] = []
     for line, size, seed in sorted(product(lines, grid, every_seed), key=str):
         lacking = [key for key in measures if (*line, *size, *seed, *key) not in present]
         if lacking:
-            record = dict(zip([*CELL, "seed"], (*line, *size, *seed), strict=True))
+            record = dict(zip([*line_of, *size_of, *REPLICATE], (*line, *size, *seed), strict=True))
             what = "nothing measured" if len(lacking) == len(measures) else f"no {', no '.join(_titles(lacking))}"
             absent.append(f"{_cell(record)}: {what}")
     if not absent:
@@ -139,7 +163,7 @@ def _left_out(newest: pd.DataFrame) -> list[Note]:
 
 
 def _cell(row: dict[str, object], seed: bool = True) -> str:
-    parts = [str(row.get("model") or row.get("run_id"))]
+    parts = [str(row.get("model") or row.get("run_id")), *([str(row["trunk"])] if row.get("trunk") else [])]
     for name, text in (("examples", "images"), ("examples_seen", "seen")):
         value = row.get(name)
         if value is not None and not pd.isna(value):  # type: ignore[call-overload]
@@ -155,7 +179,11 @@ def _what(row: dict[str, object]) -> str:
 
 
 def _titles(keys: list[tuple[object, ...]]) -> list[str]:
-    return [measure_title(str(task), str(protocol), shots) for task, protocol, shots in keys]  # type: ignore[arg-type]
+    """Of (task, protocol, shots) and, where it tells transfers apart, the transfer's settings."""
+    return [
+        ", ".join([measure_title(str(task), str(protocol), shots), *(str(more) for more in rest if more)])  # type: ignore[arg-type]
+        for task, protocol, shots, *rest in keys
+    ]
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, object]]:

@@ -12,10 +12,10 @@ from string import Template
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from vitscale.analysis.curves import Curves, counted, curves, summary
+from vitscale.analysis.curves import Curves, counted, curves, of_plan, summary
 from vitscale.report.figures import FIGURES, save
 from vitscale.report.lines import GREY, INK, KNOWN
-from vitscale.report.notes import Note, notes
+from vitscale.report.notes import Note, notes, plan_notes
 from vitscale.report.table import table
 
 TITLES = {
@@ -44,11 +44,16 @@ class Report:
     rows: tuple[tuple[str, ...], ...]
 
 
-def write(frame: pd.DataFrame, out: Path, title: str) -> Report:
-    """Draw what `frame` (as `store.read` gives it) holds into the folder `out`, over an earlier report."""
-    out.mkdir(parents=True, exist_ok=True)
+def write(everything: pd.DataFrame, out: Path, title: str, plan: frozenset[str] | None = None) -> Report:
+    """Draw what `everything` (as `store.read` gives it) holds of the runs in `plan` into `out`, over an earlier report.
+
+    Raises:
+        VitscaleError: two runs claim one point (exit 5); nothing is written then.
+    """
+    frame = of_plan(everything, plan)
     found = curves(frame)
-    remarks = notes(frame, found)
+    out.mkdir(parents=True, exist_ok=True)
+    remarks = [*plan_notes(everything, plan), *notes(frame, found)]
     drawn: dict[str, list[Path]] = {}
     for name, draw in FIGURES.items():
         figure = draw(found)
@@ -70,6 +75,7 @@ def write(frame: pd.DataFrame, out: Path, title: str) -> Report:
 def facts(frame: pd.DataFrame, found: Curves) -> str:
     """One line: how much was run, where, by which code."""
     runs = counted(frame).drop_duplicates("run_id")
+    runs = runs[runs["attempt"] != 0]  # never tried
     hours = runs["device_seconds"].sum() / 3600
     devices = ", ".join(sorted(set(runs["device"].dropna().astype(str))))
     commits = ", ".join(sorted({str(commit)[:10] for commit in found.rows["git_commit"].dropna()}))

@@ -23,8 +23,9 @@ def table(found: Curves) -> tuple[list[str], list[list[str]]]:
         start = [name, _number(examples), _number(seen), f"{group['flops'].mean():.3g}", str(most)]
         rows.append([*start, *(_value(of_measure(group, key), most) for key in columns)])
     for line, group in baselines.groupby([*LINE, "init", "protocol"], dropna=False, sort=True):
-        _, model, _, init, protocol = line
+        _, model, variant, init, protocol = line
         name = BASELINE_NAMES.get((str(protocol), str(init)), f"{init}, {protocol}")
+        name += f", {variant}" if variant else ""
         most = int(group["n"].max())
         start = [name if model == "pixels" else f"{model}, {name}", "", "", "", str(most)]
         rows.append([*start, *(_value(of_measure(group, key), most) for key in columns)])

@@ -37,7 +37,7 @@ COLUMNS = (
     Column("width", "int64", "channels of the features that the head reads"),
     Column("depth", "int64", "blocks"),
     Column("patch", "int64", "down-sampling ratio of the whole network, in pixels"),
-    Column("resolution", "int64", "side of the square image that the network saw, in pixels"),
+    Column("resolution", "int64", "side of the square image that the network saw, in pixels; of a transfer, its own"),
     Column("params_embedding", "int64", "parameters of stem, patch and position embeddings"),
     Column("params_blocks", "int64", "parameters of the blocks"),
     Column("params_head", "int64", "parameters of the pre-logits layer and the head"),
@@ -50,7 +50,12 @@ COLUMNS = (
     Column("seed", "int64", "seed of the pre-training run"),
     Column("lr", "float64", "peak learning rate, chosen or given"),
     Column("lr_at_edge", "bool", "the chosen rate lies at the edge of its grid; null: not tuned"),
-    Column("settings", "json", "the dotted config fields that vary in the study, with this run's values"),
+    Column(
+        "settings",
+        "json",
+        "the dotted config fields that vary in the study, with this run's values;"
+        " of transfers also those of the transfer (`transfer.steps`)",
+    ),
     Column("flops_per_example", "float64", "training FLOPs of one image: 3 x 2 x MACs"),
     Column("flops_standalone", "float64", "training FLOPs of this point had it been trained alone: the x axis"),
     Column("flops_segment", "float64", "training FLOPs that this job computed"),

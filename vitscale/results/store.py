@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitscale.errors import MISSING, VitscaleError
+from vitscale.files import sync, write_whole
 from vitscale.results.schema import COLUMNS, NAMES, SCHEMA, Column, arrow_schema
+
+PLAN = "_plan.json"  # Parquet readers skip names that begin with an underscore
+PLAN_SCHEMA = 1
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,11 +38,11 @@ def write_part(rows: list[dict[str, Any]], folder: Path, *, run_id: str, attempt
     temporary = folder / f".{path.name}.{os.getpid()}"
     try:
         pq.write_table(table, temporary, compression="zstd")
-        _fsync(temporary)
+        sync(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    _fsync(folder)
+    sync(folder)
     return path
 
 
@@ -71,6 +75,42 @@ def read(folder: Path) -> pd.DataFrame:
     nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
     frame: pd.DataFrame = table.to_pandas(types_mapper=nullable.get)
     return frame
+
+
+def write_plan(folder: Path, ids: Iterable[str]) -> None:
+    """Record which runs the study holds now; parts of any other run stay in the folder and count no more."""
+    document = {"schema": PLAN_SCHEMA, "runs": sorted(set(ids))}
+    data = (json.dumps(document, indent=1) + "\n").encode()
+    path = folder / PLAN
+    if path.is_file() and path.read_bytes() == data:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(path, data)
+
+
+def read_plan(folder: Path) -> frozenset[str] | None:
+    """Ids of the runs that the study holds now; None where none were recorded: then every row counts."""
+    path = folder / PLAN
+    try:
+        document = json.loads(path.read_bytes())
+        version, runs = document["schema"], document["runs"]
+        if not isinstance(version, int) or not isinstance(runs, list) or not all(isinstance(id_, str) for id_ in runs):
+            raise ValueError("not a list of run ids")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise VitscaleError(
+            f"{path}: not readable as the study's list of runs: {error}",
+            hint="`vitscale sweep STUDY` writes it anew; without it, every row counts",
+            exit_code=MISSING,
+        ) from error
+    if version > PLAN_SCHEMA:
+        raise VitscaleError(
+            f"{path}: written with schema {version}; this vitscale reads up to {PLAN_SCHEMA}",
+            hint="upgrade vitscale",
+            exit_code=MISSING,
+        )
+    return frozenset(runs)
 
 
 def _table(rows: list[dict[str, Any]]) -> pa.Table:
@@ -157,11 +197,3 @@ def _siblings(root: Path, name: str) -> str:
 
 def _folders(root: Path) -> Iterable[Path]:
     return (path for path in root.iterdir() if parts(path)) if root.is_dir() else ()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from vitscale import models
 from vitscale.config import Data, Recipe, Run, Task, Transfer
 from vitscale.errors import VitscaleError
 from vitscale.study.datasets import Dataset, describe
+from vitscale.study.schedule import total_steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +76,19 @@ def _ranges(data: Data, recipe: Recipe) -> list[Complaint]:
         ("recipe.beta1", recipe.beta1),
         ("recipe.beta2", recipe.beta2),
     ]
+    # Written so that a value that is not a number fails, too.
     found = [
         Complaint(key, f"{key} is {value}", f"it must be at least {least}")
         for key, value, least in low
-        if value is not None and value < least
+        if value is not None and not least <= value < inf
     ]
     found += [
         Complaint(key, f"{key} is {share}", "it is a share from 0 to 1") for key, share in shares if not 0 <= share <= 1
+    ]
+    found += [
+        Complaint(key, f"{key} is {share}", "it must be below 1")
+        for key, share in shares
+        if share == 1 and key in ("recipe.beta1", "recipe.beta2", "recipe.dropout")
     ]
     if recipe.epochs is not None and recipe.epochs <= 0:
         found.append(Complaint("recipe.epochs", f"recipe.epochs is {recipe.epochs}", "it must be above 0"))
@@ -114,7 +122,25 @@ def _subset(run: Run, base: Path) -> list[Complaint]:
     elif data.examples is not None and data.examples > available:
         message = f"data.examples is {data.examples:,}, but there are {available:,} training images"
         found.append(Complaint("data.examples", message, "ask for fewer; images are never repeated in silence"))
+    elif data.num_classes is not None and dataset.fingerprint and data.num_classes != dataset.num_classes:
+        message = f"data.num_classes is {data.num_classes}, but {dataset.name} has {dataset.num_classes} classes"
+        found.append(Complaint("data.num_classes", message, "leave it out: the data set says it"))
     return found
+
+
+def check_steps(run: Run, *, base: Path) -> list[Complaint]:
+    """What is wrong with the number of steps of a run that `check_run` has nothing against."""
+    dataset = dataset_of(run.data, base=base, strict=False)
+    if dataset is None:
+        return []
+    steps = total_steps(run.recipe, dataset.training_examples(run.data))
+    if steps < 1:
+        return [Complaint("recipe.epochs", "the run has no step", "train for longer")]
+    warmup = run.recipe.warmup_steps
+    if warmup >= steps:
+        message = f"recipe.warmup_steps is {warmup:,} and the run has {steps:,} steps: its peak rate is never reached"
+        return [Complaint("recipe.warmup_steps", message, "a shorter warm-up, or a longer run")]
+    return []
 
 
 def dataset_of(data: Data, *, base: Path, strict: bool) -> Dataset | None:
@@ -170,6 +196,17 @@ def check_size(name: str, numbers: Any, known: Sequence[str]) -> list[Complaint]
 def _positive(value: Any) -> bool:
     each = value if isinstance(value, list) else [value]
     return bool(each) and all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in each)
+
+
+def check_resolution(run: Run, transfer: Transfer, sizes: models.Sizes) -> list[Complaint]:
+    """What makes a run's network impossible at the transfer's resolution."""
+    arch = models.parse(run.model.name, stem=run.model.stem, sizes=sizes)
+    if arch is None or transfer.resolution is None:
+        return []
+    return [
+        Complaint("resolution", f"{run.model.name}: {problem}", "choose another transfer.resolution")
+        for problem in arch.problems(transfer.resolution)
+    ]
 
 
 def check_transfer(transfer: Transfer, task: Task) -> list[Complaint]:

@@ -6,12 +6,15 @@ import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from vitscale.config import Data, Task
 from vitscale.errors import INVALID_STUDY, MISSING, VitscaleError
+from vitscale.study.fields import convert
+from vitscale.study.fields import types as field_types
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,17 +40,35 @@ def describe(folder: str, *, base: Path) -> Dataset:
     """
     path = base / folder
     try:
-        facts = json.loads((path / "dataset.json").read_text())
-    except FileNotFoundError:
+        return _described(path, (path / "dataset.json").stat().st_mtime_ns)
+    except (FileNotFoundError, NotADirectoryError):
         raise VitscaleError(
             f"no data set at {path}: " + (_found(path) if path.is_dir() else "there is no such folder"),
             hint=_way_out(folder),
             exit_code=MISSING,
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise VitscaleError(
-            f"{path / 'dataset.json'} is damaged ({error})", hint="pack the data again", exit_code=MISSING
+            f"{path / 'dataset.json'} is damaged ({type(error).__name__}: {error})",
+            hint="delete it: vitscale data info FOLDER makes it again from the shards",
+            exit_code=MISSING,
         ) from None
+
+
+@lru_cache(maxsize=64)
+def _described(path: Path, written: int) -> Dataset:  # noqa: ARG001  # `written` makes a changed file another key
+    """Reads the description and compares the shards' sizes with it, once for all runs of a study."""
+    facts = json.loads((path / "dataset.json").read_text())
+    for shard in facts.get("shards", []):
+        file = path / shard["name"]
+        size = file.stat().st_size if file.is_file() else None
+        if size != shard["bytes"]:
+            what = "is missing" if size is None else f"has {size:,} bytes and should have {shard['bytes']:,}"
+            raise VitscaleError(
+                f"{file}: the shard {what}",
+                hint="copy or pack it again; vitscale data verify checks all",
+                exit_code=MISSING,
+            )
     return Dataset(
         name=facts["name"],
         samples=facts["samples"],
@@ -100,8 +121,9 @@ def _task(text: str, origin: str, anchor: Path) -> Task:
         unknown = set(values) - {f.name for f in fields(Task)}
         if unknown:
             raise TypeError(f"unknown key {sorted(unknown)[0]!r}")
-        task = Task(**values)
-    except (tomllib.TOMLDecodeError, TypeError) as error:
+        types = field_types(Task)
+        task = Task(**{key: convert(types[key], value) for key, value in values.items()})
+    except (tomllib.TOMLDecodeError, TypeError, ValueError) as error:
         raise VitscaleError(
             f"{origin}: {error}", hint="the keys are those of vitscale.config.Task", exit_code=INVALID_STUDY
         ) from None
@@ -127,12 +149,12 @@ def _task(text: str, origin: str, anchor: Path) -> Task:
 def task_identity(task: Task) -> dict[str, Any]:
     """What of a task changes a result; paths and prose don't, the content of its shards does."""
     facts = asdict(task)
-    for key in ("about", "licence"):
-        del facts[key]
     if task.source == "shards":
         for key in ("train", "test"):
             facts[key] = describe(facts[key], base=Path()).fingerprint
-    return facts
+    # Fields at their defaults are left out, so that a new one keeps old ids.
+    defaults = {f.name: f.default for f in fields(Task)}
+    return {k: v for k, v in facts.items() if k not in ("about", "licence") and v != defaults[k]}
 
 
 def task_names() -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any
 
 from vitscale import models
@@ -22,7 +22,7 @@ SCHEMA = 1
 NUMERICS = 1
 """Raised by hand when a change of the code moves results."""
 
-_FINETUNE = ("lr", "steps", "batch_size", "warmup_steps", "seeds")
+_ONLY_OF = {"fewshot": ("shots",), "finetune": ("lr", "steps", "batch_size", "warmup_steps", "seeds")}
 
 
 def pretrain_id(run: Run, arch: models.Arch, dataset: Dataset, test: Dataset | None) -> str:
@@ -34,6 +34,10 @@ def transfer_id(
     run: Run, transfer: Transfer, task: Task, arch: models.Arch, dataset: Dataset, test: Dataset | None
 ) -> str:
     """12 hex digits of a transfer: of the run it starts from, or, of a baseline, of what it starts from instead."""
+    settings = _differing(transfer, Transfer())
+    for key in ("task", "resolution", *(k for p, keys in _ONLY_OF.items() if p != transfer.protocol for k in keys)):
+        settings.pop(key, None)
+    settings["resolution"] = transfer.resolution or run.data.resolution
     start: dict[str, Any]
     if transfer.init == "pretrained":
         start = {"parent": pretrain_identity(run, arch, dataset, test)}
@@ -43,15 +47,11 @@ def transfer_id(
             "pre_logits": run.model.pre_logits,
             "num_classes": dataset.num_classes,  # the head's size moves what the generator gives the rest
             "resolution": run.data.resolution,
+            "precision": run.recipe.precision,
             "seed": run.seed,
         }
     else:
-        start = {"resolution": run.data.resolution}
-    settings = asdict(transfer)
-    if transfer.protocol == "fewshot":
-        settings = {key: value for key, value in settings.items() if key not in _FINETUNE}
-    else:
-        del settings["shots"]
+        start = {}
     return _digest({**start, "transfer": settings, "task": task_identity(task), "schema": SCHEMA, "numerics": NUMERICS})
 
 
@@ -66,14 +66,17 @@ def pretrain_identity(run: Run, arch: models.Arch, dataset: Dataset, test: Datas
         data["subset_seed"] = run.seed if run.data.subset_seed is None else run.data.subset_seed
     else:
         data.pop("subset_seed", None)
+    if run.data.crop == "none":
+        data.pop("crop_area", None)
     if test is not None:
         data["test"] = test.fingerprint
     recipe = _differing(run.recipe, Recipe())
     for key in ("epochs", "examples"):
         recipe.pop(key, None)
     recipe["steps"] = total_steps(run.recipe, data["examples"])
-    if run.recipe.keep == "last":
-        recipe.pop("validate_every", None)
+    recipe.pop("validate_every", None)
+    if run.recipe.keep == "best" and run.recipe.validate_every is not None:
+        recipe["validate_steps"] = max(run.recipe.validate_every // run.recipe.batch_size, 1)
     model = _differing(run.model, Model())
     for key in ("name", "stem"):
         model.pop(key, None)

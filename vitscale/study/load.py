@@ -6,16 +6,18 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
+from vitscale import models
 from vitscale.config import Run, Task, Transfer
-from vitscale.errors import INVALID_STUDY, MISSING, Problem, VitscaleError
+from vitscale.errors import INVALID_STUDY, MISSING, VitscaleError
 from vitscale.study import axes, fields
-from vitscale.study.check import Complaint, check_run, check_size, check_transfer
+from vitscale.study.check import Complaint, check_resolution, check_run, check_size, check_steps, check_transfer
 from vitscale.study.datasets import load_task
 from vitscale.study.lines import key_lines
+from vitscale.study.mistakes import Mistakes
 
 SIZE_KEYS = ("width", "depth", "mlp", "heads", "blocks", "channels", "groups")
 TOP_KEYS = ("title", "seed", "sizes", "model", "data", "recipe", "axes", "select", "transfer")
@@ -56,36 +58,9 @@ class Study:
     select: Select | None
 
 
-class _Mistakes:
-    """Collects what is wrong, with the line that says it."""
-
-    def __init__(self, path: Path, lines: Mapping[str, int]) -> None:
-        self.path, self.lines = path, lines
-        self.problems: list[Problem] = []
-
-    def add(self, key: str, message: str, hint: str) -> None:
-        line = self.lines.get(key)
-        parent = key
-        while line is None and parent:
-            parent = re.sub(r"(\.[^.\[\]]+|\[\d+\]|^[^.\[\]]+)$", "", parent)
-            line = self.lines.get(parent)
-        where = f"{self.path}:{line}" if line else f"{self.path}"
-        problem = Problem(f"{where}: {message}", hint)
-        if problem not in self.problems:
-            self.problems.append(problem)
-
-    def unknown(self, key: str, shown: str, known: Sequence[str]) -> None:
-        close = _same_ending(shown, known) or get_close_matches(shown, known, 1, cutoff=0.5)
-        self.add(
-            key, f"unknown key '{shown}'", f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
-        )
-
-
-def _same_ending(key: str, known: Sequence[str]) -> list[str]:
-    """A key of another section: `lr` or `model.lr` for `recipe.lr`; `recipe.learning_rate` by its initials."""
-    last = key.rpartition(".")[2]
-    initials = "".join(word[0] for word in last.split("_") if word)
-    return [name for name in known if name.rpartition(".")[2] in (last, initials)]
+def grid(select: Select) -> list[dict[str, Any]]:
+    """Every combination of the values that are compared."""
+    return [dict(zip(select.over, values, strict=True)) for values in product(*select.over.values())]
 
 
 def load(path: Path, *, base: Path | None = None, settings: Sequence[str] = ()) -> Study:
@@ -96,8 +71,12 @@ def load(path: Path, *, base: Path | None = None, settings: Sequence[str] = ()) 
     """
     try:
         text = path.read_text()
-    except (FileNotFoundError, IsADirectoryError):
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise VitscaleError(f"no study file {path}", hint=_nearby(path), exit_code=MISSING) from None
+    except UnicodeDecodeError as error:
+        raise VitscaleError(
+            f"{path}: not a text in UTF-8 ({error})", hint="save the study as UTF-8", exit_code=INVALID_STUDY
+        ) from None
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -106,11 +85,27 @@ def load(path: Path, *, base: Path | None = None, settings: Sequence[str] = ()) 
         raise VitscaleError(
             f"{where}: not TOML: {error}", hint="see https://toml.io for the syntax", exit_code=INVALID_STUDY
         ) from None
-    mistakes = _Mistakes(path, key_lines(text))
-    study = _read(document, path, base or Path(), settings, mistakes)
-    if mistakes.problems:
+    mistakes = Mistakes(path, key_lines(text))
+    _shapes(document, mistakes)
+    study = None if mistakes.problems else _read(document, path, base or Path(), settings, mistakes)
+    if study is None or mistakes.problems:
         raise VitscaleError.of(mistakes.problems, exit_code=INVALID_STUDY)
     return study
+
+
+def _shapes(document: Mapping[str, Any], mistakes: Mistakes) -> None:
+    """Tables must be tables before anything is read from them."""
+    for key in ("model", "data", "recipe", "select", "sizes"):
+        if not isinstance(document.get(key, {}), dict):
+            mistakes.add(key, f"{key} is not a table", f"write [{key}] on a line of its own")
+    for key in ("axes", "transfer"):
+        tables = document.get(key, [])
+        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+            mistakes.add(key, f"{key} is not an array of tables", f"write [[{key}]] on a line of its own")
+    select = document.get("select", {})
+    for key in ("over", "at"):
+        if isinstance(select, dict) and not isinstance(select.get(key, {}), dict):
+            mistakes.add(f"select.{key}", f"select.{key} is not a table", 'for example { "recipe.lr" = [3e-4, 1e-3] }')
 
 
 def read_settings(settings: Sequence[str]) -> dict[str, Any]:
@@ -119,7 +114,7 @@ def read_settings(settings: Sequence[str]) -> dict[str, Any]:
     Raises:
         VitscaleError: an unknown key or a wrong type (exit 3, all of them).
     """
-    mistakes = _Mistakes(Path("--set"), {})
+    mistakes = Mistakes(Path("command line"), {})
     values = {key: value for text in settings for key, value in _setting(text, mistakes).items()}
     if mistakes.problems:
         raise VitscaleError.of(mistakes.problems, exit_code=INVALID_STUDY)
@@ -131,7 +126,7 @@ def _nearby(path: Path) -> str:
     return f"there are: {', '.join(there)}" if there else "give the path of a study's TOML file"
 
 
-def _read(document: Mapping[str, Any], path: Path, base: Path, settings: Sequence[str], mistakes: _Mistakes) -> Study:
+def _read(document: Mapping[str, Any], path: Path, base: Path, settings: Sequence[str], mistakes: Mistakes) -> Study:
     for key in document:
         if key not in TOP_KEYS:
             mistakes.unknown(key, key, [*TOP_KEYS, *fields.run_keys()])
@@ -140,30 +135,56 @@ def _read(document: Mapping[str, Any], path: Path, base: Path, settings: Sequenc
         mistakes.add("title", "title is not a text", "put it in quotes")
     sizes = _sizes(document.get("sizes", {}), mistakes)
     defaults = _defaults(document, settings, mistakes)
-    cells = _cells(document, defaults, mistakes, overridden={s.partition("=")[0].strip() for s in settings})
-    for cell in cells:
-        where = _where(document, cell)
-        for complaint in check_run(cell.run, sizes=sizes, base=base):
-            mistakes.add(where(complaint.key), *_words(complaint))
+    overridden = {s.partition("=")[0].strip() for s in settings}
+    cells = _cells(document, defaults, mistakes, overridden=overridden)
+    transfers = _transfers(document, base, mistakes)
+    select = _select(document, cells, mistakes, overridden=overridden)
+    _check_cells(document, cells, [transfer for transfer, _ in transfers], select, sizes, base, mistakes)
     return Study(
         name=path.stem,
         title=str(title),
         base=base,
         sizes=sizes,
         cells=tuple(cells),
-        transfers=tuple(_transfers(document, base, mistakes)),
-        select=_select(document, mistakes),
+        transfers=tuple(transfers),
+        select=select,
     )
+
+
+def _check_cells(
+    document: Mapping[str, Any],
+    cells: Sequence[Cell],
+    transfers: Sequence[Transfer],
+    select: Select | None,
+    sizes: models.Sizes,
+    base: Path,
+    mistakes: Mistakes,
+) -> None:
+    """Every run that the study may make: each cell, its network at each transfer's resolution, each tuning run."""
+    for cell in cells:
+        where = _where(document, cell)
+        complaints = check_run(cell.run, sizes=sizes, base=base)
+        for complaint in complaints:
+            mistakes.add(where(complaint.key), *_words(complaint))
+        if complaints:
+            continue
+        for position, transfer in enumerate(transfers):
+            for complaint in check_resolution(cell.run, transfer, sizes):
+                mistakes.add(f"transfer[{position}].{complaint.key}", *_words(complaint))
+        for values in grid(select) if select else []:
+            for complaint in check_run(fields.build({**cell.values, **values}), sizes=sizes, base=base):
+                mistakes.add("select.over", *_words(complaint))
+    # Beside other mistakes, the length of a run is not yet what its author meant.
+    for cell in [] if mistakes.problems else cells:
+        for complaint in check_steps(cell.run, base=base):
+            mistakes.add(_where(document, cell)(complaint.key), *_words(complaint))
 
 
 def _words(complaint: Complaint) -> tuple[str, str]:
     return complaint.message, complaint.hint
 
 
-def _sizes(table: Any, mistakes: _Mistakes) -> dict[str, dict[str, Any]]:
-    if not isinstance(table, dict):
-        mistakes.add("sizes", "sizes is not a table", "write [sizes.NAME]")
-        return {}
+def _sizes(table: Any, mistakes: Mistakes) -> dict[str, dict[str, Any]]:
     good = {}
     for name, numbers in table.items():
         complaints = check_size(name, numbers, SIZE_KEYS)
@@ -174,13 +195,10 @@ def _sizes(table: Any, mistakes: _Mistakes) -> dict[str, dict[str, Any]]:
     return good
 
 
-def _defaults(document: Mapping[str, Any], settings: Sequence[str], mistakes: _Mistakes) -> dict[str, Any]:
+def _defaults(document: Mapping[str, Any], settings: Sequence[str], mistakes: Mistakes) -> dict[str, Any]:
     given = {}
     for section in fields.SECTIONS:
         table = document.get(section, {})
-        if not isinstance(table, dict):
-            mistakes.add(section, f"{section} is not a table", f"write [{section}]")
-            continue
         given.update({f"{section}.{key}": value for key, value in table.items()})
     if "seed" in document:
         given["seed"] = document["seed"]
@@ -190,10 +208,10 @@ def _defaults(document: Mapping[str, Any], settings: Sequence[str], mistakes: _M
     return values
 
 
-def _setting(text: str, mistakes: _Mistakes) -> dict[str, Any]:
+def _setting(text: str, mistakes: Mistakes) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     if not equals:
-        mistakes.add("", f"--set {text}: not of the form key=value", "for example --set recipe.lr=3e-4")
+        mistakes.add("", f"--set {text} is not of the form key=value", "for example --set recipe.lr=3e-4")
         return {}
     try:
         parsed = tomllib.loads(f"v = {value}")["v"]
@@ -202,7 +220,7 @@ def _setting(text: str, mistakes: _Mistakes) -> dict[str, Any]:
     return _converted({key.strip(): parsed}, mistakes, lambda key: f"--set {key}")
 
 
-def _converted(given: Mapping[str, Any], mistakes: _Mistakes, where: Any) -> dict[str, Any]:
+def _converted(given: Mapping[str, Any], mistakes: Mistakes, where: Any) -> dict[str, Any]:
     known = fields.run_keys()
     good = {}
     for key, value in given.items():
@@ -212,22 +230,21 @@ def _converted(given: Mapping[str, Any], mistakes: _Mistakes, where: Any) -> dic
         try:
             good[key] = fields.convert(known[key], value)
         except ValueError as error:
-            mistakes.add(where(key), f"{key}: {error}", f"the type of '{key}' is {_plain(known[key])}")
+            mistakes.add(where(key), f"{key}: {error}", f"'{key}' takes {_plain(known[key])}")
     return good
 
 
 def _plain(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(repr, get_args(hint)))
     text = hint.__name__ if isinstance(hint, type) else str(hint)
     return text.replace("typing.", "").replace("None", "nothing").replace(" | ", " or ")
 
 
 def _cells(
-    document: Mapping[str, Any], defaults: Mapping[str, Any], mistakes: _Mistakes, *, overridden: set[str]
+    document: Mapping[str, Any], defaults: Mapping[str, Any], mistakes: Mistakes, *, overridden: set[str]
 ) -> list[Cell]:
     tables = document.get("axes", [])
-    if not isinstance(tables, list):
-        mistakes.add("axes", "axes is not an array of tables", "write [[axes]]")
-        return []
     converted = []
     for position, table in enumerate(tables):
         flat = {key: value for key, value in _flat(table).items() if key not in overridden}
@@ -261,23 +278,20 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _where(document: Mapping[str, Any], cell: Cell) -> Any:
-    tables = [set(_flat(table)) for table in document.get("axes", [])]
+    tables = [_flat(table) for table in document.get("axes", [])]
 
     def where(key: str) -> str:
-        if key in cell.varied:
-            for position, keys in enumerate(tables):
-                if key in keys:
-                    return f"axes[{position}].{key}"
+        for position, table in enumerate(tables):
+            values = table.get(key)
+            if key in cell.varied and cell.varied[key] in (values if isinstance(values, list) else [values]):
+                return f"axes[{position}].{key}"
         return key
 
     return where
 
 
-def _transfers(document: Mapping[str, Any], base: Path, mistakes: _Mistakes) -> list[tuple[Transfer, Task]]:
+def _transfers(document: Mapping[str, Any], base: Path, mistakes: Mistakes) -> list[tuple[Transfer, Task]]:
     tables = document.get("transfer", [])
-    if not isinstance(tables, list):
-        mistakes.add("transfer", "transfer is not an array of tables", "write [[transfer]]")
-        return []
     known = {key: hint for key, hint in fields.types(Transfer).items() if key != "init"}
     found = []
     for position, table in enumerate(tables):
@@ -290,7 +304,7 @@ def _transfers(document: Mapping[str, Any], base: Path, mistakes: _Mistakes) -> 
             try:
                 values[key] = fields.convert(known[key], value)
             except ValueError as error:
-                mistakes.add(where, f"transfer.{key}: {error}", f"the type of '{key}' is {_plain(known[key])}")
+                mistakes.add(where, f"transfer.{key}: {error}", f"'{key}' takes {_plain(known[key])}")
         transfer = Transfer(**values)
         try:
             task = load_task(transfer.task, base=base)
@@ -304,7 +318,9 @@ def _transfers(document: Mapping[str, Any], base: Path, mistakes: _Mistakes) -> 
     return found
 
 
-def _select(document: Mapping[str, Any], mistakes: _Mistakes) -> Select | None:
+def _select(
+    document: Mapping[str, Any], cells: Sequence[Cell], mistakes: Mistakes, *, overridden: set[str]
+) -> Select | None:
     table = document.get("select")
     if table is None:
         return None
@@ -324,22 +340,21 @@ def _select(document: Mapping[str, Any], mistakes: _Mistakes) -> Select | None:
         mistakes.add(
             "select", "[select] has nothing to choose from", 'write over = { "recipe.lr" = [3e-4, 1e-3, 3e-3] }'
         )
+    # A setting that the command line fixes is not tuned.
+    over = {key: values for key, values in grids["over"].items() if key not in overridden}
     by = table.get("by", "upstream_val")
     if by != "upstream_val":
         mistakes.add("select.by", f"cannot select by {by!r}", "by = 'upstream_val': test labels never choose anything")
     per = table.get("per", [])
+    if not isinstance(per, list):
+        mistakes.add("select.per", f"select.per is not a list: {per!r}", 'for example ["model.name"]')
+        per = []
     for key in per:
         if key not in fields.run_keys():
             mistakes.unknown("select.per", key, list(fields.run_keys()))
     for key in grids["at"]:
         if key not in per:
             mistakes.add("select.at", f"'{key}' stands in select.at but not in select.per", "name it in per, too")
-    if not _validates(document):
+    if any(not cell.run.data.val_examples for cell in cells):
         mistakes.add("select", "[select] needs an upstream validation set", "set data.val_examples")
-    return Select(over=grids["over"], by=by, per=tuple(per), at=grids["at"])
-
-
-def _validates(document: Mapping[str, Any]) -> bool:
-    data = document.get("data", {})
-    axes_keys = {key for table in document.get("axes", []) if isinstance(table, dict) for key in _flat(table)}
-    return bool(isinstance(data, dict) and data.get("val_examples")) or "data.val_examples" in axes_keys
+    return Select(over=over, by=by, per=tuple(per), at=grids["at"]) if over else None

@@ -5,6 +5,7 @@ Pure but for the descriptions of data sets: the same study and the same scores g
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -18,7 +19,7 @@ from vitscale.study import cost, fields, select
 from vitscale.study.check import dataset_of
 from vitscale.study.datasets import Dataset, describe
 from vitscale.study.identity import pretrain_id, transfer_id
-from vitscale.study.load import Cell, Study
+from vitscale.study.load import Cell, Study, grid
 from vitscale.study.schedule import total_steps
 
 Role = Literal["cell", "tuning", "baseline"]
@@ -212,23 +213,33 @@ def _tune(
     if study.select is None:
         return choices, jobs, flops
     for group, cell in select.groups(study).items():
-        grid = [(values, facts.pretrain(cell, values, role="tuning")) for values in select.grid(study.select)]
-        jobs.update({job.id: job for _, job in grid})
-        flops[group] = sum(job.flops for _, job in grid)
-        ended = [(values, scores[job.id]) for values, job in grid if job.id in scores]
+        trials = [(values, facts.pretrain(cell, values, role="tuning")) for values in grid(study.select)]
+        jobs.update({job.id: job for _, job in trials})
+        flops[group] = sum(job.flops for _, job in trials)
+        ended = [(values, scores[job.id]) for values, job in trials if job.id in scores]
         good = [(values, score) for values, score in ended if score is not None]
-        if len(ended) == len(grid) and good:
+        if len(ended) == len(trials) and good:
             choices[group] = select.choose(study.select, good)
     return choices, jobs, flops
 
 
 def _transfers(study: Study, parent: Job) -> Iterator[Job]:
     for transfer, task in study.transfers:
-        yield transfer_job(parent, transfer, task)
+        yield transfer_job(parent, transfer, task, differing=_differing(study, transfer))
 
 
-def transfer_job(parent: Job, transfer: Transfer, task: Task) -> Job:
-    """The job that transfers a pre-training run, or a baseline of it where `transfer.init` says so."""
+def _differing(study: Study, transfer: Transfer) -> dict[str, Any]:
+    """The settings in which a transfer differs from others of its task and protocol, by dotted key."""
+    alike = [t for t, _ in study.transfers if (t.task, t.protocol) == (transfer.task, transfer.protocol)]
+    names = [f.name for f in dataclasses.fields(Transfer)]
+    return {f"transfer.{name}": getattr(transfer, name) for name in names if len({getattr(t, name) for t in alike}) > 1}
+
+
+def transfer_job(parent: Job, transfer: Transfer, task: Task, *, differing: Mapping[str, Any] | None = None) -> Job:
+    """The job that transfers a pre-training run, or a baseline of it where `transfer.init` says so.
+
+    `differing`: what tells this transfer from others of the study.
+    """
     baseline = transfer.init != "pretrained"
     return replace(
         parent,
@@ -237,7 +248,10 @@ def transfer_job(parent: Job, transfer: Transfer, task: Task) -> Job:
         run=replace(parent.run, transfer=transfer),
         task=task,
         parent=None if baseline else parent.id,
-        varied={key: value for key, value in parent.varied.items() if not baseline or key == "model.name"},
+        varied={
+            **{key: value for key, value in parent.varied.items() if not baseline or key == "model.name"},
+            **(differing or {}),
+        },
         flops_tuning=0 if baseline else parent.flops_tuning,
         at_edge=None if baseline else parent.at_edge,
     )
@@ -251,10 +265,12 @@ def _baselines(study: Study, cells: Sequence[Job]) -> Iterator[Job]:
     for transfer, task in study.transfers:
         if not first:
             return
+        differing = _differing(study, transfer)
         if transfer.protocol == "fewshot":
-            yield transfer_job(next(iter(first.values())), replace(transfer, init="pixels"), task)
+            pixels = replace(transfer, init="pixels")
+            yield transfer_job(next(iter(first.values())), pixels, task, differing=differing)
         for job in first.values():
-            yield transfer_job(job, replace(transfer, init="untrained"), task)
+            yield transfer_job(job, replace(transfer, init="untrained"), task, differing=differing)
 
 
 def shards_of(study_base: Path, run: Run) -> dict[str, str]:

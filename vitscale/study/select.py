@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
 from math import inf, log
 from typing import Any
 
@@ -62,11 +61,6 @@ def _nearest(value: Any, tuned: tuple[Any, ...]) -> Any:
     if not isinstance(value, int | float) or value <= 0:
         return tuned[-1]
     return min(tuned, key=lambda t: abs(log(t) - log(value)) if isinstance(t, int | float) and t > 0 else inf)
-
-
-def grid(select: Select) -> list[dict[str, Any]]:
-    """Every combination of the values that are compared."""
-    return [dict(zip(select.over, values, strict=True)) for values in product(*select.over.values())]
 
 
 def choose(select: Select, scores: list[tuple[dict[str, Any], float]]) -> Choice:

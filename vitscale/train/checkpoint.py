@@ -16,10 +16,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vitscale.errors import MISSING, VitscaleError
+from vitscale.files import sync, write_whole
 
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
+
+
+class NotSaved(VitscaleError):  # noqa: N818
+    """The disk refused a checkpoint: the run has not failed, it can go on once there is room."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +57,7 @@ def save(run: Path, progress: Progress, *, weights: dict[str, Tensor], optimizer
     The checkpoints that are neither the latest nor the best are removed afterwards.
 
     Raises:
-        VitscaleError: the disk is full or read-only; what was there before is untouched (exit 5).
+        NotSaved: the disk is full or read-only; what was there before is untouched (exit 5).
     """
     final = folder_of(run, progress.step)
     temporary = final.with_name(f".{final.name}.{os.getpid()}")
@@ -72,10 +77,10 @@ def save(run: Path, progress: Progress, *, weights: dict[str, Tensor], optimizer
             shutil.rmtree(final)
         temporary.rename(final)
         sync(final.parent)
-        write_whole(final.parent / "latest", final.name)
+        write_whole(final.parent / "latest", final.name.encode())
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise VitscaleError(
+        raise NotSaved(
             f"no checkpoint could be written to {final}: {error}",
             hint="free some disk space and start the same command again: it goes on from the last checkpoint",
             exit_code=MISSING,
@@ -137,24 +142,6 @@ def load_weights(net: torch.nn.Module, weights: dict[str, Tensor], origin: Path)
             exit_code=MISSING,
         )
     net.load_state_dict(weights)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Replaces a small file in one step, so that a reader sees the old text or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    sync(temporary)
-    temporary.replace(path)
-    sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Asks the disk to keep a file or the names in a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _prune(folder: Path, keep: set[int | None]) -> None:

@@ -92,6 +92,10 @@ class Engine:
         zero_stage: int = 0,
     ) -> None:
         check_precision(recipe)
+        if zero_stage:
+            raise VitscaleError(
+                f"ZeRO stage {zero_stage} is not built yet", hint="leave it at 0: one device needs no more", exit_code=2
+            )
         self.recipe = recipe
         self.micro_batch = min(micro_batch or recipe.batch_size, recipe.batch_size)
         if recipe.batch_size % self.micro_batch:

@@ -13,6 +13,7 @@ from torch import nn
 
 from vitscale.config import Recipe
 from vitscale.data.images import ArrayImages, Images
+from vitscale.errors import MISSING, VitscaleError
 from vitscale.train.engine import per_image_loss, to_device
 
 CHUNK = 500
@@ -67,6 +68,22 @@ def evaluate(
     return Score(accuracy=correct / max(count, 1), loss=loss / max(count, 1), images=count)
 
 
+def readable(images: AnyImages, index: Int64[np.ndarray, b], resolution: int) -> UInt8[np.ndarray, "b 3 r r"]:
+    """The images of `index`, of which none may be broken: a task's support sets and tests are the same for everybody.
+
+    Raises:
+        VitscaleError: one cannot be decoded (exit 5).
+    """
+    pixels, weights = images.eval_batch(index, resolution=resolution)
+    if (weights == 0).any():
+        raise VitscaleError(
+            f"image {index[weights == 0][0]} of a downstream task cannot be decoded",
+            hint="vitscale data verify names the broken samples of its shards",
+            exit_code=MISSING,
+        )
+    return pixels
+
+
 @torch.no_grad()
 def features(net: nn.Module, images: AnyImages, *, resolution: int) -> Float64[np.ndarray, "n features"]:
     """Representations of all images, from the test-time preprocessing."""
@@ -75,6 +92,6 @@ def features(net: nn.Module, images: AnyImages, *, resolution: int) -> Float64[n
     index = np.arange(len(images), dtype=np.int64)
     parts = []
     for start in range(0, len(index), CHUNK):
-        pixels, _ = images.eval_batch(index[start : start + CHUNK], resolution=resolution)
+        pixels = readable(images, index[start : start + CHUNK], resolution)
         parts.append(net.features(to_device(torch.from_numpy(pixels), device)).double().cpu().numpy())  # type: ignore[operator]
     return np.concatenate(parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -15,13 +16,13 @@ from vitscale.config import Recipe, Task, Transfer
 from vitscale.data import downstream
 from vitscale.data.downstream import Downstream
 from vitscale.data.order import global_batch
-from vitscale.errors import MISSING, VitscaleError
+from vitscale.errors import MISSING, RUN_FAILED, VitscaleError
 from vitscale.models.counts import Head
 from vitscale.models.vit.net import resize_pos_embedding
 from vitscale.study.cost import forward_flops, training_flops
 from vitscale.train.checkpoint import Progress
 from vitscale.train.engine import Batch, Engine
-from vitscale.train.evaluate import AnyImages, Score, evaluate, features
+from vitscale.train.evaluate import AnyImages, Score, evaluate, features, readable
 from vitscale.train.fewshot import few_shot
 from vitscale.train.loop import Loop, Stop
 from vitscale.train.outcome import measured
@@ -74,7 +75,7 @@ def _few_shot_rows(rundir: RunDir, settings: Transfer, task: Task, data: Downstr
 def raw_pixels(images: AnyImages, resolution: int) -> Float64[np.ndarray, "n features"]:
     """What a network would see, in [-1, 1], as features: at most 32 px a side; grey images have one channel."""
     side = min(resolution, 32)
-    pixels, _ = images.eval_batch(np.arange(len(images), dtype=np.int64), resolution=side)
+    pixels = readable(images, np.arange(len(images), dtype=np.int64), side)
     if (pixels == pixels[:, :1]).all():
         pixels = pixels[:, :1]
     return pixels.reshape(len(pixels), -1) / 127.5 - 1.0
@@ -136,11 +137,11 @@ def _fine_tune_rows(
     tuner = _Tuner(rundir, start, settings, task, data, resolution, stop)
     train, dev = data.dev_split()
     everything = np.arange(len(data.train_labels), dtype=np.int64)
-    chosen, grid = settings.lr[0], {}
+    chosen, grid = settings.lr[0], dict[float, float]()
     if len(settings.lr) > 1:
-        grid = {lr: tuner.tune(lr, 0, train, dev, data.train, data.train_labels) for lr in settings.lr}
-        chosen = max(grid, key=lambda lr: grid[lr].accuracy)
-        rundir.log("chose", {"lr": chosen, "grid": {str(lr): score.accuracy for lr, score in grid.items()}})
+        grid = {lr: tuner.try_rate(lr, train, dev) for lr in settings.lr}
+        chosen = max(grid, key=lambda lr: grid[lr])
+        rundir.log("chose", {"lr": chosen, "grid": {str(lr): None if s < 0 else s for lr, s in grid.items()}})
     test = np.arange(len(data.test_labels), dtype=np.int64)
     cost = float(training_flops(macs, settings.steps * settings.batch_size))
     rows = []
@@ -174,6 +175,16 @@ class _Tuner:
         self.rundir, self.start, self.settings, self.task = rundir, start, settings, task
         self.data, self.resolution, self.stop = data, resolution, stop
 
+    def try_rate(self, lr: float, train: Int64[np.ndarray, n], dev: Int64[np.ndarray, m]) -> float:
+        """Accuracy on the dev split; -1 for a rate that diverges, which loses to every other."""
+        try:
+            return self.tune(lr, 0, train, dev, self.data.train, self.data.train_labels).accuracy
+        except VitscaleError as error:
+            if error.exit_code != RUN_FAILED:
+                raise
+            self.rundir.log("diverged", {"lr": lr})
+            return -1.0
+
     def tune(
         self,
         lr: float,
@@ -195,7 +206,9 @@ class _Tuner:
         )
         torch.manual_seed(repetition)
         net = fine_tuning_net(self.start, self.rundir, self.task, self.resolution)
-        engine = Engine(net, recipe, optimizer="sgd")
+        micro_batch = self.rundir.machine.get("micro_batch")
+        fitting = math.gcd(micro_batch, recipe.batch_size) if micro_batch else None
+        engine = Engine(net, recipe, optimizer="sgd", micro_batch=fitting)
 
         def positions(step: int) -> tuple[Int64[np.ndarray, b], Int64[np.ndarray, b]]:
             index, epoch = global_batch(

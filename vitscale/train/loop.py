@@ -16,6 +16,8 @@ from vitscale.study.schedule import learning_rate
 from vitscale.train.checkpoint import Progress
 from vitscale.train.engine import Batch, Engine
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
 
 class Interrupted(Exception):  # noqa: N818
     """A signal asked the run to stop, and its checkpoint is written."""
@@ -28,8 +30,10 @@ class Stop:
         self.requested = False
 
     def listen(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        for number in SIGNALS:
             signal.signal(number, self._on_signal)
+        # The launcher starts workers with these blocked: one that came while Python was starting arrives now.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del number, frame

@@ -48,7 +48,11 @@ def trained_net(rundir: RunDir) -> nn.Module:
     result = rundir.result()
     if result is None or result["status"] != "done":
         raise VitscaleError(f"run {rundir.id} is not finished", hint="finish its pre-training first", exit_code=MISSING)
-    kept = checkpoint.load(rundir.folder / "checkpoints" / result["checkpoint"])
+    try:
+        kept = checkpoint.load(rundir.folder / "checkpoints" / result["checkpoint"])
+    except VitscaleError as error:
+        hint = f"delete {rundir.folder} and sweep with --retry-failed: it is then trained again"
+        raise VitscaleError(error.problems[0].message, hint=hint, exit_code=MISSING) from None
     net = new_net(rundir)
     checkpoint.load_weights(net, kept.weights, kept.folder)
     return net

@@ -15,9 +15,9 @@ from typing import Any
 from vitscale import models
 from vitscale.config import Run, Task
 from vitscale.errors import HELD, MISSING, VitscaleError
+from vitscale.files import write_whole
 from vitscale.models.counts import Head
 from vitscale.study.fields import from_dict
-from vitscale.train.checkpoint import write_whole
 
 
 class RunDir:
@@ -69,7 +69,7 @@ class RunDir:
         """All whole lines so far; a last line that was cut off by a crash is left out."""
         path = self.folder / "events.jsonl"
         found = []
-        for line in path.read_text().splitlines() if path.is_file() else []:
+        for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
             try:
                 found.append(json.loads(line))
             except json.JSONDecodeError:
@@ -86,7 +86,7 @@ class RunDir:
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Publishes the outcome in one step."""
-        write_whole(self.folder / "result.json", json.dumps(result, indent=1))
+        write_whole(self.folder / "result.json", json.dumps(result, indent=1).encode())
 
     @contextmanager
     def lease(self) -> Iterator[None]:

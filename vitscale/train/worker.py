@@ -5,6 +5,7 @@ Everything it is told stands in `run.json`; everything it says goes to `events.j
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any
 
 import torch
 
-from vitscale.errors import BUG, DONE, INTERRUPTED, RUN_FAILED, VitscaleError
+from vitscale.errors import BUG, DONE, INTERRUPTED, MISSING, VitscaleError
+from vitscale.train.checkpoint import NotSaved
 from vitscale.train.engine import device_name, process_group
 from vitscale.train.finetune import transfer
 from vitscale.train.loop import Interrupted, Stop
@@ -27,6 +29,7 @@ def main(folders: list[str]) -> int:
     worst = DONE
     with process_group():
         for folder in folders:
+            _log_to(Path(folder))
             try:
                 code = work(RunDir(Path(folder)), stop)
             except VitscaleError as error:  # nothing was begun, so there is nothing to record
@@ -54,20 +57,35 @@ def work(rundir: RunDir, stop: Stop) -> int:
         except Interrupted:
             rundir.log("interrupted", {})
             return INTERRUPTED
+        except NotSaved as error:
+            print(error, flush=True)
+            return MISSING
         except VitscaleError as error:
-            return _failed(rundir, facts, str(error.problems[0].message), str(error), RUN_FAILED)
+            print(error, flush=True)
+            problem = error.problems[0]
+            return _failed(rundir, facts, problem.message, problem.hint, error.exit_code)
         except Exception as error:
-            return _failed(rundir, facts, f"{type(error).__name__}: {error}", traceback.format_exc(), BUG)
+            traceback.print_exc()
+            return _failed(rundir, facts, f"{type(error).__name__}: {error}", "log.txt has the traceback", BUG)
         rundir.log("done", {})
         rundir.finish({**result, **facts, "ended": now()})
         return DONE
 
 
-def _failed(rundir: RunDir, facts: dict[str, Any], reason: str, text: str, code: int) -> int:
-    print(text, flush=True)
+def _failed(rundir: RunDir, facts: dict[str, Any], reason: str, hint: str, code: int) -> int:
     rundir.log("failed", {"reason": reason})
-    rundir.finish({"status": "failed", "reason": reason, "score": None, "rows": [], **facts, "ended": now()})
+    outcome = {"status": "failed", "reason": reason, "hint": hint, "exit_code": code, "score": None, "rows": []}
+    rundir.finish({**outcome, **facts, "ended": now()})
     return code
+
+
+def _log_to(folder: Path) -> None:
+    """Sends what this process prints to the run's own log, from here on."""
+    log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    sys.stdout.flush()
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ class HashedFile:
         self._file.close()
         self._file = None
         self.temporary.replace(self.path)
-        sync_folder(self.path.parent)
+        sync(self.path.parent)
 
     def close(self) -> None:
         if self._file is None:
@@ -59,9 +59,9 @@ class HashedFile:
         self.close()
 
 
-def sync_folder(folder: Path) -> None:
-    """Makes a rename inside `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Makes a file's bytes, or a rename inside a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -82,9 +82,9 @@ def disk_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            hint = "free some space and run the same command again: whole shards are kept"
+            hint = "free some space and run the same command again: what is whole is kept"
             raise VitscaleError(f"{folder}: no space left to write to", hint=hint, exit_code=MISSING) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
             hint = "choose a folder that you may write to"
             raise VitscaleError(f"{folder}: {error.strerror}", hint=hint, exit_code=MISSING) from error
         raise

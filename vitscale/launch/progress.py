@@ -1,0 +1,41 @@
+"""Jobs, outcomes and progress in the words of one line."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from vitscale.study.plan import Job
+
+
+def title(job: Job) -> str:
+    """A job in a few words."""
+    run = job.run
+    if run.transfer is None:
+        return f"{job.id} {run.model.name} on {job.examples:,} images, seed {run.seed}, lr {run.recipe.lr:g}"
+    origin = {
+        "pretrained": f"of {job.parent}",
+        "untrained": f"of {run.model.name} untrained",
+        "pixels": "of raw pixels",
+    }
+    return f"{job.id} {run.transfer.protocol} {run.transfer.task} {origin[run.transfer.init]}"
+
+
+def summary(outcome: dict[str, Any]) -> str:
+    """Its measured accuracies in a few words."""
+    values: dict[str, list[float]] = {}
+    for row in outcome["rows"]:
+        if row["metric"] == "accuracy":
+            shots = f" {row['shots']}-shot" if row.get("shots") else ""
+            values.setdefault(f"{row['task']}{shots}", []).append(row["value"])
+    return ", ".join(f"{name} {sum(v) / len(v):.1%}" for name, v in values.items()) or "trained"
+
+
+def progress_words(event: dict[str, Any]) -> str:
+    """A step event as one log line."""
+    left = time.strftime("%H:%M:%S", time.gmtime(event["seconds_left"]))
+    mfu = "" if event.get("mfu") is None else f", MFU {event['mfu']:.1%}"
+    return (
+        f"step {event['step']}/{event['steps']}, loss {event['loss']:.3f}, lr {event['lr']:.2g}, "
+        f"{event['images_per_second']:,.0f} images/s{mfu}, {left} left"
+    )
