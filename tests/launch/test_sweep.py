@@ -277,7 +277,7 @@ def test_kills_at_random_moments_leave_the_results_of_an_undisturbed_sweep(finis
         victims = [process.pid, *workers] if kill % 3 == 0 else workers if kill % 3 == 1 else [process.pid]
         for pid in victims:
             os.kill(pid, signal.SIGKILL)
-        process.wait(timeout=120)
+        process.communicate(timeout=120)
         deadline = time.monotonic() + 60
         while any(is_alive(pid) for pid in workers) and time.monotonic() < deadline:
             time.sleep(0.1)

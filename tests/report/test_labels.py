@@ -34,6 +34,11 @@ def test_a_compute_axis_names_a_few_round_values_inside_it(power: float, decades
     assert all(low <= value <= high for value in values)
     for value in values:
         assert float(f"{value:.1e}") == value
+    assert all(other / value >= (high / low) ** 0.23 for value, other in pairwise(values))
+
+
+def test_a_compute_axis_under_a_decade_is_named_twice() -> None:
+    assert round_values(6.5e11, 3.4e12) == [1e12, 3e12]
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,18 @@ def test_the_box_tells_of_a_transfer_that_is_not_done_yet(frame: pd.DataFrame) -
     assert "ViT-nano/4, 4,000 images, 880,000 seen, seed 2: no digits, fine-tuned" in found
 
 
+def test_the_box_tells_of_curves_that_do_not_clear_their_baseline(frame: pd.DataFrame) -> None:
+    rows = frame["role"] == "baseline"
+    pixels = rows & (frame["init"] == "pixels") & (frame["shots"] == 5)
+    untrained = rows & (frame["model"] == "ViT-nano/4") & (frame["protocol"] == "finetune")
+    assert "do not clear" not in changed(frame, rows, value=0.0)
+    assert "say nothing about pre-training: 3 of " in changed(frame, pixels, value=1.0)
+    found = changed(frame, untrained, value=1.0)
+    assert "say nothing about pre-training: 1 of " in found
+    assert "ViT-nano/4, digits, fine-tuned: " in found
+    assert "from scratch 100.0%" in found
+
+
 def test_the_box_tells_of_missing_baselines_and_lone_seeds(frame: pd.DataFrame) -> None:
     bare = frame[(frame["role"] != "baseline") & (frame["seed"] == 0)]
     found = changed(bare, bare["seed"] == -1)

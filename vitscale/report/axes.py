@@ -10,7 +10,9 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullFormatter, NullL
 
 from vitscale.report.lines import short
 
-APART = 0.11  # of the axis: nearer tick labels would run into each other in a 3-inch panel
+# Of the axis: nearer tick labels would run into each other in a 3-inch panel.
+APART = 0.11  # `55k`
+FAR_APART = 0.24  # `$7{\\times}10^{11}$`
 
 
 def log_limits(axes: Axes, values: Sequence[float]) -> tuple[float, float]:
@@ -52,16 +54,24 @@ def compute_ticks(axes: Axes, values: Sequence[float]) -> None:
 
 
 def round_values(low: float, high: float) -> list[float]:
-    """Up to five values between low and high: powers of ten, else with fewer than three of them, finer steps."""
+    """Two to five values between low and high, far enough apart to be named: powers of ten, else finer steps."""
     tenths = tuple(tenth / 10 for tenth in range(10, 100))
-    values: list[float] = []
+    kept: list[float] = []
     for mantissas in ((1,), (1, 3), (1, 2, 5), tuple(range(1, 10)), tenths):
         powers = _decades(math.log10(low), math.log10(high))
         values = [float(f"{mantissa}e{power}") for power in powers for mantissa in mantissas]
-        values = [value for value in values if low <= value <= high]
-        if len(values) >= 3:
+        kept = _thinned([value for value in values if low <= value <= high], FAR_APART * math.log(high / low))
+        if len(kept) >= 2:
             break
-    return values[:: -(-len(values) // 5)] if values else []
+    return kept
+
+
+def _thinned(values: list[float], room: float) -> list[float]:
+    kept: list[float] = []
+    for value in values:
+        if not kept or math.log(value / kept[-1]) >= room:
+            kept.append(value)
+    return kept
 
 
 def scientific(value: float) -> str:

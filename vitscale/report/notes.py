@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import pandas as pd
 
 from vitscale.analysis.curves import CELL, LINE, Curves, cost_per_image, counted
 from vitscale.analysis.variants import REPLICATE
-from vitscale.report.lines import measure_title
+from vitscale.report.lines import BASELINE_NAMES, measure_title
 
 SAME_COST = 1.10  # families whose FLOPs an image differ by more are not compared at equal compute
 
@@ -27,6 +28,7 @@ def notes(frame: pd.DataFrame, found: Curves) -> list[Note]:
         *_failed(newest),
         *_missing(found),
         *_no_baseline(found),
+        *_below_baseline(found),
         *_unmeasured(newest),
         *_mixed_code(found),
         *_task_versions(found),
@@ -95,6 +97,29 @@ def _no_baseline(found: Curves) -> list[Note]:
     bare = sorted(set(_keys(transfers[measure])) - set(_keys(found.baselines[measure])), key=str)
     text = "No baseline recorded yet; a curve that does not clear it says nothing."
     return [Note(text, tuple(_titles(bare)))] if bare else []
+
+
+def _below_baseline(found: Curves) -> list[Note]:
+    """Lines that at their best do not clear raw pixels, or their own network before pre-training."""
+    measure = ["task", "protocol", "shots"]
+    bars = found.baselines[found.baselines["metric"] == "accuracy"]
+    points = found.points[(found.points["protocol"] != "pretrain") & (found.points["metric"] == "accuracy")]
+    best = points.loc[points.groupby([*LINE, *measure], dropna=False)["value"].idxmax()]
+    both = best.merge(bars, on=measure, suffixes=("", "_bar"))
+    own = (both["model"] == both["model_bar"]) | (both["init"] == "pixels")
+    below = both[own & (both["transfer"] == both["variant_bar"]) & (both["value"] <= both["value_bar"])]
+    details = [
+        f"{', '.join(filter(None, [row['model'], row['variant']]))}, {_titles([_measure(row)])[0]}:"
+        f" {row['value']:.1%} at best, {BASELINE_NAMES.get((row['protocol'], row['init']), row['init'])} {row['value_bar']:.1%}"
+        for row in below.sort_values([*measure, *LINE]).astype(object).to_dict("records")
+    ]
+    lines = len(below[[*LINE, *measure]].drop_duplicates())
+    text = f"Curves that do not clear a baseline, and so say nothing about pre-training: {lines} of {len(best)}."
+    return [Note(text, tuple(details))] if details else []
+
+
+def _measure(row: dict[str, Any]) -> tuple[object, ...]:
+    return row["task"], row["protocol"], row["shots"]
 
 
 def _unmeasured(newest: pd.DataFrame) -> list[Note]:
