@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from vitscale import models
-from vitscale.models.counts import Head
+from vitscale.models.counts import Head, conv_macs
+from vitscale.models.hybrid.net import same_pad
 
 # Totals at 224 px with 1,000 classes, a class token and no pre-logits layer.
 PUBLISHED = {
@@ -128,3 +130,16 @@ def test_asking_for_a_price_does_not_load_torch() -> None:
         "heavy = {'torch', 'numpy', 'pandas', 'scipy'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("side", [7, 8, 28, 31, 56])
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (7, 1), (7, 2)])
+def test_valid_positions_are_the_taps_that_fall_on_the_image(side: int, kernel: int, stride: int) -> None:
+    """Convolving ones with ones counts them, under BiT's symmetric padding and under TensorFlow's."""
+    ones = torch.ones(1, 1, side, side)
+    taps = torch.ones(1, 1, kernel, kernel)
+    symmetric = F.conv2d(ones, taps, stride=stride, padding=kernel // 2)
+    same = F.conv2d(same_pad(ones, kernel, stride), taps, stride=stride)
+    macs, after = conv_macs(side, kernel, 3, 5, stride=stride, counting="valid")
+    assert macs == 15 * symmetric.sum() == 15 * same.sum()
+    assert (after, after) == symmetric.shape[2:] == same.shape[2:]

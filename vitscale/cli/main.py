@@ -8,7 +8,7 @@ import traceback
 
 import typer
 
-from vitscale.cli import data, pretrain, report, results, status, sweep, transfer
+from vitscale.cli import data, ls, pretrain, report, results, status, sweep, transfer
 from vitscale.cli import plan as plan_verb
 from vitscale.errors import BUG
 
@@ -28,6 +28,7 @@ app.command()(status.status)
 app.command()(results.results)
 app.command()(report.report)
 app.add_typer(data.app, name="data")
+app.add_typer(ls.app, name="ls")
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vitscale.errors import USAGE, VitscaleError
+from vitscale.models.counts import Counting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,6 +31,13 @@ Jobs = Annotated[
 ]
 Threads = Annotated[
     int | None, typer.Option("--threads", min=1, help="CPU threads of each process. Default: the cores, shared out.")
+]
+CountingOption = Annotated[
+    Counting,
+    typer.Option(
+        "--counting",
+        help="Which taps of padded convolutions cost: all (dense), or those inside the image (valid), as in the paper.",
+    ),
 ]
 MicroBatch = Annotated[
     int | None,

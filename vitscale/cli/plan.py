@@ -11,6 +11,7 @@ from vitscale.cli.screen import print_json, print_table, reports_errors, say
 
 if TYPE_CHECKING:
     from vitscale.launch.sweep import Job
+    from vitscale.models.counts import Counting
 
 FLOPS_PER_CORE = 2e10
 """A guess for fp32 training of small models on one server core, until something has been measured."""
@@ -23,6 +24,7 @@ def plan(
     study: options.StudyFile,
     settings: options.Settings = None,
     runs: options.Runs = Path("runs"),
+    counting: options.CountingOption = "dense",
     json: options.Json = False,
 ) -> None:
     """Say what STUDY would run, what is done, and what the rest costs. Starts nothing."""
@@ -36,12 +38,13 @@ def plan(
     waiting = [job for job in now.waiting if job.kind == "pretrain"]
     pretraining = [job for job in now.jobs if job.kind == "pretrain"]
     if json:
-        documents = [_document(job, states[job.id]) for job in now.jobs]
-        documents += [_document(job, "waiting for [select]") for job in now.waiting]
-        print_json({"study": loaded.name, "title": loaded.title, "jobs": documents})
+        documents = [_document(job, states[job.id], counting) for job in now.jobs]
+        documents += [_document(job, "waiting for [select]", counting) for job in now.waiting]
+        print_json({"study": loaded.name, "title": loaded.title, "counting": counting, "jobs": documents})
         return
     print_table(
-        [_row(job, states[job.id]) for job in pretraining] + [_row(job, "selecting") for job in waiting],
+        [_row(job, states[job.id], counting) for job in pretraining]
+        + [_row(job, "selecting", counting) for job in waiting],
         [
             "run",
             "role",
@@ -57,11 +60,13 @@ def plan(
             "state",
         ],
     )
-    for line in [*totals([*now.jobs, *now.waiting], states), *unequal(pretraining + waiting)]:
+    for line in [*totals([*now.jobs, *now.waiting], states, counting), *unequal(pretraining + waiting)]:
         say(line)
+    if any(job.dataset.fingerprint is None for job in pretraining + waiting):
+        say("note: run ids are provisional, as the data are not at hand")
 
 
-def _document(job: Job, state: str) -> dict[str, Any]:
+def _document(job: Job, state: str, counting: Counting) -> dict[str, Any]:
     return {
         "id": job.id,
         "kind": job.kind,
@@ -73,8 +78,8 @@ def _document(job: Job, state: str) -> dict[str, Any]:
         "seed": job.run.seed,
         "lr": job.run.recipe.lr,
         "params": job.params.total,
-        "macs": job.macs,
-        "flops": job.flops,
+        "macs": job.macs_by(counting),
+        "flops": job.flops_by(counting),
         "parent": job.parent,
         "transfer": None if job.run.transfer is None else f"{job.run.transfer.protocol} {job.run.transfer.task}",
         "init": None if job.run.transfer is None else job.run.transfer.init,
@@ -83,7 +88,7 @@ def _document(job: Job, state: str) -> dict[str, Any]:
     }
 
 
-def _row(job: Job, state: str) -> list[str]:
+def _row(job: Job, state: str, counting: Counting) -> list[str]:
     from vitscale.study.cost import model_state_bytes
 
     selecting = state == "selecting"
@@ -96,22 +101,22 @@ def _row(job: Job, state: str) -> list[str]:
         str(job.run.seed),
         "to select" if selecting else f"{job.run.recipe.lr:g}",
         f"{job.params.total:,}",
-        f"{job.macs / 1e6:,.1f}",
-        f"{job.flops / 1e18:.3g}",
+        f"{job.macs_by(counting) / 1e6:,.1f}",
+        f"{job.flops_by(counting) / 1e18:.4g}",
         f"{model_state_bytes(job.params.total) / 2**20:,.0f} MiB",
         state,
     ]
 
 
-def totals(jobs: Sequence[Job], states: Mapping[str, str]) -> list[str]:
+def totals(jobs: Sequence[Job], states: Mapping[str, str], counting: Counting = "dense") -> list[str]:
     """Counts and FLOPs of all jobs and of those still to do."""
     left = [job for job in jobs if states.get(job.id) not in ("done", "failed")]
     pretraining = sum(job.kind == "pretrain" for job in jobs)
     baselines = sum(job.role == "baseline" for job in jobs)
     return [
         f"{pretraining} pre-training runs, {len(jobs) - pretraining - baselines} transfers, {baselines} baselines; "
-        f"{sum(job.flops for job in jobs):.2e} FLOPs",
-        f"left to run: {len(left)} jobs, {sum(job.flops for job in left):.2e} FLOPs",
+        f"{sum(job.flops_by(counting) for job in jobs):.2e} FLOPs",
+        f"left to run: {len(left)} jobs, {sum(job.flops_by(counting) for job in left):.2e} FLOPs",
     ]
 
 

@@ -12,7 +12,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from vitscale.models.counts import Head, Macs, Params
+from vitscale.models.counts import Counting, Head, Macs, Params
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,7 +37,7 @@ class Arch(Protocol):
     def problems(self, resolution: int) -> list[str]: ...
     def tokens(self, resolution: int) -> int: ...
     def params(self, resolution: int, head: Head) -> Params: ...
-    def macs(self, resolution: int, head: Head) -> Macs: ...
+    def macs(self, resolution: int, head: Head, counting: Counting = "dense") -> Macs: ...
 
 
 @cache

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import pandas as pd
 
@@ -108,18 +107,17 @@ def _below_baseline(found: Curves) -> list[Note]:
     both = best.merge(bars, on=measure, suffixes=("", "_bar"))
     own = (both["model"] == both["model_bar"]) | (both["init"] == "pixels")
     below = both[own & (both["transfer"] == both["variant_bar"]) & (both["value"] <= both["value_bar"])]
-    details = [
-        f"{', '.join(filter(None, [row['model'], row['variant']]))}, {_titles([_measure(row)])[0]}:"
-        f" {row['value']:.1%} at best, {BASELINE_NAMES.get((row['protocol'], row['init']), row['init'])} {row['value_bar']:.1%}"
-        for row in below.sort_values([*measure, *LINE]).astype(object).to_dict("records")
-    ]
+    details = [_shortfall(row) for row in _records(below.sort_values([*measure, *LINE]))]
     lines = len(below[[*LINE, *measure]].drop_duplicates())
     text = f"Curves that do not clear a baseline, and so say nothing about pre-training: {lines} of {len(best)}."
     return [Note(text, tuple(details))] if details else []
 
 
-def _measure(row: dict[str, Any]) -> tuple[object, ...]:
-    return row["task"], row["protocol"], row["shots"]
+def _shortfall(row: dict[str, object]) -> str:
+    line = ", ".join(filter(None, [str(row["model"]), str(row["variant"])]))
+    measured = _titles([(row["task"], row["protocol"], row["shots"])])[0]
+    bar = BASELINE_NAMES.get((str(row["protocol"]), str(row["init"])), str(row["init"]))
+    return f"{line}, {measured}: {row['value']:.1%} at best, {bar} {row['value_bar']:.1%}"
 
 
 def _unmeasured(newest: pd.DataFrame) -> list[Note]:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from vitscale import models
 from vitscale.config import Run, Task, Transfer
-from vitscale.models.counts import Head
+from vitscale.models.counts import Counting, Head
 from vitscale.study import cost, fields, select
 from vitscale.study.check import dataset_of
 from vitscale.study.datasets import Dataset, describe
@@ -76,8 +76,11 @@ class Job:
 
     @cached_property
     def macs(self) -> int:
-        """Of one image's forward pass in pre-training."""
-        return self.arch.macs(self.run.data.resolution, self.head).total
+        """Of one image's forward pass in pre-training, every tap of a convolution counted."""
+        return self.macs_by("dense")
+
+    def macs_by(self, counting: Counting) -> int:
+        return self.arch.macs(self.run.data.resolution, self.head, counting).total
 
     @property
     def pretrain_flops(self) -> int:
@@ -87,13 +90,16 @@ class Job:
     @cached_property
     def flops(self) -> int:
         """What this job itself computes in training, and in a few-shot transfer in extracting features."""
+        return self.flops_by("dense")
+
+    def flops_by(self, counting: Counting) -> int:
         transfer, task = self.run.transfer, self.task
         if transfer is None or task is None:
-            return self.pretrain_flops
+            return cost.training_flops(self.macs_by(counting), self.examples_seen)
         if transfer.init == "pixels":
             return 0
         resolution = transfer.resolution or self.run.data.resolution
-        macs = self.arch.macs(resolution, Head(num_classes=task.num_classes)).total
+        macs = self.arch.macs(resolution, Head(num_classes=task.num_classes), counting).total
         if transfer.protocol == "fewshot":
             return cost.forward_flops(macs, task.train_examples + task.test_examples)
         trainings = (len(transfer.lr) if len(transfer.lr) > 1 else 0) + transfer.seeds

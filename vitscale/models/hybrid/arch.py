@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from vitscale.models.counts import Head, Macs, Params
+from vitscale.models.counts import Counting, Head, Macs, Params
 from vitscale.models.resnet.arch import BLOCKS, Backbone, backbone_of, stage_macs, stem_macs
 from vitscale.models.vit.arch import SIZES, size_of
 from vitscale.models.vit.arch import Arch as ViT
@@ -90,9 +90,9 @@ class Arch:
         vit = self.vit.params(resolution // self.backbone_ratio, head)
         return Params(embedding=backbone + vit.embedding, blocks=vit.blocks, head=vit.head)
 
-    def macs(self, resolution: int, head: Head) -> Macs:
-        root, side = stem_macs(self.stem, self.backbone_width, resolution)
-        stages, side = stage_macs(self.blocks, self.backbone_width, side)
+    def macs(self, resolution: int, head: Head, counting: Counting = "dense") -> Macs:
+        root, side = stem_macs(self.stem, self.backbone_width, resolution, counting)
+        stages, side = stage_macs(self.blocks, self.backbone_width, side, counting)
         vit = self.vit.macs(side, head)
         return Macs(
             convolutions=root + stages,

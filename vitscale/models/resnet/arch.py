@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any, ClassVar
 
-from vitscale.models.counts import Head, Macs, Params, conv_macs
+from vitscale.models.counts import Counting, Head, Macs, Params, conv_macs
 
 # Bottleneck blocks a stage: arXiv 1512.03385, Table 1; R200: arXiv 1603.05027;
 # R26: the smallest backbone that the authors of arXiv 2010.11929 published.
@@ -79,13 +79,13 @@ class Arch:
             head=head.params(inputs),
         )
 
-    def macs(self, resolution: int, head: Head) -> Macs:
-        convolutions, side = stem_macs(self.stem, self.width, resolution)
-        convolutions += stage_macs(self.blocks, self.width, side)[0]
+    def macs(self, resolution: int, head: Head, counting: Counting = "dense") -> Macs:
+        convolutions, side = stem_macs(self.stem, self.width, resolution, counting)
+        convolutions += stage_macs(self.blocks, self.width, side, counting)[0]
         return Macs(convolutions=convolutions, head=head.macs(self.feature_width))
 
 
-def stage_macs(blocks: tuple[int, ...], width: int, side: int) -> tuple[int, int]:
+def stage_macs(blocks: tuple[int, ...], width: int, side: int, counting: Counting) -> tuple[int, int]:
     """(MACs, side of the last feature map) of stages of bottlenecks over a stem's output of `width` channels."""
     macs, inputs = 0, width
     for stage, count in enumerate(blocks):
@@ -94,7 +94,7 @@ def stage_macs(blocks: tuple[int, ...], width: int, side: int) -> tuple[int, int
         for block in range(count):
             stride = 2 if stage > 0 and block == 0 else 1
             first, _ = conv_macs(side, 1, inputs, inside)
-            second, after = conv_macs(side, 3, inside, inside, stride=stride)
+            second, after = conv_macs(side, 3, inside, inside, stride=stride, counting=counting)
             third, _ = conv_macs(after, 1, inside, outside)
             shortcut = conv_macs(side, 1, inputs, outside, stride=stride)[0] if inputs != outside else 0
             macs += first + second + third + shortcut
@@ -102,11 +102,11 @@ def stage_macs(blocks: tuple[int, ...], width: int, side: int) -> tuple[int, int
     return macs, side
 
 
-def stem_macs(stem: str, width: int, resolution: int) -> tuple[int, int]:
+def stem_macs(stem: str, width: int, resolution: int, counting: Counting) -> tuple[int, int]:
     """(MACs, side of its output, after pooling) of the root convolution."""
     if stem == "small":
-        return conv_macs(resolution, 3, 3, width)
-    macs, side = conv_macs(resolution, 7, 3, width, stride=2)
+        return conv_macs(resolution, 3, 3, width, counting=counting)
+    macs, side = conv_macs(resolution, 7, 3, width, stride=2, counting=counting)
     return macs, ceil(side / 2)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from vitscale.models.counts import Head, Macs, Params
+from vitscale.models.counts import Counting, Head, Macs, Params
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Arch:
             head=head.params(width),
         )
 
-    def macs(self, resolution: int, head: Head) -> Macs:
+    def macs(self, resolution: int, head: Head, counting: Counting = "dense") -> Macs:  # noqa: ARG002  # no padding
         tokens, width = self.tokens(resolution), self.width
         return Macs(
             patch_embedding=(tokens - 1) * self.patch**2 * self.channels * width,

@@ -1,0 +1,58 @@
+"""`vitscale ls`: what there is to choose from."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from vitscale.cli import options
+from vitscale.cli.screen import print_json, print_table, reports_errors
+from vitscale.errors import USAGE, VitscaleError
+
+app = typer.Typer(no_args_is_help=True, help="What there is to choose from: models.")
+
+
+@app.callback()
+def main() -> None:
+    pass
+
+
+@app.command()
+@reports_errors
+def models(
+    classes: Annotated[int, typer.Option("--classes", min=1, help="Outputs of the head.")] = 1000,
+    resolution: Annotated[int, typer.Option("--resolution", min=1, help="Side of the image, px.")] = 224,
+    counting: options.CountingOption = "dense",
+    json: options.Json = False,
+) -> None:
+    """The literature's models that fit a resolution and what one image through each costs, without a pre-logits layer."""
+    from vitscale import models as known
+    from vitscale.models.counts import Head
+
+    head = Head(num_classes=classes)
+    found = []
+    for name in known.names():
+        arch = known.parse(name)
+        if arch is None or arch.problems(resolution):
+            continue
+        found.append(
+            {
+                "name": name,
+                "family": arch.family,
+                "params": arch.params(resolution, head).total,
+                "macs": arch.macs(resolution, head, counting).total,
+                "tokens": arch.tokens(resolution),
+            }
+        )
+    if not found:
+        raise VitscaleError(
+            f"no model of the literature fits images of {resolution} px",
+            hint="take a multiple of 16 or 14; small images take own sizes and model.stem = 'small' in a study",
+            exit_code=USAGE,
+        )
+    if json:
+        print_json({"classes": classes, "resolution": resolution, "counting": counting, "models": found})
+        return
+    rows = [[m["name"], m["family"], f"{m['params']:,}", f"{m['macs'] / 1e6:,.1f}", str(m["tokens"])] for m in found]  # type: ignore[operator]
+    print_table(rows, ["model", "family", "params", "MMACs/image", "tokens"])
