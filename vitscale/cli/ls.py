@@ -26,7 +26,7 @@ def models(
     counting: options.CountingOption = "dense",
     json: options.Json = False,
 ) -> None:
-    """The literature's models that fit a resolution and what one image through each costs, without a pre-logits layer."""
+    """The models of the literature that fit a resolution, and what one image costs without a pre-logits layer."""
     from vitscale import models as known
     from vitscale.models.counts import Head
 
