@@ -121,8 +121,8 @@ class Task:
     name: str
     version: int
     """Raised when data, splits or settings change: results of two versions are never mixed."""
-    source: str
-    """`digits` (scikit-learn's), or `shards`."""
+    source: Literal["digits", "shards"]
+    """scikit-learn's digits, or folders of shards."""
     num_classes: int
     train: str = ""
     """Folder of shards, with source = "shards"."""
@@ -134,7 +134,7 @@ class Task:
     """Images in the test split."""
     dev_fraction: float = 0.1
     """Share of the training split on which a learning rate is chosen; 0.01 to 0.1 in the paper."""
-    metric: str = "accuracy"
+    metric: Literal["accuracy"] = "accuracy"
     ridge: float = 1024.0
     """Few-shot: lambda of the ridge regression."""
     draws: int = 20

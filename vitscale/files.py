@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from vitscale.errors import MISSING, VitscaleError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class HashedFile:
@@ -76,15 +79,41 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """Holds the lock file at `path`, which is gone afterwards; False where another process holds it.
+
+    The kernel lets go of it when the process dies, however it dies.
+    """
+    with contextlib.ExitStack() as stack:
+        held = False
+        while not held:
+            file = stack.enter_context(path.open("a"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                break
+            # Who held it before may have removed the file between our opening and locking it.
+            with contextlib.suppress(FileNotFoundError):
+                held = os.path.samestat(os.fstat(file.fileno()), path.stat())
+        if held:
+            stack.callback(path.unlink, missing_ok=True)
+        yield held
+
+
+@contextlib.contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
     """Turns what a full, read-only or forbidden disk says into a `VitscaleError` that names the folder."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in FULL:
             hint = "free some space and run the same command again: what is whole is kept"
             raise VitscaleError(f"{folder}: no space left to write to", hint=hint, exit_code=MISSING) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
             hint = "choose a folder that you may write to"
             raise VitscaleError(f"{folder}: {error.strerror}", hint=hint, exit_code=MISSING) from error
+        if error.errno == errno.ENOENT:  # /proc says so to whoever makes a folder there
+            hint = "it is gone, or cannot be made there: choose a folder that you may write to"
+            where = error.filename or folder
+            raise VitscaleError(f"{where}: {error.strerror}", hint=hint, exit_code=MISSING) from error
         raise

@@ -47,6 +47,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["pretrain", "--data", "train", "--set", "data.resolution=100"], INVALID_STUDY, "patch 16 does not divide resolution 100", "fit"),
         (["fewshot", "abc", "--task", "digits"], MISSING, "there is no run 'abc' in runs", "vitscale status"),
         (["finetune", "abc", "--task", "digits"], MISSING, "there is no run 'abc' in runs", "vitscale status"),
+        (["status", "study.toml", "--runs", "study.toml"], MISSING, "study.toml is not a folder", "--runs"),
+        (["swep"], USAGE, "No such command 'swep'", "vitscale --help"),
+        (["plan"], USAGE, "Missing argument 'STUDY'", "vitscale plan --help"),
+        (["sweep", "study.toml", "--jobs", "0"], USAGE, "Invalid value for '--jobs'", "vitscale sweep --help"),
+        (["plan", "study.toml", "--nonsense"], USAGE, "No such option: --nonsense", "vitscale plan --help"),
         (["report", "gone"], MISSING, "gone", ""),
         (["results", "gone"], MISSING, "gone", ""),
         (["data", "info", "empty"], MISSING, "empty", ""),
@@ -65,15 +70,6 @@ def test_a_mistake_gets_two_lines_and_its_exit_code(
     assert lines[-1].startswith("hint: ")
     assert hint in lines[-1]
     assert done.stdout == ""
-
-
-@pytest.mark.parametrize(
-    "arguments", [["swep"], ["plan"], ["plan", "study.toml", "--nonsense"], ["pretrain", "--patch", "x"]]
-)
-def test_usage_errors_exit_with_two(folder: Path, arguments: list[str]) -> None:
-    done = vitscale(folder, *arguments)
-    assert done.returncode == USAGE
-    assert "Traceback" not in done.stderr
 
 
 def test_a_truncated_shard_is_named_and_the_data_are_kept(tmp_path: Path) -> None:
@@ -135,3 +131,17 @@ def test_planning_loads_neither_torch_nor_numpy(folder: Path) -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=folder)
+
+
+def test_a_disk_that_fills_up_in_a_run_is_said_and_the_run_goes_on_later(tmp_path: Path) -> None:
+    tiny.write(tmp_path)
+    settings = ["--set", "data.resolution=28", "--set", "recipe.steps=4", "--set", "recipe.warmup_steps=0"]
+    command = ["pretrain", "--model", "ViT-mu/7", "--data", "train", "--set", "recipe.batch_size=16", *settings]
+    shell = f"ulimit -f 400; exec {sys.executable} -m vitscale.cli.main {' '.join(command)}"
+    full = subprocess.run(["sh", "-c", shell], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert full.returncode == MISSING, full.stderr
+    error, hint = full.stderr.strip().splitlines()[-2:]
+    assert error.startswith("error: runs/")
+    assert "could not be saved" in error
+    assert "free some disk space" in hint
+    assert vitscale(tmp_path, *command).returncode == 0

@@ -86,8 +86,6 @@ def test_a_task_of_shards(tmp_path: Path) -> None:
         load(replace(task, test=str(tmp_path / "gone")))
 
 
-def test_digits_with_another_class_count_and_an_unknown_source() -> None:
+def test_digits_with_another_class_count_are_refused() -> None:
     with pytest.raises(VitscaleError, match="label 9 in the train data is outside its 9 classes"):
         load(replace(digits(), num_classes=9))
-    with pytest.raises(VitscaleError, match="unknown source 'dvd'"):
-        load(replace(digits(), source="dvd"))

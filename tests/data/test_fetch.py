@@ -51,6 +51,15 @@ def test_downloaded_checked_and_packed(public: Public, tmp_path: Path) -> None:
     assert all(packed.was_there for packed in fetch(public, tmp_path / "data"))
 
 
+def test_a_lost_shard_is_written_again(public: Public, tmp_path: Path) -> None:
+    fetch(public, tmp_path / "data")
+    shard = tmp_path / "data" / "fashion-mnist-test" / "fashion-mnist-test-000000.tar"
+    before = shard.read_bytes()
+    shard.write_bytes(before[:2000])
+    assert [packed.mended for packed in fetch(public, tmp_path / "data")] == [(), (shard.name,)]
+    assert shard.read_bytes() == before
+
+
 def test_an_installed_copy_is_found_and_gives_the_same_shards(public: Public, tmp_path: Path) -> None:
     fetch(public, tmp_path / "data")
     installed = replace(public, installed=tmp_path / "server", url="http://127.0.0.1:1")

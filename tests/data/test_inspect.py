@@ -6,7 +6,9 @@ import pytest
 
 from small_sets import encoded, packed, write_tar
 from vitscale.data.inspect import info, verify
+from vitscale.data.pack import Packed, Plan, pack
 from vitscale.data.shards import open_shards
+from vitscale.data.sources import open_source
 from vitscale.errors import VitscaleError
 
 
@@ -37,6 +39,15 @@ def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
         verify(out)
     assert error.value.exit_code == 5
     assert f"{path}: its bytes are not those that were packed" in str(error.value)
+    # What the hint says: the shard has its size, so that `pack` alone takes it for whole.
+    assert "delete it and run the `vitscale data` command" in str(error.value)
+    path.unlink()
+    assert packed_again(tmp_path).mended == (path.name,)
+    verify(out)
+
+
+def packed_again(tmp_path: Path) -> Packed:
+    return pack(open_source(tmp_path / "set-images"), tmp_path / "set", Plan(name="set", shard_samples=10))
 
 
 def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
@@ -70,5 +81,9 @@ def test_another_shard_of_the_same_size_is_found(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", {"0.png": encoded(0), "0.cls": b"0"})
     open_shards(tmp_path)
     write_tar(tmp_path / "a.tar", {"1.png": encoded(0), "1.cls": b"1"})
-    with pytest.raises(VitscaleError, match="not those of the index"):
+    with pytest.raises(VitscaleError, match="not those of the index") as error:
         verify(tmp_path)
+    assert "they are made again from the shards" in str(error.value)
+    for name in ("index.parquet", "dataset.json"):
+        (tmp_path / name).unlink()
+    assert verify(tmp_path)["samples"] == 1

@@ -88,7 +88,7 @@ def test_empty_shard_folder(tmp_path: Path) -> None:
 
 def test_shards_without_images(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", {"readme.txt": b"nothing"})
-    with pytest.raises(VitscaleError, match="no images in its 1 shards"):
+    with pytest.raises(VitscaleError, match="no images in its shard\\n"):
         open_shards(tmp_path)
 
 
@@ -135,6 +135,17 @@ def test_bad_labels_name_shard_and_key(tmp_path: Path, label: bytes | None, mess
         open_shards(tmp_path)
     assert "a.tar: " in str(error.value)
     assert "'x/7'" in str(error.value)
+
+
+@pytest.mark.parametrize("label", [b"2000000000", b"1000000"])
+def test_a_time_or_an_id_is_no_label(tmp_path: Path, label: bytes) -> None:
+    write_tar(tmp_path / "a.tar", {"x/6.png": encoded(0), "x/6.cls": b"0"})
+    write_tar(tmp_path / "b.tar", {"x/7.png": encoded(0), "x/7.cls": label})
+    with pytest.raises(
+        VitscaleError, match=rf"b\.tar: the label of sample 'x/7' is no number .*{label.decode()}"
+    ) as error:
+        open_shards(tmp_path)
+    assert error.value.exit_code == 5
 
 
 def test_a_shard_that_goes_away_while_reading(tmp_path: Path) -> None:

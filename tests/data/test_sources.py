@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -12,6 +14,7 @@ from small_sets import class_folders, encoded, idx_bytes, idx_folder, source_of
 from vitscale.data.folder import unique_keys
 from vitscale.data.pack import Plan, pack
 from vitscale.data.shards import open_shards
+from vitscale.data.sources import open_source
 from vitscale.errors import VitscaleError
 
 GREY = np.random.default_rng(0).integers(0, 256, (12, 6, 5), dtype=np.uint8)
@@ -186,6 +189,88 @@ def test_table_mistakes_name_the_line(tmp_path: Path) -> None:
     refused(tmp_path / "list.csv", "the table is empty")
     (tmp_path / "list.parquet").write_bytes(b"PAR1 no")
     refused(tmp_path / "list.parquet", r"list\.parquet: cannot be read")
+
+
+def numbered(tmp_path: Path, labels: list[str]) -> Path:
+    return listed(tmp_path, [(f"{i}.png", label) for i, label in enumerate(labels)])
+
+
+ELEVEN = [str(i % 11) for i in range(22)]
+
+
+def test_a_slip_among_numbers_is_refused_and_renumbers_nothing(tmp_path: Path) -> None:
+    path = numbered(tmp_path, [*ELEVEN[:13], "1O", *ELEVEN[14:]])
+    refused(path, r"list\.csv:15: label '1O' is not a number")
+    refused(path, r"list\.csv:15: label '1O' is not a number", num_classes=11)
+    refused(
+        numbered(tmp_path, [*ELEVEN[:13], "2.5", *ELEVEN[14:]]), r"list\.csv:15: label '2\.5' is not a whole number"
+    )
+    refused(numbered(tmp_path, ["cat", "dog"]), r"list\.csv:2: label 'cat' is not a number", num_classes=2)
+    refused(numbered(tmp_path, ["0", "nan", "1", "NaN"]), r"list\.csv:3: no label \(nan\)")
+    # A fifth of them: these are names.
+    assert source_of(numbered(tmp_path, ["0", "1", "2", "10", "none"])).classes == ("0", "1", "10", "2", "none")
+
+
+def test_whole_floats_are_numbers(tmp_path: Path) -> None:
+    source = source_of(numbered(tmp_path, [f"{label}.0" for label in ELEVEN]))
+    assert source.classes == tuple(str(i) for i in range(11))
+    assert source.labels.tolist() == [int(label) for label in ELEVEN]
+    assert source_of(numbered(tmp_path, ["0", "1.", "2.000"])).labels.tolist() == [0, 1, 2]
+
+
+def test_a_null_in_parquet_is_no_label(tmp_path: Path) -> None:
+    path = tmp_path / "list.parquet"
+    images = [f"{i}.png" for i in range(3)]
+    pd.DataFrame({"path": images, "label": [0, None, 1]}).to_parquet(path)
+    refused(path, r"list\.parquet: row 2: no label")
+    pq.write_table(pa.table({"path": images, "label": [0.0, 1.0, float("nan")]}), path)
+    refused(path, r"list\.parquet: row 3: no label")
+    pq.write_table(pa.table({"path": images, "label": [0.0, 1.0, 2.0]}), path)
+    assert source_of(path).classes == ("0", "1", "2")
+
+
+@pytest.mark.parametrize("label", ["1700000000", "1000000", str(10**30), str(-(10**30)), "1700000000.0"])
+def test_a_time_or_an_id_is_no_label(tmp_path: Path, label: str) -> None:
+    refused(numbered(tmp_path, ["0", label, "1"]), rf"list\.csv:3: label {label} is no number of a class")
+
+
+def test_more_classes_than_any_set_has_are_refused(tmp_path: Path) -> None:
+    for path in (numbered(tmp_path, ["0", "1"]), idx_folder(tmp_path / "idx", GREY, LABELS)):
+        with pytest.raises(VitscaleError, match="--num-classes 2000000000 is no number of classes") as error:
+            source_of(path, num_classes=2_000_000_000)
+        assert error.value.exit_code == 2
+
+
+def test_a_parquet_column_of_images_is_not_one_of_paths(tmp_path: Path) -> None:
+    path = tmp_path / "list.parquet"
+    for images, message in (
+        ([b"abc", b"def"], r"column 'image' holds bytes \(binary\), not paths"),
+        ([{"bytes": b"abc", "path": "a"}] * 2, r"column 'image' holds records \(struct"),
+    ):
+        pq.write_table(pa.table({"image": images, "label": [0, 1]}), path)
+        refused(path, message)
+    pq.write_table(pa.table({"image": pa.array(["a.png", "b.png"]).dictionary_encode(), "the.label": [0, 1]}), path)
+    assert source_of(path, label_column="the.label").labels.tolist() == [0, 1]
+
+
+def test_a_kind_that_the_path_is_not_says_so(tmp_path: Path) -> None:
+    path = numbered(tmp_path, ["0", "1"])
+    with pytest.raises(VitscaleError, match="a folder, not a table") as error:
+        open_source(tmp_path, kind="table")
+    assert str(path) in error.value.problems[0].hint
+    with pytest.raises(VitscaleError, match=r"list\.csv: a file, not a folder of class folders"):
+        open_source(path, kind="folder")
+
+
+def test_one_folder_beside_a_table_may_be_either(tmp_path: Path) -> None:
+    path = listed(tmp_path, [("img/1.png", "0"), ("img/2.png", "1")])
+    with pytest.raises(VitscaleError, match=r"one folder, img, beside list\.csv") as error:
+        open_source(tmp_path)
+    assert f"give the table itself: {path}; or say --kind folder" in error.value.problems[0].hint
+    assert open_source(tmp_path, kind="folder").classes == ("img",)
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "3.png").write_bytes(encoded(3))
+    assert open_source(tmp_path).classes == ("img", "more")
 
 
 def test_a_listed_image_that_is_missing_counts_as_unreadable(tmp_path: Path) -> None:

@@ -14,9 +14,11 @@ import pandas as pd
 import pytest
 
 import tiny
+from vitscale.analysis.curves import curves
 from vitscale.errors import DONE, INTERRUPTED, INVALID_STUDY, MISSING, RUN_FAILED, USAGE
 from vitscale.launch import folders
 from vitscale.launch.sweep import current_plan
+from vitscale.results.store import read, read_plan
 from vitscale.study.load import load
 
 VARIES = ["attempt", "device_seconds", "started", "ended", "flops_lost", "flops_eval", "device"]
@@ -254,6 +256,30 @@ def test_a_folder_with_another_configuration_than_its_name_is_refused(finished: 
     refused = sweep(copy)
     assert refused.returncode == INVALID_STUDY
     assert f"{job.id} does not hold the run that its name says" in refused.stderr
+
+
+def test_results_of_an_edited_study_count_while_its_new_runs_are_under_way(finished: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    (copy / "study.toml").write_text(tiny.STUDY + "[[axes]]\nseed = [0, 1]\n")
+    process = start(copy)
+    while len(list((copy / "runs").glob("*/events.jsonl"))) < len(list((finished / "runs").iterdir())) + 1:
+        time.sleep(0.05)
+    process.kill()
+    process.communicate(timeout=60)
+    planned = current_plan(load(copy / "study.toml", base=copy), copy / "runs")
+    assert read_plan(copy / "results" / "study") == {job.id for job in planned.jobs}
+
+
+def test_two_stems_of_one_model_have_baselines_of_their_own(finished: Path, tmp_path: Path) -> None:
+    folder = fresh(finished, tmp_path)
+    axes = '[[axes]]\n"model.stem" = ["small", "standard"]\n'
+    few = tiny.STUDY.partition("[[transfer]]")[0] + '[[transfer]]\ntask = "digits"\nshots = [1]\n'
+    (folder / "study.toml").write_text(few.replace("ViT-nano/7", "R5") + axes)
+    assert sweep(folder).returncode == DONE
+    baselines = curves(read(folder / "results" / "study")).baselines
+    assert sorted(baselines["variant"]) == ["", "stem=small", "stem=standard"]
+    assert set(baselines["n"]) == {1}
 
 
 def test_two_sweeps_at_once_run_nothing_twice_and_lose_nothing(finished: Path, tmp_path: Path) -> None:

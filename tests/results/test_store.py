@@ -13,7 +13,7 @@ import pytest
 
 from vitscale.errors import MISSING, VitscaleError
 from vitscale.results.schema import COLUMNS, NAMES, SCHEMA
-from vitscale.results.store import has_part, read, read_plan, write_part, write_plan
+from vitscale.results.store import read, read_plan, write_part, write_plan
 
 
 def test_rows_come_back_as_written_and_what_is_missing_is_null(tmp_path: Path) -> None:
@@ -79,13 +79,6 @@ def test_the_same_attempt_replaces_its_part_and_another_one_stands_beside_it(tmp
     assert sorted(read(tmp_path)["value"]) == [0.2, 0.3]
 
 
-def test_has_part_wants_the_whole_id(tmp_path: Path) -> None:
-    write_part([{"value": 0.1}], tmp_path, run_id="abcd", attempt=12)
-    assert has_part(tmp_path, "abcd")
-    assert not has_part(tmp_path, "abc")
-    assert not has_part(tmp_path / "nowhere", "abcd")
-
-
 def test_a_writer_killed_at_any_moment_leaves_whole_parts_only(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from vitscale.results.store import write_part\n"
@@ -95,7 +88,7 @@ def test_a_writer_killed_at_any_moment_leaves_whole_parts_only(tmp_path: Path) -
     writer = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE)
     assert writer.stdout is not None
     writer.stdout.readline()
-    while not has_part(tmp_path, "3"):
+    while not (tmp_path / "3-1.parquet").exists():
         assert writer.poll() is None
     os.kill(writer.pid, signal.SIGKILL)
     writer.wait()

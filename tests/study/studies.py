@@ -58,10 +58,10 @@ batch_size = 10
 """
 
 
-def describe(folder: Path, *, samples: int = 1000, fingerprint: str = "f00d") -> None:
+def describe(folder: Path, *, samples: int = 1000, classes: int = 10, fingerprint: str = "f00d") -> None:
     """The `dataset.json` of a packed folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    facts = {"name": folder.name, "samples": samples, "num_classes": 10, "fingerprint": fingerprint}
+    facts = {"name": folder.name, "samples": samples, "num_classes": classes, "fingerprint": fingerprint}
     (folder / "dataset.json").write_text(json.dumps(facts))
 
 

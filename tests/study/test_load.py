@@ -44,7 +44,7 @@ def test_five_mistakes_are_told_at_once_with_their_lines(tmp_path: Path) -> None
     at = {part: line_of(text, part) for part in ("'many'", "learning_rate", '"R5o"', '"digit"', "5_000")}
     assert {(message, hint) for message, hint in found} == {
         (
-            f"study.toml:{at[chr(39) + 'many' + chr(39)]}: recipe.batch_size: a valid integer, not 'many'",
+            f"study.toml:{at[chr(39) + 'many' + chr(39)]}: recipe.batch_size: 'many' is not a valid integer",
             "'recipe.batch_size' takes int",
         ),
         (f"study.toml:{at['learning_rate']}: unknown key 'recipe.learning_rate'", "did you mean 'recipe.lr'?"),
@@ -71,12 +71,12 @@ def test_five_mistakes_are_told_at_once_with_their_lines(tmp_path: Path) -> None
         ("val_examples = 100", "val_examples = 1000", "data.val_examples is 1,000 of 1,000 images", "leave some"),
         ("batch_size = 50", "batch_size = 0", "recipe.batch_size is 0", "at least 1"),
         ("warmup_steps = 2", "warmup_steps = -1", "recipe.warmup_steps is -1", "at least 0"),
-        ("lr = 1e-3", 'lr = "high"', "recipe.lr: a valid number, not 'high'", "float"),
-        ('crop = "none"', 'crop = "nine"', "data.crop: 'none' or 'inception', not 'nine'", "takes one of 'none', 'inception'"),
+        ("lr = 1e-3", 'lr = "high"', "recipe.lr: 'high' is not a valid number", "float"),
+        ('crop = "none"', 'crop = "nine"', "data.crop: 'nine' is not 'none' or 'inception'", "takes one of 'none', 'inception'"),
         ("seed = [0, 1]", "seed = []", "'seed' has no values", "at least one"),
         ("seed = [0, 1]", "seed = [0, 1, 2]\nzip = true", "zip = true needs lists of one length", "as many values"),
         ("shots = [1, 5]", "shots = [1, 500]", "shots = [1, 500] for task digits", "from 1 to 100"),
-        ('protocol = "finetune"', 'protocol = "tune"', "transfer.protocol: 'fewshot' or 'finetune', not 'tune'", "takes one of"),
+        ('protocol = "finetune"', 'protocol = "tune"', "transfer.protocol: 'tune' is not 'fewshot' or 'finetune'", "takes one of"),
         ('by = "upstream_val"', 'by = "digits"', "cannot select by 'digits'", "test labels never choose"),
         ('per = ["model.name"]', 'per = ["model.nam"]', "unknown key 'model.nam'", "did you mean 'model.name'?"),
         ("[sizes.R5]", "[sizes.five]", "sizes.five is no name for a ResNet's size", "Rfive"),
@@ -93,6 +93,13 @@ def test_five_mistakes_are_told_at_once_with_their_lines(tmp_path: Path) -> None
         ('{ "recipe.lr" = [1e-3, 3e-3, 1e-2] }', "3", "select.over is not a table", "recipe.lr"),
         ('per = ["model.name"]', 'per = "model.name"', "select.per is not a list", '["model.name"]'),
         ("shots = [1, 5]", "shots = [1, 5]\nresolution = 30", "ViT-nano/7: patch 7 does not divide resolution 30", "transfer"),
+        ("warmup_steps = 2", "warmup_steps = 2\ncooldown = 0.9", "2 steps of warm-up and 9 of cool-down overlap", "shorten"),
+        ("[1e-3, 3e-3, 1e-2]", "[]", "select.over: 'recipe.lr' has no values", "at least one"),
+        ("seed = [0, 1]", "seed = [0, 1]\n'recipe.lr' = [1e-3]", "'recipe.lr' stands on an axis and in select.over", "keep one"),
+        ("seed = [0, 1]", "seed = [0, 1]\nzip = 'no'", "zip is 'no'", "zip = true"),
+        ("lr = [0.01, 0.03]", "lr = [nan]", "lr = [nan]", "above 0"),
+        ('task = "digits"\n', "", "the transfer names no task", "digits"),
+        ('per = ["model.name"]', 'per = ["model.name"]\nat = { "model.name" = ["R5"] }', "near model.name = 'ViT-nano/7'", "list it"),
         ("val_examples = 100", "val_examples = 100\nnum_classes = 12", "train has 10 classes", "leave it out"),
     ],
 )  # fmt: skip
@@ -192,3 +199,68 @@ def test_a_task_of_ones_own_is_checked_against_its_shards(tmp_path: Path) -> Non
     (tmp_path / "mine.toml").write_text(task)
     found = mistakes(tmp_path, STUDY.replace('task = "digits"', 'task = "mine.toml"', 1))
     assert any("num_classes is 12, but its shards have 10" in message for message, _ in found)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("depth = 2\n", ""), ('"model.name" = [', '"model.name" = [] #'), ("seed = [0, 1]", "seed = []")]
+)
+def test_a_mistake_is_not_told_a_second_time_as_another_one(tmp_path: Path, old: str, new: str) -> None:
+    assert old in STUDY
+    found = mistakes(tmp_path, STUDY.replace(old, new, 1))
+    assert len(found) == 1, found
+
+
+def test_a_mistake_on_the_command_line_is_not_blamed_on_the_file(tmp_path: Path) -> None:
+    found = mistakes(tmp_path, STUDY, ("recipe.batch_size=0", "recipe.lr=high", "recipe.what=1", "nothing"))
+    assert [message for message, _ in found] == [
+        "--set: recipe.lr: 'high' is not a valid number",
+        "--set: unknown key 'recipe.what'",
+        "--set: nothing is not of the form key=value",
+        "--set: recipe.batch_size is 0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("num_classes = 0", "num_classes is 0, and must be at least 2"),
+        ("draws = 0", "draws is 0, and must be at least 1"),
+        ("dev_fraction = 2.0", "dev_fraction is 2.0, and must lie between 0 and 1"),
+        ('metric = "f1"', "'f1' is not 'accuracy'"),
+        ('source = "web"', "'web' is not 'digits' or 'shards'"),
+        ("num_classes = 5", "digits has 10 classes and 1,797 images, not 5 classes"),
+        ("", "lacks num_classes"),
+    ],
+)
+def test_a_task_file_with_a_mistake_is_named(tmp_path: Path, line: str, message: str) -> None:
+    values = {"name": '"own"', "version": "1", "source": '"digits"', "train_examples": "1000", "test_examples": "797"}
+    if line:
+        values["num_classes"] = "10"
+        key, _, value = line.partition(" = ")
+        values[key] = value
+    (tmp_path / "own.toml").write_text("\n".join(f"{key} = {value}" for key, value in values.items()))
+    found = mistakes(tmp_path, STUDY.replace('task = "digits"', 'task = "own.toml"'))
+    assert any(message in told for told, _ in found), found
+
+
+def test_a_task_whose_shards_are_missing_is_missing_data(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text(
+        'name = "own"\nversion = 1\nsource = "shards"\nnum_classes = 3\ntrain = "gone"\ntest = "gone"\n'
+    )
+    path = write(tmp_path, STUDY.replace('task = "digits"', 'task = "own.toml"'))
+    with pytest.raises(VitscaleError, match="no data set at") as caught:
+        load(path, base=tmp_path)
+    assert caught.value.exit_code == MISSING
+
+
+def test_a_test_set_of_other_classes_is_refused(tmp_path: Path) -> None:
+    text = STUDY.replace("[data]\n", '[data]\ntest = "test"\n', 1)
+    path = write(tmp_path, text)
+    describe(tmp_path / "test", samples=50, classes=10)
+    for folder, names in (("train", list("abcdefghij")), ("test", list("abcdefghik"))):
+        (tmp_path / folder / "classes.json").write_text(json.dumps(names))
+    with pytest.raises(VitscaleError, match="class 9 is 'j' in train and 'k' in test"):
+        load(path, base=tmp_path)
+    describe(tmp_path / "test", samples=50, classes=9)
+    with pytest.raises(VitscaleError, match="test has 9 classes and train 10"):
+        load(path, base=tmp_path)

@@ -1,5 +1,6 @@
 """Runs in this process, from folder to result: resumed to the bit, failing in words."""
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,8 @@ from safetensors.torch import load_file
 
 from tiny import edit
 from vitscale.errors import DONE, INTERRUPTED, MISSING, RUN_FAILED
-from vitscale.train import checkpoint, pretrain
+from vitscale.train import checkpoint, pretrain, worker
+from vitscale.train.finetune import _Tuner
 from vitscale.train.loop import Stop
 from vitscale.train.rundir import RunDir
 from vitscale.train.worker import work
@@ -118,6 +120,57 @@ def test_transfers_of_a_run(rundir: Make) -> None:
     chose = next(e for e in fine.events() if e["event"] == "chose")
     assert max(chose["grid"], key=lambda lr: chose["grid"][lr]) == str(tuned[0]["lr"])
     assert {row["task"] for row in [*shots, *tuned]} == {"digits"}
+
+
+def test_a_rate_is_chosen_without_dev_or_test_images_and_the_last_training_has_all(
+    rundir: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done(rundir())
+    trained, measured_on = [], []
+
+    tune = _Tuner.tune
+
+    def watched(self: _Tuner, lr: float, repetition: int, train: Any, on: Any, images: Any, labels: Any) -> Any:
+        trained.append(set(train.tolist()))
+        measured_on.append((images is self.data.test, set(on.tolist())))
+        return tune(self, lr, repetition, train, on, images, labels)
+
+    monkeypatch.setattr(_Tuner, "tune", watched)
+    done(rundir(which=2))
+    everything = set(range(1000))
+    assert [len(images) for images in trained] == [900, 900, 1000, 1000]  # two rates, then two repetitions
+    for images, (is_test, scored) in zip(trained[:2], measured_on[:2], strict=True):
+        assert not is_test
+        assert not images & scored
+        assert images | scored == everything
+    for images, (is_test, scored) in zip(trained[2:], measured_on[2:], strict=True):
+        assert is_test
+        assert images == everything
+        assert scored == set(range(797))
+
+
+def test_a_stop_between_two_transfers_ends_the_worker(rundir: Make) -> None:
+    done(rundir())
+    few = rundir(which=1)
+    stop = Stop()
+    stop.requested = True
+    assert work(few, stop) == INTERRUPTED
+    assert few.result() is None
+    assert done(few)["attempt"] == 2
+
+
+def test_a_full_disk_is_no_failure_of_the_run(rundir: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = rundir()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(worker, "pretrain", full)
+        with pytest.raises(OSError, match="No space left"):
+            work(run, Stop())
+    assert run.result() is None
+    assert done(run)["attempt"] == 2
 
 
 def test_baselines_need_no_pre_training(rundir: Make, jobs: Callable[..., Any]) -> None:

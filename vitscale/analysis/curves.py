@@ -107,7 +107,7 @@ def compute_axis(points: pd.DataFrame) -> tuple[pd.DataFrame, int | None]:
 
 
 def cost_per_image(found: Curves) -> pd.Series:
-    """Training FLOPs of one pre-training image by model; a transfer's differ with its head and resolution."""
+    """Training FLOPs of one pre-training image by model."""
     rows = found.rows[(found.rows["protocol"] == "pretrain") & found.rows["flops_per_example"].notna()]
     return rows.groupby("model")["flops_per_example"].mean()
 

@@ -129,7 +129,7 @@ def info_command(
         print_json(facts)
         return
     size = facts["image_size"]
-    print(f"{facts['name']}: {facts['samples']:,} images, {facts['num_classes']:,} classes")
+    print(f"{facts['name']}: {_images_and_classes(facts)}")
     print(f"images a class: {facts['smallest_class']:,} to {facts['largest_class']:,}")
     print(f"image size: {f'{size[0]} x {size[1]} pixels' if size else 'varies or unknown'}")
     print(f"stored: {facts['bytes'] / 1e6:,.1f} MB in {_count(facts['shards'], 'shard')}")
@@ -150,7 +150,7 @@ def verify_command(
     if as_json:
         print_json(facts)
     else:
-        print(f"{folder}: {facts['samples']:,} images in {_count(facts['shards'], 'shard')}: all whole")
+        print(f"{folder}: {_count(facts['samples'], 'image')} in {_count(facts['shards'], 'shard')}: all whole")
 
 
 def _report(packed: list[Packed], as_json: bool) -> None:
@@ -163,16 +163,22 @@ def _report(packed: list[Packed], as_json: bool) -> None:
     for done in packed:
         facts = _facts(done)
         if done.was_there:
-            print(f"{done.folder} is already there: {facts['samples']:,} images, {facts['num_classes']:,} classes")
+            lost = _count(len(done.mended), "lost shard")
+            mended = f"; {lost} written again" if done.mended else ""
+            print(f"{done.folder} is already there: {_images_and_classes(facts)}{mended}")
             continue
         went_on = f", went on from image {done.resumed_at:,}" if done.resumed_at else ""
-        skipped = f", {len(done.bad):,} unreadable images skipped" if done.bad else ""
-        what = f"{facts['samples']:,} images, {facts['num_classes']:,} classes, {_count(facts['shards'], 'shard')}"
+        skipped = f", {_count(len(done.bad), 'unreadable image')} skipped" if done.bad else ""
+        what = f"{_images_and_classes(facts)}, {_count(facts['shards'], 'shard')}"
         print(f"{done.folder}: {what}, {facts['bytes'] / 1e6:,.1f} MB{went_on}{skipped}")
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+def _count(number: int, what: str, many: str = "") -> str:
+    return f"{number:,} {what if number == 1 else many or what + 's'}"
+
+
+def _images_and_classes(facts: dict[str, Any]) -> str:
+    return f"{_count(facts['samples'], 'image')}, {_count(facts['num_classes'], 'class', 'classes')}"
 
 
 def _facts(done: Packed) -> dict[str, Any]:
@@ -183,6 +189,7 @@ def _facts(done: Packed) -> dict[str, Any]:
         "shards": len(done.description["shards"]),
         "was_there": done.was_there,
         "resumed_at": done.resumed_at,
+        "mended": list(done.mended),
         "skipped": [{"file": file, "reason": reason} for file, reason in done.bad],
     }
 

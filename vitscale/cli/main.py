@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from typing import Any
 
 import typer
 
 from vitscale.cli import data, ls, pretrain, report, results, status, sweep, transfer
 from vitscale.cli import plan as plan_verb
-from vitscale.errors import BUG
+from vitscale.cli.screen import say
+from vitscale.errors import BUG, DONE, USAGE, Problem
 
 app = typer.Typer(
     name="vitscale",
@@ -31,10 +33,21 @@ app.add_typer(data.app, name="data")
 app.add_typer(ls.app, name="ls")
 
 
+# Of click, which typer brings along in some releases and imports in others.
+UsageError: type[Any] = typer.BadParameter.__bases__[0]
+
+
 def main() -> None:
     """The entry point; an exception that is no `VitscaleError` is a bug and shows its traceback."""
     try:
-        app()
+        sys.exit(app(prog_name="vitscale", standalone_mode=False) or DONE)
+    except UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+        else:
+            verb = error.ctx.command_path if error.ctx else "vitscale"
+            say(str(Problem(error.format_message(), f"{verb} --help shows what it takes")))
+        sys.exit(USAGE)
     except BrokenPipeError:
         # The reader of our output went away, as `head` does; nothing is wrong, and nothing can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

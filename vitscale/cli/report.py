@@ -34,6 +34,7 @@ def report(
     """
     folders = [results_folder(study, results) for study in studies or []] or _all(results)
 
+    from vitscale.files import disk_errors
     from vitscale.report import page
     from vitscale.results import store
 
@@ -41,7 +42,8 @@ def report(
     for folder, study in folders:
         # Parquet readers skip folders that begin with an underscore.
         target = folder / "_report" if out is None else out / folder.name if len(folders) > 1 else out
-        written = page.write(store.read(folder), target, _title(study, folder.name), store.read_plan(folder))
+        with disk_errors(target):
+            written = page.write(store.read(folder), target, _title(study, folder.name), store.read_plan(folder))
         documents.append(
             {
                 "study": folder.name,

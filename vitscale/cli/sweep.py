@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from vitscale.cli import options
 from vitscale.cli.plan import expected_seconds, totals, unequal
 from vitscale.cli.screen import reports_errors, say
 from vitscale.errors import INTERRUPTED, INVALID_STUDY, RUN_FAILED, USAGE, VitscaleError
+
+if TYPE_CHECKING:
+    from vitscale.launch.sweep import Ended, Sweep
 
 
 @reports_errors
@@ -79,9 +82,13 @@ def sweep(
         fail_fast=fail_fast,
         accept_code_change=accept_code_change,
     )
-    ended = running.run()
+    _tell(running.run(), running, study, results / loaded.name)
+
+
+def _tell(ended: Ended, running: Sweep, study: Path, place: Path) -> None:
+    """How it ended, in words and by the exit code."""
     left = f", {ended.unfinished} not finished" if ended.unfinished else ""
-    say(f"{ended.done} done, {ended.failed} failed{left}; results in {results / loaded.name}")
+    say(f"{ended.done} done, {ended.failed} failed{left}; results in {place}")
     if ended.interrupted:
         say("stopped; the same command goes on from here")
         raise typer.Exit(INTERRUPTED)

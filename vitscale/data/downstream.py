@@ -36,13 +36,7 @@ class Downstream:
 
 def load(task: Task) -> Downstream:
     """The task's data. Raises `VitscaleError` where it is missing or is not what the task file says."""
-    if task.source == "digits":
-        down = _digits(task)
-    elif task.source == "shards":
-        down = _from_shards(task)
-    else:
-        hint = 'a task\'s source is "digits" or "shards"'
-        raise VitscaleError(f"task {task.name!r}: unknown source {task.source!r}", hint=hint, exit_code=MISSING)
+    down = _digits(task) if task.source == "digits" else _from_shards(task)
     _check(task, "train", down.train_labels, task.train_examples)
     _check(task, "test", down.test_labels, task.test_examples)
     return down

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vitscale.data.idx import open_idx
-from vitscale.data.pack import Packed, Plan, Progress, pack
+from vitscale.data.pack import Packed, Plan, Progress, is_whole, pack
 from vitscale.data.shards import read_description
 from vitscale.data.sources import Options, fail
 from vitscale.files import disk_errors, write_whole
@@ -53,12 +53,12 @@ SETS = {public.name: public for public in (FASHION_MNIST,)}
 def fetch(
     public: Public, out: Path, *, progress: Progress | None = None, say: Callable[[str], None] = lambda _: None
 ) -> list[Packed]:
-    """Packs the two splits as `out/NAME-train` and `out/NAME-test`; nothing is read again where both are there.
+    """Packs the two splits as `out/NAME-train` and `out/NAME-test`; nothing is read again where both are whole.
 
     Raises `VitscaleError` (exit 5) naming the file that cannot be fetched or is not the published one.
     """
     folders = {split: out / f"{public.name}-{split}" for split in ("train", "test")}
-    if all(folder.is_dir() and read_description(folder) for folder in folders.values()):
+    if all(is_whole(folder) for folder in folders.values()):
         return [Packed(folder, read_description(folder) or {}, [], was_there=True) for folder in folders.values()]
     with disk_errors(out):
         folder = _files(public, out, say)

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from vitscale.data.sources import Options, Source, encode_files
+from vitscale.data.sources import Options, Source, encode_files, fail
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 
 
 def open_folder(path: Path, options: Options) -> Source:  # noqa: ARG001
     """Every sub-folder is a class, in the order of their names; hidden files and what is no image are left alone."""
+    if not path.is_dir():
+        raise fail(f"{path}: a file, not a folder of class folders", "leave --kind out, or give the folder")
     classes = sorted(child.name for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
     files: list[Path] = []
     labels: list[int] = []

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from vitscale.data.sources import Options, Source, encode_array, fail
+from vitscale.data.sources import Options, Source, class_names, encode_array, fail
 
 PREFIXES = {"train": ("train",), "test": ("t10k", "test")}
 UNSIGNED_BYTE = 8
@@ -38,7 +38,7 @@ def open_idx(path: Path, options: Options) -> Source:
             "the files do not belong together",
         )
     count = options.num_classes or int(labels.max()) + 1
-    return array_source("idx", path, pixels, labels, tuple(str(c) for c in range(count)), str(images))
+    return array_source("idx", path, pixels, labels, class_names(count, len(labels)), str(images))
 
 
 def array_source(

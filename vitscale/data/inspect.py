@@ -9,8 +9,16 @@ from typing import Any
 
 from vitscale.data.decode import BadImage, decode
 from vitscale.data.pack import Progress
-from vitscale.data.shards import Shards, fingerprint, index_table, open_shards, read_description
-from vitscale.data.tars import index_tar
+from vitscale.data.shards import (
+    DESCRIPTION,
+    INDEX,
+    Shards,
+    fingerprint,
+    index_table,
+    open_shards,
+    read_description,
+)
+from vitscale.data.tars import AGAIN, index_tar
 from vitscale.errors import MISSING, Problem, VitscaleError
 
 SHOWN = 20  # problems that are printed; the others are counted
@@ -62,20 +70,20 @@ def verify(folder: Path, *, progress: Progress | None = None) -> dict[str, Any]:
         if problems:
             hidden = len(problems) - SHOWN
             if hidden > 0:
-                problems = [*problems[:SHOWN], Problem(f"{folder}: {hidden:,} problems more", "mend these first")]
+                more = f"{hidden:,} {'problem' if hidden == 1 else 'problems'} more"
+                problems = [*problems[:SHOWN], Problem(f"{folder}: {more}", "mend these first")]
             raise VitscaleError.of(problems, exit_code=MISSING)
         return {"folder": str(folder), "samples": len(shards), "shards": len(shards.names)}
 
 
 def _shard_problems(shards: Shards, description: dict[str, Any] | None) -> list[Problem]:
     problems = []
-    again = "fetch or pack this shard again"
     entries = {}
     sums = {shard["name"]: shard["sha256"] for shard in description["shards"]} if description else {}
     for name in shards.names:
         path = shards.folder / name
         if sums.get(name) and _sha256(path) != sums[name]:
-            problems.append(Problem(f"{path}: its bytes are not those that were packed (SHA-256)", again))
+            problems.append(Problem(f"{path}: its bytes are not those that were packed (SHA-256)", AGAIN))
         try:
             entries[name] = index_tar(path)
         except VitscaleError as error:
@@ -84,9 +92,9 @@ def _shard_problems(shards: Shards, description: dict[str, Any] | None) -> list[
         found = index_table(entries)
         keys, labels = found["key"].to_pylist(), found["label"].to_pylist()
         if fingerprint(keys, labels) != shards.fingerprint:
-            problems.append(
-                Problem(f"{shards.folder}: keys and labels in the shards are not those of the index", again)
-            )
+            index = f"{shards.folder / INDEX} and {shards.folder / DESCRIPTION}"
+            hint = AGAIN if problems else f"delete {index}; they are made again from the shards"
+            problems.append(Problem(f"{shards.folder}: keys and labels in the shards are not those of the index", hint))
     return problems
 
 

@@ -17,13 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int64
 
-from vitscale.data.tars import Entry, broken, index_tar
+from vitscale.data.tars import Entry, broken, class_limit, index_tar
 from vitscale.errors import MISSING, VitscaleError
 from vitscale.files import write_whole
 
 SCHEMA = 1
 DESCRIPTION, INDEX, CLASSES = "dataset.json", "index.parquet", "classes.json"
 STATE = ".packing.json"  # an unfinished pack; pack.py removes it when the description is written
+LOCK = ".packing.lock"  # held by the one process that packs into the folder
 
 
 class _Files:
@@ -122,36 +123,42 @@ def open_shards(path: str | Path) -> Shards:
             write_index(folder, description, table)
     else:
         _check_sizes(folder, description)
-        table = _read_index(folder)
+        table = read_index(folder)
     return _shards(folder, description, table)
 
 
 def read_description(folder: Path) -> dict[str, Any] | None:
     """`dataset.json` of a whole data set; None where there is none."""
     path = folder / DESCRIPTION
+    hint = f"delete {path} and {folder / INDEX}; they are made again from the shards"
     try:
         document = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise broken(path, f"cannot be read ({error})") from error
+        raise VitscaleError(f"{path}: cannot be read ({error})", hint=hint, exit_code=MISSING) from error
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        hint = f"delete {path} and {folder / INDEX}; they are made again from the shards"
         raise VitscaleError(f"{path}: not a description of schema {SCHEMA}", hint=hint, exit_code=MISSING)
     return document
 
 
+def damaged(folder: Path, shards: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], int | None]]:
+    """Shards that have not the size they were written with, and the size they have; None for one that is missing."""
+    paths = [folder / shard["name"] for shard in shards]
+    sizes = [path.stat().st_size if path.is_file() else None for path in paths]
+    return [(shard, size) for shard, size in zip(shards, sizes, strict=True) if size != shard["bytes"]]
+
+
 def _check_sizes(folder: Path, description: dict[str, Any]) -> None:
-    for shard in description["shards"]:
+    for shard, size in damaged(folder, description["shards"]):
         path = folder / shard["name"]
-        if not path.exists():
+        if size is None:
             raise broken(path, "the shard is missing")
-        if (size := path.stat().st_size) != shard["bytes"]:
-            what = "is truncated" if size < shard["bytes"] else "has changed"
-            raise broken(path, f"the shard {what}: {size:,} bytes, and the index says {shard['bytes']:,}")
+        what = "is truncated" if size < shard["bytes"] else "has changed"
+        raise broken(path, f"the shard {what}: {size:,} bytes, and the index says {shard['bytes']:,}")
 
 
-def _read_index(folder: Path) -> pa.Table:
+def read_index(folder: Path) -> pa.Table:
     try:
         return pq.read_table(folder / INDEX)
     except (OSError, pa.ArrowException) as error:
@@ -198,12 +205,24 @@ def index_folder(folder: Path) -> tuple[dict[str, Any], pa.Table]:
     entries = {name: index_tar(folder / name) for name in names}
     if not any(entries.values()):
         hint = "samples need an image (jpg, jpeg, png or webp) and a label (cls, or label in json)"
-        raise VitscaleError(f"{folder}: no images in its {len(names)} shards", hint=hint, exit_code=MISSING)
+        what = "shard" if len(names) == 1 else f"{len(names):,} shards"
+        raise VitscaleError(f"{folder}: no images in its {what}", hint=hint, exit_code=MISSING)
+    _check_labels(folder, entries)
     shards = [
         {"name": name, "bytes": (folder / name).stat().st_size, "samples": len(found), "sha256": None}
         for name, found in entries.items()
     ]
     return describe(folder.resolve().name, shards, entries), index_table(entries)
+
+
+def _check_labels(folder: Path, entries: dict[str, list[Entry]]) -> None:
+    images = sum(len(found) for found in entries.values())
+    for name, found in entries.items():
+        for entry in found:
+            if entry.label >= class_limit(images):
+                message = f"{folder / name}: the label of sample {entry.key!r} is no number of a class: {entry.label}"
+                hint = "classes are numbered from 0; a time or an id is no label"
+                raise VitscaleError(message, hint=hint, exit_code=MISSING)
 
 
 def index_table(entries: dict[str, list[Entry]]) -> pa.Table:

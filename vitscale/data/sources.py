@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,7 +14,8 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from vitscale.data.decode import BadImage, encode_png, open_image, to_rgb
-from vitscale.errors import MISSING, VitscaleError
+from vitscale.data.tars import class_limit
+from vitscale.errors import MISSING, USAGE, VitscaleError
 
 KINDS = ("folder", "idx", "cifar", "table")
 
@@ -99,9 +102,15 @@ def kind_of(path: Path) -> str:
         return "cifar"
     if any("idx3" in name or "idx4" in name for name in names):
         return "idx"
-    if any(child.is_dir() and not child.name.startswith(".") for child in path.iterdir()):
+    folders = [child.name for child in path.iterdir() if child.is_dir() and not child.name.startswith(".")]
+    tables = table.tables_in(path)
+    if tables and len(folders) == 1:
+        raise fail(
+            f"{path}: one folder, {folders[0]}, beside {tables[0]}: class folders or a table?",
+            f"give the table itself: {path / tables[0]}; or say --kind folder, and {folders[0]} is the only class",
+        )
+    if folders:
         return "folder"
-    tables = sorted(name for name in names if Path(name).suffix.lower() in table.SUFFIXES)
     if tables:
         raise fail(f"{path}: a folder with {tables[0]} in it", f"give the table itself: {path / tables[0]}")
     raise fail(f"{path}: no class folders, IDX files, CIFAR batches or table in it", "see docs/data.md for the layouts")
@@ -129,6 +138,14 @@ def check_labels(source: Source, options: Options) -> None:
         raise fail(f"{where}: class {which!r} has no images{more}", "remove the class, or keep it with --allow-empty")
 
 
+def class_names(count: int, images: int) -> tuple[str, ...]:
+    """Names of classes that are numbers. Raises `VitscaleError` (exit 2) for a count that `--num-classes` mistook."""
+    if count > class_limit(images):
+        hint = f"at most {class_limit(images):,}"
+        raise VitscaleError(f"--num-classes {count} is no number of classes", hint=hint, exit_code=USAGE)
+    return tuple(str(number) for number in range(count))
+
+
 def encode_files(paths: Sequence[Path], index: Int64[np.ndarray, " b"]) -> list[Encoded | BadImage]:
     """Image files as they are where readers of shards take the format, else as PNG; each is decoded as a check."""
     return [_caught(partial(encode_file, paths[int(i)])) for i in index]
@@ -149,6 +166,28 @@ def encode_file(path: Path) -> Encoded:
 def encode_array(pixels: UInt8[np.ndarray, " ..."], index: Int64[np.ndarray, " b"]) -> list[Encoded | BadImage]:
     """Rows of an array of images as PNG: nothing of them is lost."""
     return [Encoded("png", encode_png(pixels[int(i)]), (pixels.shape[2], pixels.shape[1])) for i in index]
+
+
+def encoded(
+    source: Source, order: Int64[np.ndarray, " n"], workers: int | None
+) -> Iterator[tuple[int, Encoded | BadImage]]:
+    """Sample numbers and images in the order asked for; several threads work ahead of the writer, a bounded way."""
+    count = workers or len(os.sched_getaffinity(0))
+    chunks = [order[i : i + source.chunk] for i in range(0, len(order), source.chunk)]
+    with ThreadPoolExecutor(count, thread_name_prefix="pack") as pool:
+        ahead: deque[tuple[np.ndarray, Future[list[Encoded | BadImage]]]] = deque()
+        try:
+            for chunk in chunks:
+                ahead.append((chunk, pool.submit(source.read, chunk)))
+                if len(ahead) > 2 * count:
+                    done, future = ahead.popleft()
+                    yield from zip(done.tolist(), future.result(), strict=True)
+            while ahead:
+                done, future = ahead.popleft()
+                yield from zip(done.tolist(), future.result(), strict=True)
+        finally:
+            for _, future in ahead:
+                future.cancel()
 
 
 def _caught(read: Callable[[], Encoded]) -> Encoded | BadImage:

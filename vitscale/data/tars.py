@@ -14,6 +14,12 @@ from vitscale.errors import MISSING, VitscaleError
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 LABEL_FIELDS = ("label", "cls", "class", "class_id")  # of a sample's json, in order of preference
+MOST_CLASSES = 1_000_000  # beyond every labelled set of images; a number above it is a time or an id
+# True of a packed shard whatever is wrong with it: `pack` writes a missing one again, and takes one of the right size
+# for whole.
+AGAIN = (
+    "copy this shard again; or delete it and run the `vitscale data` command that made it: only this is written anew"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +45,14 @@ def index_tar(path: Path) -> list[Entry]:
 def broken(path: Path, reason: str) -> VitscaleError:
     return VitscaleError(
         f"{path}: {reason}",
-        hint="fetch or pack this shard again; `vitscale data verify` checks all of them",
+        hint=AGAIN,
         exit_code=MISSING,
     )
+
+
+def class_limit(images: int) -> int:
+    """No class has this number or a higher one: each class is a count's slot, and memory for it."""
+    return max(images, MOST_CLASSES)
 
 
 def _entries(path: Path, file: IO[bytes]) -> Iterator[Entry | None]:

@@ -28,6 +28,10 @@ def result(folder: Path) -> dict[str, Any] | None:
         document["status"], document["rows"], document["attempt"]
     except FileNotFoundError:
         return None
+    except NotADirectoryError:
+        raise VitscaleError(
+            f"{folder.parent} is not a folder", hint="name a folder for the runs with --runs", exit_code=MISSING
+        ) from None
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise VitscaleError(
             f"{path} is damaged ({type(error).__name__}: {error})",

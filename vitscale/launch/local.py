@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from vitscale.errors import HELD, INTERRUPTED, MISSING, RUN_FAILED
-from vitscale.files import write_whole
+from vitscale.files import disk_errors, write_whole
 from vitscale.launch import folders
 
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -84,7 +84,8 @@ class Worker:
                     "device": start.get("device"),
                     "ended": now,
                 }
-                write_whole(folder / "result.json", json.dumps(outcome, indent=1).encode())
+                with disk_errors(folder):
+                    write_whole(folder / "result.json", json.dumps(outcome, indent=1).encode())
                 return
 
 

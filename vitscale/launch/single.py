@@ -11,7 +11,7 @@ from vitscale.launch import folders
 from vitscale.launch.collect import collect
 from vitscale.launch.local import Worker, wait_any
 from vitscale.launch.progress import progress_words
-from vitscale.launch.sweep import Machine, Places, Say
+from vitscale.launch.sweep import Machine, Places, Say, not_saved
 from vitscale.study.plan import Job
 
 
@@ -43,6 +43,8 @@ def run_single(job: Job, *, places: Places, machine: Machine, study: str, say: S
                 hint="wait for it, or stop that process",
                 exit_code=MISSING,
             )
+        if worker.ended() == MISSING and folders.result(folder) is None:
+            raise not_saved(folder)
         if asked and folders.result(folder) is None:
             return True
     collect(job, places.runs, places.results, study)

@@ -91,6 +91,7 @@ class Sweep:
             try:
                 while True:
                     now = current_plan(self.study, self.places.runs)
+                    self._record(now)
                     self._start(now)
                     if self.workers:
                         self._wait()
@@ -101,6 +102,11 @@ class Sweep:
             finally:
                 self._stop_workers()
         return self._ended()
+
+    def _record(self, now: Plan) -> None:
+        """Which runs the study holds now, for those who read its results meanwhile."""
+        with disk_errors(self.places.results):
+            write_plan(self.places.results / self.study.name, [job.id for job in [*now.jobs, *now.waiting]])
 
     def _start(self, now: Plan) -> None:
         for jobs in ready(now, self.places.runs, self.only):
@@ -168,11 +174,7 @@ class Sweep:
             self.stopping = True
             self._ask_to_stop()
             folder = self.places.runs / left[0].id
-            raise VitscaleError(
-                f"{folder}: no checkpoint could be written ({folder / 'log.txt'} says why)",
-                hint="free some disk space and start the same command again: it goes on from the last checkpoint",
-                exit_code=MISSING,
-            )
+            raise not_saved(folder)
 
     def _running(self) -> str:
         parts = []
@@ -186,7 +188,9 @@ class Sweep:
         outcome = folders.result(self.places.runs / job.id)
         assert outcome is not None  # collected
         plan_now = current_plan(self.study, self.places.runs)
-        left = sum(folders.result(self.places.runs / j.id) is None for j in plan_now.jobs) + len(plan_now.waiting)
+        wanted = [j for j in plan_now.jobs if self.only(j)]
+        left = sum(folders.result(self.places.runs / j.id) is None for j in wanted)
+        left += sum(self.only(j) for j in plan_now.waiting)
         if outcome["status"] == "failed":
             self.say(f"failed   {title(job)}: {outcome['reason']}  ({left} left)")
             if self.fail_fast:
@@ -221,15 +225,13 @@ class Sweep:
     def _ended(self) -> Ended:
         """Rows are written again for all: a tuning run may have become a cell, and another study may have run it."""
         last = current_plan(self.study, self.places.runs)
-        place = self.places.results / self.study.name
+        self._record(last)
         for job in last.jobs:
             parent = folders.result(self.places.runs / job.parent) if job.parent else None
             if collect(job, self.places.runs, self.places.results, self.study.name):
                 continue
             if parent is not None and parent["status"] == "failed":
                 collect_orphan(job, parent, self.places.results, self.study.name)
-        with disk_errors(self.places.results):
-            write_plan(place, [job.id for job in [*last.jobs, *last.waiting]])
         wanted = [job for job in last.jobs if self.only(job)]
         states = Counter(folders.state(self.places.runs / job.id) for job in wanted)
         unfinished = len(wanted) - states["done"] - states["failed"]
@@ -239,6 +241,15 @@ class Sweep:
             unfinished=unfinished + sum(self.only(job) for job in last.waiting),
             interrupted=self.stopping and unfinished > 0 and not self.fail_fast,
         )
+
+
+def not_saved(folder: Path) -> VitscaleError:
+    """Of a worker that ended because the disk refused what it wrote."""
+    return VitscaleError(
+        f"{folder}: the run could not be saved ({folder / 'log.txt'} says why)",
+        hint="free some disk space and start the same command again: it goes on from the last checkpoint",
+        exit_code=MISSING,
+    )
 
 
 def ready(now: Plan, runs: Path, only: Callable[[Job], bool]) -> list[list[Job]]:

@@ -106,11 +106,18 @@ def _below_baseline(found: Curves) -> list[Note]:
     best = points.loc[points.groupby([*LINE, *measure], dropna=False)["value"].idxmax()]
     both = best.merge(bars, on=measure, suffixes=("", "_bar"))
     own = (both["model"] == both["model_bar"]) | (both["init"] == "pixels")
-    below = both[own & (both["transfer"] == both["variant_bar"]) & (both["value"] <= both["value_bar"])]
+    below = both[own & _is_bar_of(both) & (both["value"] <= both["value_bar"])]
     details = [_shortfall(row) for row in _records(below.sort_values([*measure, *LINE]))]
     lines = len(below[[*LINE, *measure]].drop_duplicates())
     text = f"Curves that do not clear a baseline, and so say nothing about pre-training: {lines} of {len(best)}."
     return [Note(text, tuple(details))] if details else []
+
+
+def _is_bar_of(both: pd.DataFrame) -> pd.Series:
+    """A baseline's settings are those of its network and transfer, a line's may hold more."""
+    pairs = zip(both["variant"], both["variant_bar"], strict=True)
+    alike = [set(bar.split(", ")) - {""} <= set(line.split(", ")) for line, bar in pairs]
+    return pd.Series(alike, index=both.index, dtype="bool")
 
 
 def _shortfall(row: dict[str, object]) -> str:

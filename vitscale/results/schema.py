@@ -56,12 +56,16 @@ COLUMNS = (
         "the dotted config fields that vary in the study, with this run's values;"
         " of transfers also those of the transfer (`transfer.steps`)",
     ),
-    Column("flops_per_example", "float64", "training FLOPs of one image: 3 x 2 x MACs"),
+    Column("flops_per_example", "float64", "training FLOPs of one pre-training image: 3 x 2 x MACs"),
     Column("flops_standalone", "float64", "training FLOPs of this point had it been trained alone: the x axis"),
     Column("flops_segment", "float64", "training FLOPs that this job computed"),
     Column("flops_eval", "float64", "FLOPs spent on evaluation"),
     Column("flops_tuning", "float64", "FLOPs spent on choosing this point's settings"),
-    Column("flops_lost", "float64", "FLOPs computed again after an interruption"),
+    Column(
+        "flops_lost",
+        "float64",
+        "FLOPs computed again after an interruption, to the last logged step (5 s at most are missed each time)",
+    ),
     Column("device", "string", "name of the device"),
     Column("n_devices", "int64", "devices used at once"),
     Column("device_seconds", "float64", "wall-clock seconds times devices"),

@@ -46,10 +46,6 @@ def write_part(rows: list[dict[str, Any]], folder: Path, *, run_id: str, attempt
     return path
 
 
-def has_part(folder: Path, run_id: str) -> bool:
-    return any(path.stem.rpartition("-")[0] == run_id for path in parts(folder))
-
-
 def parts(folder: Path) -> list[Path]:
     """The parts of a study's folder, sorted by name; empty if there is no such folder."""
     return sorted(path for path in folder.glob("*.parquet") if not path.name.startswith((".", "_")))

@@ -12,7 +12,7 @@ from typing import Any
 from vitscale import models
 from vitscale.config import Data, Recipe, Run, Task, Transfer
 from vitscale.errors import VitscaleError
-from vitscale.study.datasets import Dataset, describe
+from vitscale.study.datasets import Dataset, class_names, describe
 from vitscale.study.schedule import total_steps
 
 
@@ -122,10 +122,33 @@ def _subset(run: Run, base: Path) -> list[Complaint]:
     elif data.examples is not None and data.examples > available:
         message = f"data.examples is {data.examples:,}, but there are {available:,} training images"
         found.append(Complaint("data.examples", message, "ask for fewer; images are never repeated in silence"))
+    elif found_test := _test_set(data, dataset, base):
+        found += found_test
     elif data.num_classes is not None and dataset.fingerprint and data.num_classes != dataset.num_classes:
         message = f"data.num_classes is {data.num_classes}, but {dataset.name} has {dataset.num_classes} classes"
         found.append(Complaint("data.num_classes", message, "leave it out: the data set says it"))
     return found
+
+
+def _test_set(data: Data, dataset: Dataset, base: Path) -> list[Complaint]:
+    """Labels of both sets are numbers: they must stand for the same classes."""
+    if not data.test or not data.shards:
+        return []
+    try:
+        test = describe(data.test, base=base)
+    except VitscaleError:
+        return []  # said when the study is planned
+    hint = "data.test must hold the classes of data.shards, in their order"
+    if test.num_classes != dataset.num_classes:
+        message = f"{data.test} has {test.num_classes} classes and {data.shards} {dataset.num_classes}"
+        return [Complaint("data.test", message, hint)]
+    pairs = zip(class_names(base / data.shards), class_names(base / data.test), strict=False)
+    for label, (one, other) in enumerate(pairs):
+        if one == other:
+            continue
+        message = f"class {label} is '{one}' in {data.shards} and '{other}' in {data.test}"
+        return [Complaint("data.test", message, hint)]
+    return []
 
 
 def check_steps(run: Run, *, base: Path) -> list[Complaint]:
@@ -136,7 +159,10 @@ def check_steps(run: Run, *, base: Path) -> list[Complaint]:
     steps = total_steps(run.recipe, dataset.training_examples(run.data))
     if steps < 1:
         return [Complaint("recipe.epochs", "the run has no step", "train for longer")]
-    warmup = run.recipe.warmup_steps
+    warmup, cooldown = run.recipe.warmup_steps, round(run.recipe.cooldown * steps)
+    if warmup < steps < warmup + cooldown:
+        message = f"{warmup:,} steps of warm-up and {cooldown:,} of cool-down overlap in {steps:,} steps"
+        return [Complaint("recipe.cooldown", message, "shorten one of them: the rate would fall in one step")]
     if warmup >= steps:
         message = f"recipe.warmup_steps is {warmup:,} and the run has {steps:,} steps: its peak rate is never reached"
         return [Complaint("recipe.warmup_steps", message, "a shorter warm-up, or a longer run")]
@@ -219,7 +245,7 @@ def check_transfer(transfer: Transfer, task: Task) -> list[Complaint]:
             message = f"shots = {list(transfer.shots)} for task {task.name} with about {smallest} images a class"
             found.append(Complaint("shots", message, f"from 1 to {smallest}"))
         return found
-    if not transfer.lr or min(transfer.lr) <= 0:
+    if not transfer.lr or not all(0 < lr < inf for lr in transfer.lr):
         found.append(Complaint("lr", f"lr = {list(transfer.lr)}", "one or several rates above 0"))
     for key, least in (("steps", 1), ("batch_size", 1), ("seeds", 1), ("warmup_steps", 0)):
         value = getattr(transfer, key)

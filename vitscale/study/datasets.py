@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
+from dataclasses import MISSING as MISSING_DEFAULT
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from importlib import resources
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,15 @@ def _described(path: Path, written: int) -> Dataset:  # noqa: ARG001  # `written
     )
 
 
+@lru_cache(maxsize=64)
+def class_names(path: Path) -> tuple[str, ...]:
+    """The names of a packed folder's classes by label; none where they are not told."""
+    try:
+        return tuple(map(str, json.loads((path / "classes.json").read_text("utf-8"))))
+    except (OSError, ValueError, TypeError):
+        return ()
+
+
 def _found(path: Path) -> str:
     if any(path.glob("*.tar")):
         return "its shards have no dataset.json"
@@ -101,9 +112,18 @@ def load_task(name: str, *, base: Path) -> Task:
         path = base / name
         if not path.is_file():
             raise VitscaleError(f"no task file {path}", hint="check the path in [[transfer]]", exit_code=INVALID_STUDY)
-        text, origin = path.read_text(), str(path)
+        try:
+            text, origin = path.read_text("utf-8"), str(path)
+        except UnicodeDecodeError:
+            raise VitscaleError(
+                f"{path}: not a text in UTF-8", hint="save the task as UTF-8", exit_code=INVALID_STUDY
+            ) from None
         anchor = path.parent
     else:
+        if not name:
+            raise VitscaleError(
+                "the transfer names no task", hint='for example task = "digits"', exit_code=INVALID_STUDY
+            )
         if name not in task_names():
             raise VitscaleError(
                 f"unknown task {name!r}",
@@ -121,8 +141,12 @@ def _task(text: str, origin: str, anchor: Path) -> Task:
         unknown = set(values) - {f.name for f in fields(Task)}
         if unknown:
             raise TypeError(f"unknown key {sorted(unknown)[0]!r}")
+        missing = {f.name for f in fields(Task) if f.default is MISSING_DEFAULT} - set(values)
+        if missing:
+            raise TypeError(f"lacks {', '.join(sorted(missing))}")
         types = field_types(Task)
         task = Task(**{key: convert(types[key], value) for key, value in values.items()})
+        _check_task(task)
     except (tomllib.TOMLDecodeError, TypeError, ValueError) as error:
         raise VitscaleError(
             f"{origin}: {error}", hint="the keys are those of vitscale.config.Task", exit_code=INVALID_STUDY
@@ -144,6 +168,29 @@ def _task(text: str, origin: str, anchor: Path) -> Task:
             test_examples=test.samples,
         )
     return task
+
+
+def _check_task(task: Task) -> None:
+    """Numbers that no task can have.
+
+    Raises:
+        ValueError: names the key.
+    """
+    least = {"num_classes": 2, "draws": 1, "train_examples": 0, "test_examples": 0}
+    for key, low in least.items():
+        if getattr(task, key) < low:
+            raise ValueError(f"{key} is {getattr(task, key)}, and must be at least {low}")
+    if not 0 < task.dev_fraction < 1:
+        raise ValueError(f"dev_fraction is {task.dev_fraction}, and must lie between 0 and 1")
+    if not 0 <= task.ridge < inf:
+        raise ValueError(f"ridge is {task.ridge}, and must be 0 or more")
+    if not 0 < task.crop_area <= 1:
+        raise ValueError(f"crop_area is {task.crop_area}, a share above 0")
+    if task.source == "digits" and (task.num_classes != 10 or task.train_examples + task.test_examples != 1797):
+        raise ValueError(
+            f"digits has 10 classes and 1,797 images, not {task.num_classes} classes and"
+            f" {task.train_examples:,} + {task.test_examples:,} images"
+        )
 
 
 def task_identity(task: Task) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def convert(hint: Any, value: Any) -> Any:
         return _adapter(hint).validate_python(value, strict=True)
     except ValidationError as error:
         reason = error.errors()[0]["msg"].replace("Input should be ", "")
-        raise ValueError(f"{reason}, not {value!r}") from None
+        raise ValueError(f"{value!r} is not {reason}") from None
 
 
 def _wants_int(hint: Any) -> bool:
@@ -66,6 +66,12 @@ def build(values: Mapping[str, Any]) -> Run:
             parts[section][name] = value
     built = {name: SECTIONS[name](**part) for name, part in parts.items()}
     return Run(**built, seed=values.get("seed", 0))
+
+
+def value_of(run: Run, key: str) -> Any:
+    """The value of a dotted key of a run."""
+    section, _, name = key.partition(".")
+    return getattr(getattr(run, section), name) if name else getattr(run, section)
 
 
 def from_dict(numbers: Mapping[str, Any]) -> Run:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -16,8 +17,9 @@ from vitscale.errors import INVALID_STUDY, MISSING, VitscaleError
 from vitscale.study import axes, fields
 from vitscale.study.check import Complaint, check_resolution, check_run, check_size, check_steps, check_transfer
 from vitscale.study.datasets import load_task
+from vitscale.study.fields import value_of
 from vitscale.study.lines import key_lines
-from vitscale.study.mistakes import Mistakes
+from vitscale.study.mistakes import OPTION, Mistakes
 
 SIZE_KEYS = ("width", "depth", "mlp", "heads", "blocks", "channels", "groups")
 TOP_KEYS = ("title", "seed", "sizes", "model", "data", "recipe", "axes", "select", "transfer")
@@ -89,7 +91,7 @@ def load(path: Path, *, base: Path | None = None, settings: Sequence[str] = ()) 
     _shapes(document, mistakes)
     study = None if mistakes.problems else _read(document, path, base or Path(), settings, mistakes)
     if study is None or mistakes.problems:
-        raise VitscaleError.of(mistakes.problems, exit_code=INVALID_STUDY)
+        raise VitscaleError.of(mistakes.problems, exit_code=mistakes.exit_code)
     return study
 
 
@@ -139,7 +141,8 @@ def _read(document: Mapping[str, Any], path: Path, base: Path, settings: Sequenc
     cells = _cells(document, defaults, mistakes, overridden=overridden)
     transfers = _transfers(document, base, mistakes)
     select = _select(document, cells, mistakes, overridden=overridden)
-    _check_cells(document, cells, [transfer for transfer, _ in transfers], select, sizes, base, mistakes)
+    where = partial(_where, document, overridden)
+    _check_cells(cells, [transfer for transfer, _ in transfers], select, sizes, base, mistakes, where)
     return Study(
         name=path.stem,
         title=str(title),
@@ -152,20 +155,22 @@ def _read(document: Mapping[str, Any], path: Path, base: Path, settings: Sequenc
 
 
 def _check_cells(
-    document: Mapping[str, Any],
     cells: Sequence[Cell],
     transfers: Sequence[Transfer],
     select: Select | None,
     sizes: models.Sizes,
     base: Path,
     mistakes: Mistakes,
+    where: Callable[[Cell, str], str],
 ) -> None:
     """Every run that the study may make: each cell, its network at each transfer's resolution, each tuning run."""
+    # What is unreadable has its default here, and a size with a mistake is unknown: that would be said twice.
+    known = set(mistakes.keys) | ({"model.name"} if any(key.startswith("sizes.") for key in mistakes.keys) else set())
     for cell in cells:
-        where = _where(document, cell)
         complaints = check_run(cell.run, sizes=sizes, base=base)
         for complaint in complaints:
-            mistakes.add(where(complaint.key), *_words(complaint))
+            if complaint.key not in known:
+                mistakes.add(where(cell, complaint.key), *_words(complaint))
         if complaints:
             continue
         for position, transfer in enumerate(transfers):
@@ -177,7 +182,7 @@ def _check_cells(
     # Beside other mistakes, the length of a run is not yet what its author meant.
     for cell in [] if mistakes.problems else cells:
         for complaint in check_steps(cell.run, base=base):
-            mistakes.add(_where(document, cell)(complaint.key), *_words(complaint))
+            mistakes.add(where(cell, complaint.key), *_words(complaint))
 
 
 def _words(complaint: Complaint) -> tuple[str, str]:
@@ -211,13 +216,13 @@ def _defaults(document: Mapping[str, Any], settings: Sequence[str], mistakes: Mi
 def _setting(text: str, mistakes: Mistakes) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     if not equals:
-        mistakes.add("", f"--set {text} is not of the form key=value", "for example --set recipe.lr=3e-4")
+        mistakes.add(OPTION, f"{text} is not of the form key=value", "for example --set recipe.lr=3e-4")
         return {}
     try:
         parsed = tomllib.loads(f"v = {value}")["v"]
     except tomllib.TOMLDecodeError:
         parsed = value
-    return _converted({key.strip(): parsed}, mistakes, lambda key: f"--set {key}")
+    return _converted({key.strip(): parsed}, mistakes, lambda key: f"{OPTION} {key}")
 
 
 def _converted(given: Mapping[str, Any], mistakes: Mistakes, where: Any) -> dict[str, Any]:
@@ -249,11 +254,14 @@ def _cells(
     for position, table in enumerate(tables):
         flat = {key: value for key, value in _flat(table).items() if key not in overridden}
         zipped = flat.pop("zip", False)
+        if not isinstance(zipped, bool):
+            mistakes.add(f"axes[{position}].zip", f"zip is {zipped!r}", "zip = true, or leave it out")
         good: dict[str, Any] = {"zip": zipped}
         for key, values in flat.items():
             each = values if isinstance(values, list) else [values]
             if not each:
                 mistakes.add(f"axes[{position}].{key}", f"'{key}' has no values", "an axis needs at least one value")
+                continue
             one = [_converted({key: value}, mistakes, lambda k, p=position: f"axes[{p}].{k}") for value in each]
             if all(key in part for part in one):
                 good[key] = [part[key] for part in one]
@@ -277,17 +285,15 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _where(document: Mapping[str, Any], cell: Cell) -> Any:
-    tables = [_flat(table) for table in document.get("axes", [])]
-
-    def where(key: str) -> str:
-        for position, table in enumerate(tables):
-            values = table.get(key)
-            if key in cell.varied and cell.varied[key] in (values if isinstance(values, list) else [values]):
-                return f"axes[{position}].{key}"
-        return key
-
-    return where
+def _where(document: Mapping[str, Any], overridden: set[str], cell: Cell, key: str) -> str:
+    """What names the line, or the option, that gave a cell the value of `key`."""
+    if key in overridden:
+        return f"{OPTION} {key}"
+    for position, table in enumerate(document.get("axes", [])):
+        values = _flat(table).get(key)
+        if key in cell.varied and cell.varied[key] in (values if isinstance(values, list) else [values]):
+            return f"axes[{position}].{key}"
+    return key
 
 
 def _transfers(document: Mapping[str, Any], base: Path, mistakes: Mistakes) -> list[tuple[Transfer, Task]]:
@@ -310,7 +316,7 @@ def _transfers(document: Mapping[str, Any], base: Path, mistakes: Mistakes) -> l
             task = load_task(transfer.task, base=base)
         except VitscaleError as error:
             for problem in error.problems:
-                mistakes.add(f"transfer[{position}].task", problem.message, problem.hint)
+                mistakes.add(f"transfer[{position}].task", problem.message, problem.hint, error.exit_code)
             continue
         for complaint in check_transfer(transfer, task):
             mistakes.add(f"transfer[{position}].{complaint.key}", *_words(complaint))
@@ -333,6 +339,8 @@ def _select(
         good = {}
         for key, values in flat.items():
             each = values if isinstance(values, list) else [values]
+            if not each:
+                mistakes.add(f"select.{name}", f"select.{name}: '{key}' has no values", "give it at least one")
             parts = [_converted({key: value}, mistakes, lambda _, n=name: f"select.{n}") for value in each]
             good[key] = tuple(part[key] for part in parts if key in part)
         grids[name] = good
@@ -355,6 +363,29 @@ def _select(
     for key in grids["at"]:
         if key not in per:
             mistakes.add("select.at", f"'{key}' stands in select.at but not in select.per", "name it in per, too")
+    _check_grids(grids, per, cells, mistakes)
     if any(not cell.run.data.val_examples for cell in cells):
         mistakes.add("select", "[select] needs an upstream validation set", "set data.val_examples")
     return Select(over=over, by=by, per=tuple(per), at=grids["at"]) if over else None
+
+
+def _check_grids(
+    grids: Mapping[str, Mapping[str, tuple[Any, ...]]],
+    per: Sequence[str],
+    cells: Sequence[Cell],
+    mistakes: Mistakes,
+) -> None:
+    """A setting is either compared or selected, and every cell has a nearest group that was tuned."""
+    for key in grids["over"]:
+        if any(key in cell.varied for cell in cells):
+            mistakes.add("select.over", f"'{key}' stands on an axis and in select.over", "keep one of them")
+    for key, tuned in grids["at"].items():
+        values = dict.fromkeys(value_of(cell.run, key) for cell in cells) if key in per and tuned else {}
+        for value in values:
+            number = isinstance(value, int | float) and value > 0
+            if value not in tuned and not (number and all(isinstance(at, int | float) and at > 0 for at in tuned)):
+                mistakes.add(
+                    "select.at",
+                    f"nothing in select.at is near {key} = {'all images' if value is None else repr(value)}",
+                    f"list it in select.at{', or give its number on the axis' if value is None else ''}",
+                )

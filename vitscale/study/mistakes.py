@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from vitscale.errors import Problem
+from vitscale.errors import INVALID_STUDY, MISSING, Problem
+
+OPTION = "--set"
+"""A key that begins so was given on the command line."""
 
 
 class Mistakes:
@@ -16,15 +19,30 @@ class Mistakes:
     def __init__(self, path: Path, lines: Mapping[str, int]) -> None:
         self.path, self.lines = path, lines
         self.problems: list[Problem] = []
+        self.keys: set[str] = set()
+        """Keys of the config that something is wrong with, wherever they stand."""
+        self._codes: set[int] = set()
 
-    def add(self, key: str, message: str, hint: str) -> None:
+    @property
+    def exit_code(self) -> int:
+        """5 where nothing is wrong but data that are not there."""
+        return MISSING if self._codes == {MISSING} else INVALID_STUDY
+
+    def add(self, key: str, message: str, hint: str, exit_code: int = INVALID_STUDY) -> None:
+        self._codes.add(exit_code)
+        self.keys.add(re.sub(r"^(axes\[\d+\]\.|--set )", "", key))
+        if key.startswith(OPTION):
+            self._append(Problem(f"{OPTION}: {message}", hint))
+            return
         line = self.lines.get(key)
         parent = key
         while line is None and parent:
             parent = re.sub(r"(\.[^.\[\]]+|\[\d+\]|^[^.\[\]]+)$", "", parent)
             line = self.lines.get(parent)
         where = f"{self.path}:{line}" if line else f"{self.path}"
-        problem = Problem(f"{where}: {message}", hint)
+        self._append(Problem(f"{where}: {message}", hint))
+
+    def _append(self, problem: Problem) -> None:
         if problem not in self.problems:
             self.problems.append(problem)
 

@@ -255,7 +255,7 @@ def transfer_job(parent: Job, transfer: Transfer, task: Task, *, differing: Mapp
         task=task,
         parent=None if baseline else parent.id,
         varied={
-            **{key: value for key, value in parent.varied.items() if not baseline or key == "model.name"},
+            **{key: value for key, value in parent.varied.items() if _tells_apart(key, transfer)},
             **(differing or {}),
         },
         flops_tuning=0 if baseline else parent.flops_tuning,
@@ -263,19 +263,26 @@ def transfer_job(parent: Job, transfer: Transfer, task: Task, *, differing: Mapp
     )
 
 
+def _tells_apart(key: str, transfer: Transfer) -> bool:
+    """Whether a setting of the pre-training tells transfers apart that start so: not what an untrained one never saw."""
+    kept = {"pretrained": ("",), "untrained": ("model.", "data.resolution"), "pixels": ("data.resolution",)}
+    return key.startswith(kept[transfer.init])
+
+
 def _baselines(study: Study, cells: Sequence[Job]) -> Iterator[Job]:
-    """Once a study: raw pixels, and every architecture untrained (few-shot) and from scratch (fine-tuned)."""
-    first: dict[str, Job] = {}
+    """Once a study and resolution: raw pixels, every network untrained (few-shot) and from scratch (fine-tuned)."""
+    networks: dict[tuple[Any, ...], Job] = {}
+    resolutions: dict[int, Job] = {}
     for job in cells:
-        first.setdefault(str(models.to_dict(job.arch)), job)
+        resolution = job.run.data.resolution
+        networks.setdefault((str(models.to_dict(job.arch)), job.run.model.pre_logits, resolution), job)
+        resolutions.setdefault(resolution, job)
     for transfer, task in study.transfers:
-        if not first:
-            return
         differing = _differing(study, transfer)
         if transfer.protocol == "fewshot":
-            pixels = replace(transfer, init="pixels")
-            yield transfer_job(next(iter(first.values())), pixels, task, differing=differing)
-        for job in first.values():
+            for job in resolutions.values():
+                yield transfer_job(job, replace(transfer, init="pixels"), task, differing=differing)
+        for job in networks.values():
             yield transfer_job(job, replace(transfer, init="untrained"), task, differing=differing)
 
 

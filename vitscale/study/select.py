@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf, log
+from math import log
 from typing import Any
 
-from vitscale.config import Run
 from vitscale.errors import INVALID_STUDY, VitscaleError
+from vitscale.study.fields import value_of
 from vitscale.study.load import Cell, Select, Study
 
 
@@ -49,18 +49,11 @@ def group_of(cell: Cell, select: Select) -> Group:
     return tuple(_nearest(value_of(cell.run, key), select.at.get(key, ())) for key in select.per)
 
 
-def value_of(run: Run, key: str) -> Any:
-    """The value of a dotted key of a run."""
-    section, _, name = key.partition(".")
-    return getattr(getattr(run, section), name) if name else getattr(run, section)
-
-
 def _nearest(value: Any, tuned: tuple[Any, ...]) -> Any:
+    """The nearest positive number by ratio; loading a study refuses other values that are not listed."""
     if not tuned or value in tuned:
         return value
-    if not isinstance(value, int | float) or value <= 0:
-        return tuned[-1]
-    return min(tuned, key=lambda t: abs(log(t) - log(value)) if isinstance(t, int | float) and t > 0 else inf)
+    return min(tuned, key=lambda at: abs(log(at) - log(value)))
 
 
 def choose(select: Select, scores: list[tuple[dict[str, Any], float]]) -> Choice:

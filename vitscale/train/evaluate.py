@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from vitscale.config import Recipe
 from vitscale.data.images import ArrayImages, Images
 from vitscale.errors import MISSING, VitscaleError
 from vitscale.train.engine import per_image_loss, to_device
+from vitscale.train.loop import Stop
 
 CHUNK = 500
 
@@ -27,11 +27,6 @@ class Score:
     accuracy: float
     loss: float
     images: int
-
-    @property
-    def accuracy_se(self) -> float:
-        """Standard error of the accuracy over the images (binomial)."""
-        return math.sqrt(self.accuracy * (1 - self.accuracy) / self.images)
 
 
 def chunks(
@@ -85,13 +80,18 @@ def readable(images: AnyImages, index: Int64[np.ndarray, b], resolution: int) ->
 
 
 @torch.no_grad()
-def features(net: nn.Module, images: AnyImages, *, resolution: int) -> Float64[np.ndarray, "n features"]:
-    """Representations of all images, from the test-time preprocessing."""
+def features(net: nn.Module, images: AnyImages, *, resolution: int, stop: Stop) -> Float64[np.ndarray, "n features"]:
+    """Representations of all images, from the test-time preprocessing.
+
+    Raises:
+        Interrupted: a signal came.
+    """
     net.eval()
     device = next(net.parameters()).device
     index = np.arange(len(images), dtype=np.int64)
     parts = []
     for start in range(0, len(index), CHUNK):
+        stop.raise_if_requested()
         pixels = readable(images, index[start : start + CHUNK], resolution)
         parts.append(net.features(to_device(torch.from_numpy(pixels), device)).double().cpu().numpy())  # type: ignore[operator]
     return np.concatenate(parts)

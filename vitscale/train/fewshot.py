@@ -8,6 +8,7 @@ from jaxtyping import Float64, Int64
 
 from vitscale.config import Task
 from vitscale.data.downstream import Downstream, support_sets
+from vitscale.train.loop import Stop
 
 BIAS = 100.0
 """The constant feature: so large that the ridge hardly touches its weight."""
@@ -47,11 +48,17 @@ def few_shot(
     data: Downstream,
     task: Task,
     shots: tuple[int, ...],
+    stop: Stop,
 ) -> list[tuple[int, int, float]]:
-    """(shots, draw, accuracy) for every number of shots and every draw of the support set."""
+    """(shots, draw, accuracy) for every number of shots and every draw of the support set.
+
+    Raises:
+        Interrupted: a signal came.
+    """
     rows = []
     for shot in shots:
         for draw in range(task.draws):
+            stop.raise_if_requested()
             chosen = support_sets(data.train_labels, shots=shot, draw=draw)
             accuracy = ridge_accuracy(
                 train[chosen],

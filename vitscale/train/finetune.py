@@ -39,7 +39,7 @@ def transfer(rundir: RunDir, stop: Stop) -> dict[str, Any]:
     task, data = rundir.task, downstream.load(rundir.task)
     started = time.monotonic()
     if settings.protocol == "fewshot":
-        rows = _few_shot_rows(rundir, settings, task, data)
+        rows = _few_shot_rows(rundir, settings, task, data, stop)
     else:
         rows = _fine_tune_rows(rundir, settings, task, data, stop)
     seconds = time.monotonic() - started
@@ -48,15 +48,17 @@ def transfer(rundir: RunDir, stop: Stop) -> dict[str, Any]:
     return {"status": "done", "checkpoint": None, "score": None, "rows": rows}
 
 
-def _few_shot_rows(rundir: RunDir, settings: Transfer, task: Task, data: Downstream) -> list[dict[str, Any]]:
+def _few_shot_rows(
+    rundir: RunDir, settings: Transfer, task: Task, data: Downstream, stop: Stop
+) -> list[dict[str, Any]]:
     flops = 0
     resolution = settings.resolution or rundir.run.data.resolution
     if settings.init == "pixels":
         train, test = raw_pixels(data.train, resolution), raw_pixels(data.test, resolution)
     else:
         net = _at_resolution(_start(rundir, settings), rundir, resolution)
-        train = features(net, data.train, resolution=resolution)
-        test = features(net, data.test, resolution=resolution)
+        train = features(net, data.train, resolution=resolution, stop=stop)
+        test = features(net, data.test, resolution=resolution, stop=stop)
         macs = rundir.arch.macs(resolution, Head(num_classes=task.num_classes)).total
         flops = forward_flops(macs, len(train) + len(test))
     return [
@@ -68,7 +70,7 @@ def _few_shot_rows(rundir: RunDir, settings: Transfer, task: Task, data: Downstr
             shots=shots,
             draw=draw,
         )
-        for shots, draw, accuracy in few_shot(train, test, data, task, settings.shots)
+        for shots, draw, accuracy in few_shot(train, test, data, task, settings.shots, stop)
     ]
 
 

@@ -35,6 +35,15 @@ class Stop:
         # The launcher starts workers with these blocked: one that came while Python was starting arrives now.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
+    def raise_if_requested(self) -> None:
+        """For work that has no checkpoint of its own.
+
+        Raises:
+            Interrupted: a signal has come.
+        """
+        if self.requested:
+            raise Interrupted
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del number, frame
         self.requested = True

@@ -5,6 +5,7 @@ Everything it is told stands in `run.json`; everything it says goes to `events.j
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 
 from vitscale.errors import BUG, DONE, INTERRUPTED, MISSING, VitscaleError
+from vitscale.files import FULL, disk_errors
 from vitscale.train.checkpoint import NotSaved
 from vitscale.train.engine import device_name, process_group
 from vitscale.train.finetune import transfer
@@ -29,11 +31,15 @@ def main(folders: list[str]) -> int:
     worst = DONE
     with process_group():
         for folder in folders:
-            _log_to(Path(folder))
+            if stop.requested:
+                return INTERRUPTED
             try:
-                code = work(RunDir(Path(folder)), stop)
-            except VitscaleError as error:  # nothing was begun, so there is nothing to record
-                print(error, flush=True)
+                with disk_errors(Path(folder)):
+                    _log_to(Path(folder))
+                    code = work(RunDir(Path(folder)), stop)
+            except VitscaleError as error:  # nothing was begun, or nothing can be recorded
+                with contextlib.suppress(OSError):  # the log lies on the same full disk
+                    print(error, flush=True)
                 code = error.exit_code
             if code == INTERRUPTED:
                 return code
@@ -65,6 +71,8 @@ def work(rundir: RunDir, stop: Stop) -> int:
             problem = error.problems[0]
             return _failed(rundir, facts, problem.message, problem.hint, error.exit_code)
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise  # as NotSaved: the run has not failed
             traceback.print_exc()
             return _failed(rundir, facts, f"{type(error).__name__}: {error}", "log.txt has the traceback", BUG)
         rundir.log("done", {})
