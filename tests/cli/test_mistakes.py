@@ -136,9 +136,13 @@ def test_planning_loads_neither_torch_nor_numpy(folder: Path) -> None:
 def test_a_disk_that_fills_up_in_a_run_is_said_and_the_run_goes_on_later(tmp_path: Path) -> None:
     tiny.write(tmp_path)
     settings = ["--set", "data.resolution=28", "--set", "recipe.steps=4", "--set", "recipe.warmup_steps=0"]
-    command = ["pretrain", "--model", "ViT-mu/7", "--data", "train", "--set", "recipe.batch_size=16", *settings]
-    shell = f"ulimit -f 400; exec {sys.executable} -m vitscale.cli.main {' '.join(command)}"
-    full = subprocess.run(["sh", "-c", shell], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    command = ["pretrain", "--model", "ViT-Ti/7", "--data", "train", "--set", "recipe.batch_size=16", *settings]
+    megabytes = 10**6  # Ti's weights take 22
+    limited = f"import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (5 * {megabytes}, -1));"
+    limited += f"sys.argv = ['vitscale', *{command!r}]; runpy.run_module('vitscale.cli.main', run_name='__main__')"
+    full = subprocess.run(
+        [sys.executable, "-c", limited], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
     assert full.returncode == MISSING, full.stderr
     error, hint = full.stderr.strip().splitlines()[-2:]
     assert error.startswith("error: runs/")

@@ -264,7 +264,7 @@ def transfer_job(parent: Job, transfer: Transfer, task: Task, *, differing: Mapp
 
 
 def _tells_apart(key: str, transfer: Transfer) -> bool:
-    """Whether a setting of the pre-training tells transfers apart that start so: not what an untrained one never saw."""
+    """Whether a setting of the pre-training tells transfers apart: no recipe tells untrained networks apart."""
     kept = {"pretrained": ("",), "untrained": ("model.", "data.resolution"), "pixels": ("data.resolution",)}
     return key.startswith(kept[transfer.init])
 
