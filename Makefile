@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: venv  ## pre-train and transfer small models on rendered fractals, then draw the curves (5 minutes)
-	$(BIN)/vitscale data fractals data/fractals --classes 50 --per-class 120 --resolution 28
+	$(BIN)/vitscale data fractals data/fractals --classes 20 --per-class 300 --resolution 28
 	$(BIN)/vitscale sweep studies/quickstart.toml
 	$(BIN)/vitscale report studies/quickstart.toml
 
