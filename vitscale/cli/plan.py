@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
 FLOPS_PER_CORE = 2e10
 """A guess for fp32 training of small models on one server core, until something has been measured."""
-SECONDS_PER_PROCESS = 5.0
-"""Starting Python, torch and DeepSpeed."""
+SECONDS_PER_PROCESS = 8.0
+"""Starting Python, torch and DeepSpeed on a server core."""
+SECONDS_PER_JOB = 4.0
+"""What a run spends beside its steps there: its engine, its data, its record."""
 
 
 @reports_errors
@@ -141,5 +143,6 @@ def expected_seconds(jobs: Sequence[Job], runs: Path, *, processes: int, threads
             measured.append(event["images_per_second"] * 6 * job.macs)
     left = [job for job in jobs if folders.state(runs / job.id) not in ("done", "failed")]
     rate = sum(measured) / len(measured) if measured else FLOPS_PER_CORE * threads
-    groups = len({job.id if job.kind == "pretrain" else job.parent or job.run.model.name for job in left})
-    return (sum(job.flops for job in left) / rate + groups * SECONDS_PER_PROCESS) / processes, bool(measured)
+    groups = {job.id if job.kind == "pretrain" else job.parent or job.run.model.name for job in left}
+    overhead = len(groups) * SECONDS_PER_PROCESS + len(left) * SECONDS_PER_JOB
+    return (sum(job.flops for job in left) / rate + overhead) / processes, bool(measured)

@@ -72,7 +72,7 @@ def sweep(
         return
     if seconds:
         how = "at the rate of its finished runs" if measured else "a guess before anything has run here"
-        say(f"{machine.jobs} at once on {machine.threads} threads each; about {duration(seconds)} ({how})")
+        say(f"{_at_a_time(machine.jobs, machine.threads)}; about {duration(seconds)} ({how})")
     running = Sweep(
         study=loaded,
         places=options.places(runs, results),
@@ -98,6 +98,11 @@ def _tell(ended: Ended, running: Sweep, study: Path, place: Path) -> None:
     if ended.failed or ended.unfinished:
         say(f"hint: vitscale status {study} names the reasons; --retry-failed tries failed runs again")
         raise typer.Exit(RUN_FAILED)
+
+
+def _at_a_time(jobs: int, threads: int) -> str:
+    runs = "one run at a time" if jobs == 1 else f"{jobs} runs at a time"
+    return f"{runs}, {threads} thread{'' if threads == 1 else 's'} each"
 
 
 def duration(seconds: float) -> str:
