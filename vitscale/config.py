@@ -18,6 +18,31 @@ class Model:
     """Of ResNets and hybrids: 7x7 stride 2 and max-pool, or 3x3 stride 1 without pooling for images under 64 px."""
     pre_logits: bool = True
     """A dense layer of the model's width with tanh before the head, in pre-training (ViTs and hybrids)."""
+    patch: int | None = None
+    """Instead of the number after the slash in the name: pixels along one side of a token."""
+    width: int | None = None
+    """Instead of the size's: width of the transformer (ViTs and hybrids)."""
+    depth: int | None = None
+    """Instead of the size's: blocks of the transformer."""
+    mlp: int | None = None
+    """Instead of the size's: width of the hidden layer of its MLPs."""
+    heads: int | None = None
+    """Instead of the size's: heads of its attention."""
+    gelu: Literal["exact", "tanh"] | None = None
+    """Of ViTs and hybrids; exact where nothing is said."""
+    pool: Literal["token", "gap"] | None = None
+    """Of ViTs and hybrids: what the head reads, the class token (where nothing is said) or the tokens' average."""
+    pos_embedding: Literal["1d", "2d", "none", "relative"] | None = None
+    """Of ViTs and hybrids: learned, one for each place (1d, where nothing is said), one for each row and column (2d),
+    or one for each distance in every block (relative)."""
+    attention: Literal["full", "axial"] | None = None
+    """Of ViTs and hybrids: over all tokens (where nothing is said), or along rows, then columns, with an MLP each."""
+    weight_standardization: Literal["jax", "timm", "bit"] | None = None
+    """Of hybrids (jax where nothing is said) and ResNets (bit): see `vitscale.models.standardize`."""
+    group_norm_eps: float | None = None
+    """Of hybrids (1e-6 where nothing is said) and ResNets (1e-5)."""
+    head_bias: float | None = None
+    """Where the head's bias starts in pre-training; 0 where nothing is said, -10 with the sigmoid loss."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +137,8 @@ class Transfer:
     """Fine-tuning: steps of linear warm-up before the cosine decay to 0."""
     seeds: int = 1
     """Fine-tuning: repetitions of the final training; each is a row."""
+    pos_resize: Literal["bilinear", "bicubic"] = "bilinear"
+    """How position embeddings are carried to another resolution: as in the paper's code, or bicubic, antialiased."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

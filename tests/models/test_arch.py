@@ -3,11 +3,15 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from vitscale import models
 from vitscale.models.counts import Head, conv_macs
 from vitscale.models.hybrid.net import same_pad
+from vitscale.models.resnet.arch import BLOCKS
+from vitscale.models.vit.arch import SIZES as VIT_SIZES
 
 # Totals at 224 px with 1,000 classes, a class token and no pre-logits layer.
 PUBLISHED = {
@@ -37,19 +41,35 @@ SMALL = {
     "R5": {"blocks": [1], "channels": 8, "groups": 4},
     "R14": {"blocks": [1, 1, 2], "channels": 12, "groups": 4},
 }
-BUILT = [
-    ("ViT-Ti/16", "standard", 224, True),
-    ("ViT-S/32", "standard", 384, False),
-    ("R+ViT-Ti/32", "standard", 224, True),
-    ("R26+ViT-S/32", "standard", 224, False),
-    ("R50+ViT-B/16", "standard", 256, True),
-    ("R26x1", "standard", 224, False),
-    ("R50x1", "standard", 193, False),
-    ("ViT-nano/4", "small", 28, True),
-    ("R5+ViT-nano/4", "small", 28, True),
-    ("R26x0.5+ViT-nano/4", "small", 28, False),
-    ("R14", "small", 28, False),
-    ("R14x2", "small", 29, False),
+WITHOUT_STAGES = ["R+ViT-Ti/32", "R+ViT-Ti/16"]
+EVERY_SIZE = [
+    *(f"ViT-{size}/{patch}" for size in VIT_SIZES for patch in (14, 16)),
+    *(f"{backbone}+ViT-S/32" for backbone in BLOCKS),
+    *(f"R26+ViT-{size}/32" for size in VIT_SIZES),
+    *WITHOUT_STAGES,
+    *("R50+ViT-B/16", "R50+ViT-L/16"),
+    *(f"{backbone}x{width}" for backbone in BLOCKS for width in (1, 2, 3, 4)),
+]
+OPTIONS: list[tuple[str, str, int, dict[str, object]]] = [
+    ("ViT-nano/4", "small", 28, {"pos_embedding": "none"}),
+    ("ViT-nano/4", "small", 28, {"pos_embedding": "2d"}),
+    ("ViT-nano/4", "small", 28, {"pos_embedding": "relative"}),
+    ("ViT-nano/4", "small", 28, {"pool": "gap", "pos_embedding": "2d"}),
+    ("ViT-nano/4", "small", 28, {"pool": "gap", "pos_embedding": "relative"}),
+    ("ViT-nano/4", "small", 28, {"pool": "gap", "attention": "axial"}),
+    ("ViT-nano/4", "small", 28, {"gelu": "tanh", "depth": 2, "mlp": 96, "width": 48, "heads": 3}),
+    ("R5+ViT-nano/4", "small", 28, {"pool": "gap", "attention": "axial", "weight_standardization": "timm"}),
+    ("R14+ViT-nano/16", "standard", 96, {"pos_embedding": "2d", "group_norm_eps": 1e-5}),
+    ("R14", "small", 28, {"weight_standardization": "jax"}),
+]
+SHAPES: list[tuple[str, str, int, dict[str, object]]] = [
+    *((name, "standard", 224, {}) for name in EVERY_SIZE),
+    ("ViT-S/32", "standard", 384, {}),
+    ("R50x1", "standard", 193, {}),
+    ("R50x1", "standard", 194, {}),
+    ("R26x0.5+ViT-nano/4", "small", 28, {}),
+    ("R14x2", "small", 29, {}),
+    *OPTIONS,
 ]
 
 
@@ -60,22 +80,63 @@ def test_parameters_equal_the_published_totals(name: str, total: int) -> None:
     assert arch.params(224, Head(num_classes=1000)).total == total
 
 
-@pytest.mark.parametrize(("name", "stem", "resolution", "pre_logits"), BUILT)
-def test_counts_equal_the_built_network(name: str, stem: str, resolution: int, pre_logits: bool) -> None:
+@pytest.mark.parametrize(("name", "stem", "resolution", "options"), SHAPES)
+def test_counts_equal_the_built_network(name: str, stem: str, resolution: int, options: dict[str, object]) -> None:
+    arch = architecture(name, stem, options)
+    assert arch.problems(resolution) == []
+    small = resolution < 100
+    for pre_logits in (None, 40) if small else (40,):
+        head = Head(num_classes=17, pre_logits=pre_logits)
+        with torch.device("meta"):
+            net = models.build(arch, num_classes=17, resolution=resolution, pre_logits=pre_logits)
+            images = torch.zeros(1, 3, resolution, resolution)
+        # Other back-ends of attention are counted as 0.
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            logits = net(images)
+        assert logits.shape == (1, 17)
+        if small:
+            assert net.features(images).shape == (1, pre_logits or arch.feature_width)  # type: ignore[operator]
+        assert sum(p.numel() for p in net.parameters()) == arch.params(resolution, head).total
+        assert counter.get_total_flops() == 2 * arch.macs(resolution, head).total
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize(("name", "stem", "resolution", "options"), SHAPES)
+def test_activations_equal_what_the_backward_pass_keeps(
+    name: str, stem: str, resolution: int, options: dict[str, object], recompute: bool
+) -> None:
+    arch = architecture(name, stem, options)
+    head = Head(num_classes=17, pre_logits=40)
+    with torch.device("meta"):
+        net = models.build(arch, num_classes=17, resolution=resolution, pre_logits=40)
+    net.recompute = recompute
+    with FakeTensorMode(allow_non_fake_inputs=True):  # CPU kernels as far as shapes go
+        net.to_empty(device="cpu")
+        for batch in (2, 5) if resolution < 100 else (2,):
+            kept = bytes_kept(net, torch.empty(batch, 3, resolution, resolution))
+            assert kept == arch.activations(resolution, head, recompute=recompute).bytes(batch)
+
+
+def bytes_kept(net: torch.nn.Module, images: torch.Tensor) -> int:
+    """Bytes behind all tensors that the forward pass saves, each memory once; parameters and buffers are not counted."""
+    fixed = {t.untyped_storage()._cdata for t in [*net.parameters(), *net.buffers()]}
+    storages = {}
+
+    def save(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in fixed:
+            storages[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+        net(images)
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+def architecture(name: str, stem: str, options: dict[str, object]) -> models.Arch:
     arch = models.parse(name, stem=stem, sizes=SMALL)
     assert arch is not None
-    assert arch.problems(resolution) == []
-    with torch.device("meta"):
-        net = models.build(arch, num_classes=17, resolution=resolution, pre_logits=pre_logits)
-        images = torch.zeros(1, 3, resolution, resolution)
-    # Other back-ends of attention are counted as 0.
-    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        logits = net(images)
-    head = Head(num_classes=17, pre_logits=pre_logits)
-    assert logits.shape == (1, 17)
-    assert net.features(images).shape == (1, arch.feature_width)  # type: ignore[operator]
-    assert sum(p.numel() for p in net.parameters()) == arch.params(resolution, head).total
-    assert counter.get_total_flops() == 2 * arch.macs(resolution, head).total
+    return models.with_options(arch, options)
 
 
 @pytest.mark.parametrize("name", ["ViT-Q/16", "ViT-L", "R51x1", "R50x0", "R26x0.01", "R50+ViT-Q/16", "resnet50", ""])

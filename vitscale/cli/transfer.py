@@ -79,9 +79,10 @@ def _transfer(run: str, transfer: Transfer, runs: Path, results: Path, threads: 
         )
     task = load_task(transfer.task, base=Path())
     arch = models.from_dict(told["arch"])
-    resolution = transfer.resolution or told["config"]["data"]["resolution"]
+    trained_at = told["config"]["data"]["resolution"]
+    resolution = transfer.resolution or trained_at
     problems = [Problem(f"transfer.{c.key}: {c.message}", c.hint) for c in check_transfer(transfer, task)]
-    problems += [Problem(p, "choose another --resolution") for p in arch.problems(resolution)]
+    problems += [Problem(p, "choose another --resolution") for p in arch.problems(resolution, trained_at=trained_at)]
     if problems:
         raise VitscaleError.of(problems, exit_code=INVALID_STUDY)
     parent = Job(

@@ -5,14 +5,14 @@ Nothing heavy is loaded here: asking what a model costs does not load torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
+from dataclasses import Field, asdict, fields, replace
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from vitscale.models.counts import Counting, Head, Macs, Params
+from vitscale.models.counts import Activations, Counting, Head, Macs, Params
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,10 +34,11 @@ class Arch(Protocol):
     def ratio(self) -> int: ...
     @property
     def feature_width(self) -> int: ...
-    def problems(self, resolution: int) -> list[str]: ...
+    def problems(self, resolution: int, *, trained_at: int | None = None) -> list[str]: ...
     def tokens(self, resolution: int) -> int: ...
     def params(self, resolution: int, head: Head) -> Params: ...
     def macs(self, resolution: int, head: Head, counting: Counting = "dense") -> Macs: ...
+    def activations(self, resolution: int, head: Head, *, recompute: bool = False) -> Activations: ...
 
 
 @cache
@@ -61,17 +62,39 @@ def names(sizes: Sizes | None = None) -> list[str]:
 
 
 def to_dict(arch: Arch) -> dict[str, Any]:
-    """The numbers that define the network, ready for JSON."""
-    return {"family": arch.family, **asdict(arch)}  # type: ignore[call-overload]
+    """The numbers that define the network, ready for JSON; options at their defaults are left out."""
+    usual = {f.name: f.default for f in _fields(arch) if f.metadata.get("option")}
+    numbers = asdict(arch)  # type: ignore[call-overload]
+    return {"family": arch.family, **{k: v for k, v in numbers.items() if k not in usual or v != usual[k]}}
 
 
 def from_dict(numbers: Mapping[str, Any]) -> Arch:
     """The inverse of `to_dict`."""
     module = import_module(f"{__name__}.{numbers['family']}.arch")
-    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in numbers.items()}
-    del fields["family"]
-    arch: Arch = module.Arch(**fields)
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in numbers.items()}
+    del given["family"]
+    arch: Arch = module.Arch(**given)
     return arch
+
+
+def with_options(arch: Arch, options: Mapping[str, Any]) -> Arch:
+    """The architecture with some of its numbers replaced, e.g. `{"pool": "gap", "depth": 6}`.
+
+    Raises:
+        ValueError: the family has no such option.
+    """
+    if unknown := foreign(arch, options):
+        raise ValueError(f"a {arch.family} has no option {', '.join(map(repr, unknown))}")
+    return replace(arch, **options)  # type: ignore[type-var]
+
+
+def foreign(arch: Arch, options: Iterable[str]) -> list[str]:
+    """The names among `options` that mean nothing to the family."""
+    return sorted(set(options) - {f.name for f in _fields(arch)})
+
+
+def _fields(arch: Arch) -> tuple[Field[Any], ...]:
+    return fields(arch)  # type: ignore[arg-type]
 
 
 def build(
@@ -79,14 +102,16 @@ def build(
     *,
     num_classes: int,
     resolution: int,
-    pre_logits: bool = False,
+    pre_logits: int | None = None,
     dropout: float = 0.0,
     head_bias: float = 0.0,
 ) -> nn.Module:
     """The network of an architecture, initialised as published from torch's generator.
 
     `forward(images)` maps [batch, 3, resolution, resolution] in [-1, 1] to logits [batch, num_classes],
-    `features(images)` to the representation [batch, feature_width] behind the pre-logits layer.
+    `features(images)` to the representation [batch, features] that the head reads: behind the pre-logits layer of
+    width `pre_logits` where there is one, else `arch.feature_width` wide. `net.recompute = True` turns activation
+    checkpointing on: each block then keeps only its input for the backward pass.
     """
     net = import_module(f"{__name__}.{arch.family}.net")
     head = Head(num_classes=num_classes, pre_logits=pre_logits)
@@ -95,16 +120,38 @@ def build(
 
 
 def create(
-    name: str, *, num_classes: int, resolution: int, stem: str = "standard", sizes: Sizes | None = None, **options: Any
+    name: str,
+    *,
+    num_classes: int,
+    resolution: int,
+    stem: str = "standard",
+    sizes: Sizes | None = None,
+    pre_logits: int | None = None,
+    dropout: float = 0.0,
+    head_bias: float = 0.0,
+    **options: Any,
 ) -> nn.Module:
     """`build` by name, e.g. `create("ViT-B/16", num_classes=1000, resolution=224)`.
 
+    `options` are fields of the family's `Arch`, each as published for the family where it is not given:
+    `gelu="exact"|"tanh"`, `pool="token"|"gap"`, `pos_embedding="1d"|"2d"|"none"|"relative"`,
+    `attention="full"|"axial"` (ViT, hybrid); `weight_standardization="jax"|"timm"|"bit"`, `group_norm_eps=`
+    (hybrid, ResNet).
+
     Raises:
-        ValueError: the name is unknown, or the network impossible at this resolution.
+        ValueError: the name or an option is unknown, or the network impossible at this resolution.
     """
     arch = parse(name, stem=stem, sizes=sizes)
     if arch is None:
         raise ValueError(f"unknown model {name!r}")
+    arch = with_options(arch, options)
     if found := arch.problems(resolution):
         raise ValueError(f"{name}: {'; '.join(found)}")
-    return build(arch, num_classes=num_classes, resolution=resolution, **options)
+    return build(
+        arch,
+        num_classes=num_classes,
+        resolution=resolution,
+        pre_logits=pre_logits,
+        dropout=dropout,
+        head_bias=head_bias,
+    )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
-from typing import Literal
+from typing import Any, Literal
 
 Counting = Literal["dense", "valid"]
 """Which taps of a padded convolution count: all of them, as a device computes them, or those inside the image.
@@ -43,21 +43,51 @@ class Macs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Activations:
+    """Numbers of 4 bytes that a training step in fp32 keeps from the forward pass for the backward pass.
+
+    Attention is fused: of its scores one number a query and head is kept. Dropout's masks are not counted.
+    """
+
+    per_image: int
+    fixed: int = 0
+    """Whatever the batch: standardised kernels."""
+
+    def bytes(self, batch: int) -> int:
+        return 4 * (self.per_image * batch + self.fixed)
+
+    def __add__(self, other: Activations) -> Activations:
+        return Activations(per_image=self.per_image + other.per_image, fixed=self.fixed + other.fixed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
     """What stands behind the representation.
 
-    `num_classes` outputs of a linear layer; before it, where `pre_logits`, a square dense layer with tanh.
+    `num_classes` outputs of a linear layer; before it, where `pre_logits`, a dense layer of that width with tanh.
     """
 
     num_classes: int
-    pre_logits: bool = False
+    pre_logits: int | None = None
 
     def params(self, width: int) -> int:
-        hidden = width * width + width if self.pre_logits else 0
-        return hidden + (width + 1) * self.num_classes
+        hidden = (width + 1) * self.pre_logits if self.pre_logits else 0
+        return hidden + ((self.pre_logits or width) + 1) * self.num_classes
 
     def macs(self, width: int) -> int:
-        return (width * width if self.pre_logits else 0) + width * self.num_classes
+        return width * (self.pre_logits or 0) + (self.pre_logits or width) * self.num_classes
+
+    def kept(self) -> int:
+        """Activations of one image beside the representation."""
+        return self.pre_logits or 0
+
+
+def option(default: Any) -> Any:
+    """A field of an architecture that is no part of its numbers at its default.
+
+    So runs that were named before there was the option keep their ids.
+    """
+    return field(default=default, metadata={"option": True})
 
 
 def conv_macs(
@@ -67,6 +97,11 @@ def conv_macs(
     after = ceil(side / stride)
     taps = after * kernel if counting == "dense" else _taps_inside(side, kernel, stride)
     return taps * taps * inputs * outputs, after
+
+
+def kernel_copies(how: str, inputs: int, outputs: int, kernel: int) -> int:
+    """Numbers that standardising a kernel keeps: it centred, it standardised, and a divisor or two for each output."""
+    return 2 * inputs * outputs * kernel**2 + (2 if how == "jax" else 1) * outputs
 
 
 def _taps_inside(side: int, kernel: int, stride: int) -> int:

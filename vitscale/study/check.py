@@ -12,8 +12,12 @@ from typing import Any
 from vitscale import models
 from vitscale.config import Data, Recipe, Run, Task, Transfer
 from vitscale.errors import VitscaleError
+from vitscale.study.archs import arch_of, meaningless
 from vitscale.study.datasets import Dataset, class_names, describe
 from vitscale.study.schedule import total_steps
+
+SHAPE = ("patch", "width", "depth", "mlp", "heads", "group_norm_eps")
+"""Numbers of an architecture that must be above 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +41,26 @@ def check_run(run: Run, *, sizes: models.Sizes, base: Path) -> list[Complaint]:
 
 def _model(run: Run, sizes: models.Sizes) -> list[Complaint]:
     name = run.model.name
-    arch = models.parse(name, stem=run.model.stem, sizes=sizes)
+    arch = arch_of(run.model, sizes)
     if arch is None:
         close = get_close_matches(name, models.names(sizes), 1, cutoff=0.5)
         hint = (
             f"did you mean '{close[0]}'?" if close else "for example ViT-Ti/16, R50+ViT-B/16, R50x1 or one of [sizes]"
         )
         return [Complaint("model.name", f"unknown model '{name}'", hint)]
-    return [
+    small = [key for key in SHAPE if (value := getattr(run.model, key)) is not None and not value > 0]
+    if small:
+        return [
+            Complaint(f"model.{key}", f"model.{key} is {getattr(run.model, key)}", "it must be above 0")
+            for key in small
+        ]
+    found = [
+        Complaint(
+            f"model.{key}", f"model.{key} means nothing to {name}", "give the others an [[axes]] table of their own"
+        )
+        for key in meaningless(run.model, arch)
+    ]
+    return found + [
         Complaint("model.name", f"{name}: {problem}", "choose a model.name and a data.resolution that fit")
         for problem in arch.problems(run.data.resolution)
     ]
@@ -226,12 +242,12 @@ def _positive(value: Any) -> bool:
 
 def check_resolution(run: Run, transfer: Transfer, sizes: models.Sizes) -> list[Complaint]:
     """What makes a run's network impossible at the transfer's resolution."""
-    arch = models.parse(run.model.name, stem=run.model.stem, sizes=sizes)
+    arch = arch_of(run.model, sizes)
     if arch is None or transfer.resolution is None:
         return []
     return [
         Complaint("resolution", f"{run.model.name}: {problem}", "choose another transfer.resolution")
-        for problem in arch.problems(transfer.resolution)
+        for problem in arch.problems(transfer.resolution, trained_at=run.data.resolution)
     ]
 
 

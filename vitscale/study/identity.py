@@ -14,6 +14,7 @@ from typing import Any
 
 from vitscale import models
 from vitscale.config import Data, Model, Recipe, Run, Task, Transfer
+from vitscale.study.archs import IN_ARCH
 from vitscale.study.datasets import Dataset, task_identity
 from vitscale.study.schedule import total_steps
 
@@ -38,6 +39,8 @@ def transfer_id(
     for key in ("task", "resolution", *(k for p, keys in _ONLY_OF.items() if p != transfer.protocol for k in keys)):
         settings.pop(key, None)
     settings["resolution"] = transfer.resolution or run.data.resolution
+    if settings["resolution"] == run.data.resolution:
+        settings.pop("pos_resize", None)
     start: dict[str, Any]
     if transfer.init == "pretrained":
         start = {"parent": pretrain_identity(run, arch, dataset, test)}
@@ -78,7 +81,7 @@ def pretrain_identity(run: Run, arch: models.Arch, dataset: Dataset, test: Datas
     if run.recipe.keep == "best" and run.recipe.validate_every is not None:
         recipe["validate_steps"] = max(run.recipe.validate_every // run.recipe.batch_size, 1)
     model = _differing(run.model, Model())
-    for key in ("name", "stem"):
+    for key in IN_ARCH:
         model.pop(key, None)
     return {
         "arch": models.to_dict(arch),

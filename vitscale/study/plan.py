@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vitscale import models
-from vitscale.config import Run, Task, Transfer
+from vitscale.config import Model, Run, Task, Transfer
 from vitscale.models.counts import Counting, Head
 from vitscale.study import cost, fields, select
+from vitscale.study.archs import arch_of
 from vitscale.study.check import dataset_of
 from vitscale.study.datasets import Dataset, describe
 from vitscale.study.identity import pretrain_id, transfer_id
@@ -68,7 +69,7 @@ class Job:
     def head(self) -> Head:
         """Behind the representation in pre-training."""
         pre_logits = self.run.model.pre_logits and self.arch.family != "resnet"
-        return Head(num_classes=self.dataset.num_classes, pre_logits=pre_logits)
+        return Head(num_classes=self.dataset.num_classes, pre_logits=self.arch.feature_width if pre_logits else None)
 
     @cached_property
     def params(self) -> models.Params:
@@ -168,7 +169,7 @@ class _Facts:
     def __init__(self, study: Study) -> None:
         self.study = study
         self._datasets: dict[Any, Dataset] = {}
-        self._archs: dict[tuple[str, str], models.Arch] = {}
+        self._archs: dict[Model, models.Arch] = {}
 
     def pretrain(self, cell: Cell, chosen: Mapping[str, Any], *, role: Role) -> Job:
         run = fields.build({**cell.values, **chosen})
@@ -184,13 +185,12 @@ class _Facts:
         )
 
     def arch(self, run: Run) -> models.Arch:
-        key = (run.model.name, run.model.stem)
-        if key not in self._archs:
-            arch = models.parse(run.model.name, stem=run.model.stem, sizes=self.study.sizes)
+        if run.model not in self._archs:
+            arch = arch_of(run.model, self.study.sizes)
             if arch is None:
                 raise ValueError(f"unknown model {run.model.name!r}")
-            self._archs[key] = arch
-        return self._archs[key]
+            self._archs[run.model] = arch
+        return self._archs[run.model]
 
     def dataset(self, run: Run) -> Dataset:
         key = (run.data.shards, run.data.size, run.data.num_classes)

@@ -175,7 +175,7 @@ def make_optimizer(net: nn.Module, recipe: Recipe, kind: Literal["adamw", "sgd"]
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []
     for name, parameter in net.named_parameters():
-        matrix = parameter.ndim >= 2 and not name.endswith(("pos_embedding", "class_token"))
+        matrix = parameter.ndim >= 2 and "pos_embedding" not in name and not name.endswith("class_token")
         (decayed if matrix else kept).append(parameter)
     groups = [
         {"params": decayed, "weight_decay": recipe.weight_decay},

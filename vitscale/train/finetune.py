@@ -18,7 +18,7 @@ from vitscale.data.downstream import Downstream
 from vitscale.data.order import global_batch
 from vitscale.errors import MISSING, RUN_FAILED, VitscaleError
 from vitscale.models.counts import Head
-from vitscale.models.vit.net import resize_pos_embedding
+from vitscale.models.vit.positions import Resize, resize_axis, resize_pos_embedding
 from vitscale.study.cost import forward_flops, training_flops
 from vitscale.train.checkpoint import Progress
 from vitscale.train.engine import Batch, Engine
@@ -56,7 +56,7 @@ def _few_shot_rows(
     if settings.init == "pixels":
         train, test = raw_pixels(data.train, resolution), raw_pixels(data.test, resolution)
     else:
-        net = _at_resolution(_start(rundir, settings), rundir, resolution)
+        net = _at_resolution(_start(rundir, settings), rundir, resolution, settings.pos_resize)
         train = features(net, data.train, resolution=resolution, stop=stop)
         test = features(net, data.test, resolution=resolution, stop=stop)
         macs = rundir.arch.macs(resolution, Head(num_classes=task.num_classes)).total
@@ -87,34 +87,41 @@ def _start(rundir: RunDir, settings: Transfer) -> nn.Module:
     return trained_net(rundir.parent()) if settings.init == "pretrained" else new_net(rundir)
 
 
-def _at_resolution(net: nn.Module, rundir: RunDir, resolution: int) -> nn.Module:
+def _at_resolution(net: nn.Module, rundir: RunDir, resolution: int, method: Resize) -> nn.Module:
     """The same network for another resolution: only its position embeddings change."""
     if resolution == rundir.run.data.resolution:
         return net
     head = rundir.head
     other = models.build(rundir.arch, num_classes=head.num_classes, resolution=resolution, pre_logits=head.pre_logits)
-    other.load_state_dict(resized(net.state_dict(), other))
+    other.load_state_dict(resized(net.state_dict(), other, method))
     return other
 
 
-def resized(weights: dict[str, Tensor], target: nn.Module) -> dict[str, Tensor]:
+def resized(weights: dict[str, Tensor], target: nn.Module, method: Resize) -> dict[str, Tensor]:
     """Weights whose position embeddings are interpolated to the target's grid."""
     shapes = {name: tensor.shape for name, tensor in target.state_dict().items()}
+    class_token = any(name.endswith("class_token") for name in weights)
     adapted = dict(weights)
     for name, tensor in weights.items():
-        if name.endswith("pos_embedding") and name in shapes and tensor.shape != shapes[name]:
-            side = round((shapes[name][1] - 1) ** 0.5)
-            adapted[name] = resize_pos_embedding(tensor, (side, side))
+        if name not in shapes or tensor.shape == shapes[name] or "pos_embedding" not in name:
+            continue
+        if name.endswith((".rows", ".columns")):
+            adapted[name] = resize_axis(tensor, shapes[name][0], method=method)
+        else:
+            side = math.isqrt(shapes[name][1] - class_token)
+            adapted[name] = resize_pos_embedding(tensor, (side, side), class_token=class_token, method=method)
     return adapted
 
 
-def fine_tuning_net(start: nn.Module, rundir: RunDir, task: Task, resolution: int) -> nn.Module:
+def fine_tuning_net(
+    start: nn.Module, rundir: RunDir, task: Task, resolution: int, method: Resize = "bilinear"
+) -> nn.Module:
     """The trunk of `start` under one zero-initialised linear layer; the pre-logits layer is left behind."""
     net = models.build(rundir.arch, num_classes=task.num_classes, resolution=resolution)
     own = net.state_dict()
     taken = {
         name: tensor
-        for name, tensor in resized(start.state_dict(), net).items()
+        for name, tensor in resized(start.state_dict(), net, method).items()
         if not name.removeprefix("vit.").startswith(("head.", "pre_logits."))
     }
     missing = sorted(set(own) - set(taken) - {n for n in own if n.removeprefix("vit.").startswith("head.")})
@@ -207,7 +214,7 @@ class _Tuner:
             precision=self.rundir.run.recipe.precision,
         )
         torch.manual_seed(repetition)
-        net = fine_tuning_net(self.start, self.rundir, self.task, self.resolution)
+        net = fine_tuning_net(self.start, self.rundir, self.task, self.resolution, settings.pos_resize)
         micro_batch = self.rundir.machine.get("micro_batch")
         fitting = math.gcd(micro_batch, recipe.batch_size) if micro_batch else None
         engine = Engine(net, recipe, optimizer="sgd", micro_batch=fitting)

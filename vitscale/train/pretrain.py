@@ -39,8 +39,14 @@ def new_net(rundir: RunDir) -> nn.Module:
         resolution=rundir.run.data.resolution,
         pre_logits=rundir.head.pre_logits,
         dropout=recipe.dropout,
-        head_bias=HEAD_BIAS_SIGMOID if recipe.loss == "sigmoid" else 0.0,
+        head_bias=_head_bias(rundir.run),
     )
+
+
+def _head_bias(run: Run) -> float:
+    if run.model.head_bias is not None:
+        return run.model.head_bias
+    return HEAD_BIAS_SIGMOID if run.recipe.loss == "sigmoid" else 0.0
 
 
 def trained_net(rundir: RunDir) -> nn.Module:

@@ -46,7 +46,11 @@ class RunDir:
 
     @cached_property
     def head(self) -> Head:
-        return Head(**self.document["head"])
+        numbers = self.document["head"]
+        pre_logits = numbers["pre_logits"]
+        if isinstance(pre_logits, bool):  # how it was written while the layer was always as wide as the features
+            pre_logits = self.arch.feature_width if pre_logits else None
+        return Head(num_classes=numbers["num_classes"], pre_logits=pre_logits)
 
     @cached_property
     def task(self) -> Task:

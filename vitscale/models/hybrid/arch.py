@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from math import ceil
+from typing import Any, ClassVar, Literal
 
-from vitscale.models.counts import Counting, Head, Macs, Params
-from vitscale.models.resnet.arch import BLOCKS, Backbone, backbone_of, stage_macs, stem_macs
+from vitscale.models.counts import Activations, Counting, Head, Macs, Params, kernel_copies, option
+from vitscale.models.resnet.arch import BLOCKS, Backbone, backbone_of, bottlenecks, stage_macs, stem_macs
 from vitscale.models.vit.arch import SIZES, size_of
 from vitscale.models.vit.arch import Arch as ViT
 
@@ -32,6 +33,12 @@ class Arch:
     mlp: int
     heads: int
     patch: int
+    weight_standardization: Literal["jax", "timm", "bit"] = option("jax")
+    group_norm_eps: float = option(1e-6)
+    gelu: Literal["exact", "tanh"] = option("exact")
+    pool: Literal["token", "gap"] = option("token")
+    pos_embedding: Literal["1d", "2d", "none", "relative"] = option("1d")
+    attention: Literal["full", "axial"] = option("full")
 
     @property
     def backbone_ratio(self) -> int:
@@ -60,12 +67,14 @@ class Arch:
             heads=self.heads,
             patch=self.patch,
             channels=self.channels,
+            gelu=self.gelu,
+            pool=self.pool,
+            pos_embedding=self.pos_embedding,
+            attention=self.attention,
         )
 
-    def problems(self, resolution: int) -> list[str]:
-        found = []
-        if self.width % self.heads:
-            found.append(f"{self.heads} heads do not divide width {self.width}")
+    def problems(self, resolution: int, *, trained_at: int | None = None) -> list[str]:
+        found = self.vit.shape_problems(resolution, trained_at)
         if self.backbone_width % self.groups:
             found.append(f"{self.groups} groups of GroupNorm do not divide width {self.backbone_width}")
         if resolution % self.ratio or resolution < self.ratio:
@@ -78,15 +87,11 @@ class Arch:
     def params(self, resolution: int, head: Head) -> Params:
         kernel = 3 if self.stem == "small" else 7
         backbone = 3 * kernel**2 * self.backbone_width + 2 * self.backbone_width
-        inputs = self.backbone_width
-        for stage, count in enumerate(self.blocks):
-            inside = self.backbone_width * 2**stage
+        for inputs, inside, _ in bottlenecks(self.blocks, self.backbone_width):
             outside = 4 * inside
-            for _ in range(count):
-                backbone += inputs * inside + 9 * inside * inside + inside * outside
-                backbone += 2 * (inside + inside + outside)
-                backbone += inputs * outside + 2 * outside if inputs != outside else 0
-                inputs = outside
+            backbone += inputs * inside + 9 * inside * inside + inside * outside
+            backbone += 2 * (inside + inside + outside)
+            backbone += inputs * outside + 2 * outside if inputs != outside else 0
         vit = self.vit.params(resolution // self.backbone_ratio, head)
         return Params(embedding=backbone + vit.embedding, blocks=vit.blocks, head=vit.head)
 
@@ -102,6 +107,36 @@ class Arch:
             mlp=vit.mlp,
             head=vit.head,
         )
+
+    def activations(self, resolution: int, head: Head, *, recompute: bool = False) -> Activations:
+        """What is kept for the backward pass; with `recompute`, of a block its input alone."""
+        side, kept = self._stem_activations(resolution)
+        how, norm = self.weight_standardization, 2 * self.groups
+        fixed = kernel_copies(how, 3, self.backbone_width, 3 if self.stem == "small" else 7)
+        for inputs, inside, stride in bottlenecks(self.blocks, self.backbone_width):
+            after, outside, projected = ceil(side / stride), 4 * inside, inputs != 4 * inside
+            kept += outside * after**2
+            if not recompute:
+                padded = inside * (side + 1) ** 2 if stride == 2 and side % 2 == 0 else 0
+                kept += 2 * inside * side**2 + padded + (2 * inside + outside) * after**2 + 3 * norm
+                kept += outside * after**2 + norm if projected else 0
+                fixed += kernel_copies(how, inputs, inside, 1) + kernel_copies(how, inside, inside, 3)
+                fixed += kernel_copies(how, inside, outside, 1)
+                fixed += kernel_copies(how, inputs, outside, 1) if projected else 0
+            side = after
+        transformer = self.vit.activations_behind_image(side, head, recompute=recompute)
+        return Activations(per_image=kept, fixed=fixed) + transformer
+
+    def _stem_activations(self, resolution: int) -> tuple[int, int]:
+        """(side of the stem's output, what is kept of it: the image, both sides of the norm's ReLU, the pooling's)."""
+        width, norm = self.backbone_width, 2 * self.groups
+        if self.stem == "small":
+            return resolution, (3 + 2 * width) * resolution**2 + norm
+        half = ceil(resolution / 2)
+        quarter = ceil(half / 2)
+        image = 3 * (resolution if resolution % 2 else resolution + 5) ** 2
+        pooled = width * (half + (2 if half % 2 else 1)) ** 2 + (2 + 1) * width * quarter**2
+        return quarter, image + 2 * width * half**2 + norm + pooled
 
 
 def parse(name: str, *, stem: str, sizes: Mapping[str, Mapping[str, Any]]) -> Arch | None:

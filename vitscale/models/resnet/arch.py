@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from vitscale.models.counts import Counting, Head, Macs, Params, conv_macs
+from vitscale.models.counts import Activations, Counting, Head, Macs, Params, conv_macs, kernel_copies, option
 
 # Bottleneck blocks a stage: arXiv 1512.03385, Table 1; R200: arXiv 1603.05027;
 # R26: the smallest backbone that the authors of arXiv 2010.11929 published.
@@ -32,6 +32,8 @@ class Arch:
     width: int
     groups: int = 32
     stem: str = "standard"
+    weight_standardization: Literal["jax", "timm", "bit"] = option("bit")
+    group_norm_eps: float = option(1e-5)
 
     @property
     def depth(self) -> int:
@@ -47,7 +49,7 @@ class Arch:
     def feature_width(self) -> int:
         return (4 * self.width) << (len(self.blocks) - 1)
 
-    def problems(self, resolution: int) -> list[str]:
+    def problems(self, resolution: int, *, trained_at: int | None = None) -> list[str]:  # noqa: ARG002
         found = []
         if self.width % self.groups:
             found.append(f"{self.groups} groups of GroupNorm do not divide width {self.width}")
@@ -64,19 +66,16 @@ class Arch:
 
     def params(self, resolution: int, head: Head) -> Params:  # noqa: ARG002
         kernel = 3 if self.stem == "small" else 7
-        blocks, inputs = 0, self.width
-        for stage, count in enumerate(self.blocks):
-            inside = self.width * 2**stage
+        blocks = 0
+        for inputs, inside, _ in bottlenecks(self.blocks, self.width):
             outside = 4 * inside
-            for _ in range(count):
-                blocks += inputs * inside + 9 * inside * inside + inside * outside
-                blocks += inputs * outside if inputs != outside else 0
-                blocks += 2 * (inputs + inside + inside)
-                inputs = outside
+            blocks += inputs * inside + 9 * inside * inside + inside * outside
+            blocks += inputs * outside if inputs != outside else 0
+            blocks += 2 * (inputs + inside + inside)
         return Params(
             embedding=3 * kernel**2 * self.width,
-            blocks=blocks + 2 * inputs,
-            head=head.params(inputs),
+            blocks=blocks + 2 * self.feature_width,
+            head=head.params(self.feature_width),
         )
 
     def macs(self, resolution: int, head: Head, counting: Counting = "dense") -> Macs:
@@ -84,21 +83,52 @@ class Arch:
         convolutions += stage_macs(self.blocks, self.width, side, counting)[0]
         return Macs(convolutions=convolutions, head=head.macs(self.feature_width))
 
+    def activations(self, resolution: int, head: Head, *, recompute: bool = False) -> Activations:
+        """What is kept for the backward pass; with `recompute`, of a block its input alone."""
+        how, norm = self.weight_standardization, 2 * self.groups
+        kernel = 3 if self.stem == "small" else 7
+        kept = 3 * resolution**2
+        fixed = kernel_copies(how, 3, self.width, kernel)
+        side = resolution
+        if self.stem == "standard":
+            half = ceil(resolution / 2)
+            side = ceil(half / 2)
+            kept += self.width * (half + 2) ** 2 + 2 * self.width * side**2  # the padded map, and where its maxima lie
+        for inputs, inside, stride in bottlenecks(self.blocks, self.width):
+            after = ceil(side / stride)
+            kept += inputs * side**2
+            if not recompute:
+                kept += (inputs + 2 * inside) * side**2 + 2 * inside * after**2 + 3 * norm
+                fixed += kernel_copies(how, inputs, inside, 1) + kernel_copies(how, inside, inside, 3)
+                fixed += kernel_copies(how, inside, 4 * inside, 1)
+                fixed += kernel_copies(how, inputs, 4 * inside, 1) if inputs != 4 * inside else 0
+            side = after
+        features = self.feature_width
+        kept += 2 * features * side**2 + norm + features + head.kept()
+        return Activations(per_image=kept, fixed=fixed)
+
+
+def bottlenecks(blocks: tuple[int, ...], width: int) -> Iterator[tuple[int, int, int]]:
+    """(channels in, channels inside, stride) of each bottleneck in turn; four times its inside go out."""
+    inputs = width
+    for stage, count in enumerate(blocks):
+        inside = width * 2**stage
+        for block in range(count):
+            yield inputs, inside, 2 if stage > 0 and block == 0 else 1
+            inputs = 4 * inside
+
 
 def stage_macs(blocks: tuple[int, ...], width: int, side: int, counting: Counting) -> tuple[int, int]:
     """(MACs, side of the last feature map) of stages of bottlenecks over a stem's output of `width` channels."""
-    macs, inputs = 0, width
-    for stage, count in enumerate(blocks):
-        inside = width * 2**stage
+    macs = 0
+    for inputs, inside, stride in bottlenecks(blocks, width):
         outside = 4 * inside
-        for block in range(count):
-            stride = 2 if stage > 0 and block == 0 else 1
-            first, _ = conv_macs(side, 1, inputs, inside)
-            second, after = conv_macs(side, 3, inside, inside, stride=stride, counting=counting)
-            third, _ = conv_macs(after, 1, inside, outside)
-            shortcut = conv_macs(side, 1, inputs, outside, stride=stride)[0] if inputs != outside else 0
-            macs += first + second + third + shortcut
-            inputs, side = outside, after
+        first, _ = conv_macs(side, 1, inputs, inside)
+        second, after = conv_macs(side, 3, inside, inside, stride=stride, counting=counting)
+        third, _ = conv_macs(after, 1, inside, outside)
+        shortcut = conv_macs(side, 1, inputs, outside, stride=stride)[0] if inputs != outside else 0
+        macs += first + second + third + shortcut
+        side = after
     return macs, side
 
 

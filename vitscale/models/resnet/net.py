@@ -8,35 +8,35 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitscale.models.counts import Head
+from vitscale.models.recompute import through
 from vitscale.models.resnet.arch import Arch
+from vitscale.models.standardize import Standardization, standardize
 
 
 class StdConv2d(nn.Conv2d):
-    """A convolution whose kernels have mean 0 and variance 1 each (arXiv 1903.10520), eps 1e-10 as in BiT."""
+    """A weight-standardised convolution without bias, padded on all sides alike."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, how: Standardization) -> None:
+        super().__init__(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+        self.how = how
 
     def forward(self, x: Float[Tensor, "batch inputs height width"]) -> Float[Tensor, "batch outputs out_h out_w"]:
-        variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), keepdim=True, unbiased=False)
-        kernel = (self.weight - mean) * torch.rsqrt(variance + 1e-10)
-        return F.conv2d(x, kernel, self.bias, self.stride, self.padding)
-
-
-def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> StdConv2d:
-    return StdConv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+        return F.conv2d(x, standardize(self.weight, self.how), None, self.stride, self.padding)
 
 
 class Bottleneck(nn.Module):
     """Norm and ReLU before each convolution; the shortcut's projection sees the pre-activated input."""
 
-    def __init__(self, inputs: int, inside: int, stride: int, groups: int) -> None:
+    def __init__(self, arch: Arch, inputs: int, inside: int, stride: int) -> None:
         super().__init__()
-        outside = 4 * inside
-        self.norm1 = nn.GroupNorm(groups, inputs)
-        self.conv1 = conv(inputs, inside, 1)
-        self.norm2 = nn.GroupNorm(groups, inside)
-        self.conv2 = conv(inside, inside, 3, stride)
-        self.norm3 = nn.GroupNorm(groups, inside)
-        self.conv3 = conv(inside, outside, 1)
-        self.shortcut = conv(inputs, outside, 1, stride) if inputs != outside else None
+        outside, how = 4 * inside, arch.weight_standardization
+        self.norm1 = norm(arch, inputs)
+        self.conv1 = StdConv2d(inputs, inside, 1, 1, how)
+        self.norm2 = norm(arch, inside)
+        self.conv2 = StdConv2d(inside, inside, 3, stride, how)
+        self.norm3 = norm(arch, inside)
+        self.conv3 = StdConv2d(inside, outside, 1, 1, how)
+        self.shortcut = StdConv2d(inputs, outside, 1, stride, how) if inputs != outside else None
 
     def forward(self, x: Float[Tensor, "batch inputs height width"]) -> Float[Tensor, "batch outputs out_h out_w"]:
         active = F.relu(self.norm1(x))
@@ -44,6 +44,10 @@ class Bottleneck(nn.Module):
         y = self.conv1(active)
         y = self.conv2(F.relu(self.norm2(y)))
         return self.conv3(F.relu(self.norm3(y))) + shortcut
+
+
+def norm(arch: Arch, channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(arch.groups, channels, eps=arch.group_norm_eps)
 
 
 class Net(nn.Module):
@@ -55,18 +59,20 @@ class Net(nn.Module):
         super().__init__()
         del resolution, dropout  # fully convolutional; BiT has no dropout
         small = arch.stem == "small"
-        self.root = conv(3, arch.width, 3) if small else conv(3, arch.width, 7, 2)
+        self.recompute = False
+        kernel, stride = (3, 1) if small else (7, 2)
+        self.root = StdConv2d(3, arch.width, kernel, stride, arch.weight_standardization)
         self.pool = None if small else nn.Sequential(nn.ZeroPad2d(1), nn.MaxPool2d(3, 2))
         blocks, inputs = [], arch.width
         for stage, count in enumerate(arch.blocks):
             inside = arch.width * 2**stage
             for block in range(count):
-                blocks.append(Bottleneck(inputs, inside, 2 if stage > 0 and block == 0 else 1, arch.groups))
+                blocks.append(Bottleneck(arch, inputs, inside, 2 if stage > 0 and block == 0 else 1))
                 inputs = 4 * inside
         self.blocks = nn.ModuleList(blocks)
-        self.norm = nn.GroupNorm(arch.groups, inputs)
-        self.pre_logits = nn.Linear(inputs, inputs) if head.pre_logits else None
-        self.head = nn.Linear(inputs, head.num_classes)
+        self.norm = norm(arch, inputs)
+        self.pre_logits = nn.Linear(inputs, head.pre_logits) if head.pre_logits else None
+        self.head = nn.Linear(head.pre_logits or inputs, head.num_classes)
         for module in self.modules():
             if isinstance(module, StdConv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
@@ -77,8 +83,7 @@ class Net(nn.Module):
         x = self.root(images)
         if self.pool is not None:
             x = self.pool(x)
-        for block in self.blocks:
-            x = block(x)
+        x = through(self.blocks, x, recompute=self.recompute)
         x = F.relu(self.norm(x)).mean(dim=(2, 3))
         return x if self.pre_logits is None else torch.tanh(self.pre_logits(x))
 

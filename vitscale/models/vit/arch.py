@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from vitscale.models.counts import Counting, Head, Macs, Params
+from vitscale.models.counts import Activations, Counting, Head, Macs, Params, option
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,10 @@ class Arch:
     heads: int
     patch: int
     channels: int = 3
+    gelu: Literal["exact", "tanh"] = option("exact")
+    pool: Literal["token", "gap"] = option("token")
+    pos_embedding: Literal["1d", "2d", "none", "relative"] = option("1d")
+    attention: Literal["full", "axial"] = option("full")
 
     @property
     def ratio(self) -> int:
@@ -58,40 +62,90 @@ class Arch:
         """Numbers in the representation that the head sees."""
         return self.width
 
-    def problems(self, resolution: int) -> list[str]:
-        """Why no such network can be built for square images of `resolution` pixels."""
+    def problems(self, resolution: int, *, trained_at: int | None = None) -> list[str]:
+        """Why no such network can be built for square images of `resolution` pixels, or, of weights that were
+        trained at another resolution, cannot be carried there."""
+        found = self.shape_problems(resolution, trained_at)
+        if resolution % self.patch or resolution < self.patch:
+            found.append(f"patch {self.patch} does not divide resolution {resolution}")
+        return found
+
+    def shape_problems(self, resolution: int, trained_at: int | None) -> list[str]:
+        """Those that do not ask how the image is cut up: a hybrid's transformer has them, too."""
         found = []
         if self.width % self.heads:
             found.append(f"{self.heads} heads do not divide width {self.width}")
-        if resolution % self.ratio or resolution < self.ratio:
-            found.append(f"patch {self.ratio} does not divide resolution {resolution}")
+        if self.attention == "axial" and self.pool == "token":
+            found.append("axial attention has no place for a class token: it needs pool = 'gap'")
+        if self.attention == "axial" and self.pos_embedding == "relative":
+            found.append("axial attention takes pos_embedding = '1d', '2d' or 'none'")
+        if self.pos_embedding == "2d" and self.width % 2:
+            found.append(f"2-D position embeddings halve the width, and {self.width} is odd")
+        if self.pos_embedding == "relative" and trained_at not in (None, resolution):
+            found.append(f"relative positions learned at {trained_at} px mean other distances at {resolution} px")
         return found
+
+    def side(self, resolution: int) -> int:
+        """Patches along one side."""
+        return resolution // self.patch
 
     def tokens(self, resolution: int) -> int:
         """Sequence length, class token included."""
-        return (resolution // self.patch) ** 2 + 1
+        return self.side(resolution) ** 2 + (self.pool == "token")
+
+    @property
+    def layers(self) -> int:
+        """Pairs of attention and MLP: an axial block has two, one along rows and one along columns."""
+        return self.depth * (2 if self.attention == "axial" else 1)
 
     def params(self, resolution: int, head: Head) -> Params:
-        width, mlp = self.width, self.mlp
+        width, mlp, tokens = self.width, self.mlp, self.tokens(resolution)
         patches = self.patch**2 * self.channels * width + width
+        token = width if self.pool == "token" else 0
+        positions = {"1d": tokens * width, "2d": self.side(resolution) * width}.get(self.pos_embedding, 0)
         attention = 4 * (width * width + width)
+        distances = (2 * tokens - 1) * (width // self.heads) if self.pos_embedding == "relative" else 0
         dense = width * mlp + mlp + mlp * width + width
         norms = 4 * width
         return Params(
-            embedding=patches + width + self.tokens(resolution) * width,
-            blocks=self.depth * (attention + dense + norms) + 2 * width,
+            embedding=patches + token + positions,
+            blocks=self.layers * (attention + distances + dense + norms) + 2 * width,
             head=head.params(width),
         )
 
     def macs(self, resolution: int, head: Head, counting: Counting = "dense") -> Macs:  # noqa: ARG002  # no padding
-        tokens, width = self.tokens(resolution), self.width
+        tokens, width, side = self.tokens(resolution), self.width, self.side(resolution)
+        keys = side if self.attention == "axial" else tokens
+        distances = 2 * tokens - 1 if self.pos_embedding == "relative" else 0
         return Macs(
-            patch_embedding=(tokens - 1) * self.patch**2 * self.channels * width,
-            projections=self.depth * tokens * 4 * width * width,
-            attention=self.depth * 2 * tokens * tokens * width,
-            mlp=self.depth * tokens * 2 * width * self.mlp,
+            patch_embedding=side**2 * self.patch**2 * self.channels * width,
+            projections=self.layers * tokens * 4 * width * width,
+            attention=self.layers * tokens * (2 * keys + distances) * width,
+            mlp=self.layers * tokens * 2 * width * self.mlp,
             head=head.macs(width),
         )
+
+    def activations(self, resolution: int, head: Head, *, recompute: bool = False) -> Activations:
+        """What is kept for the backward pass; with `recompute`, of a block its input alone."""
+        image = 3 * resolution**2
+        return Activations(per_image=image) + self.activations_behind_image(resolution, head, recompute=recompute)
+
+    def activations_behind_image(self, resolution: int, head: Head, *, recompute: bool) -> Activations:
+        """All but the image, which is a feature map in a hybrid."""
+        tokens, width = self.tokens(resolution), self.width
+        blocks = self.depth * tokens * width if recompute else self.layers * self._layer_activations(tokens)
+        pooled = tokens * width + (2 if self.pool == "token" else 2 * tokens) + width
+        return Activations(per_image=blocks + pooled + head.kept())
+
+    def _layer_activations(self, tokens: int) -> int:
+        """Input, its norm, queries, keys and values, what they mix to, the sum, its norm, both sides of the GELU;
+        two statistics for each norm."""
+        shared = 8 * self.width + 2 * self.mlp + 4
+        if self.pos_embedding != "relative":
+            return tokens * (shared + self.heads)
+        # A learned bias keeps attention from being fused: its scores, its softmax, scaled copies. (Of one image alone
+        # the values are no copy, and 2 x width numbers a token more are kept with them.)
+        return tokens * (shared + self.width + self.heads * (2 * tokens - 1 + tokens))
 
 
 def size_of(name: str, sizes: Mapping[str, Mapping[str, Any]]) -> Size | None:

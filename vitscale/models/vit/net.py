@@ -1,4 +1,7 @@
-"""The Vision Transformer of arXiv 2010.11929: pre-norm, learned 1-D position embeddings, class token."""
+"""The Vision Transformer of arXiv 2010.11929: pre-norm, learned 1-D position embeddings, class token.
+
+The paper's variants of attention and of positions stand in files of their own: `axial`, `relative`, `positions`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitscale.models.counts import Head
+from vitscale.models.recompute import through
 from vitscale.models.vit.arch import Arch
+from vitscale.models.vit.positions import RowsAndColumns
 
 
 class Attention(nn.Module):
@@ -21,31 +26,38 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
+        return self.join(F.scaled_dot_product_attention(*self.split(x)))
+
+    def split(self, x: Float[Tensor, "batch tokens width"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, [batch, heads, tokens, width / heads] each."""
         batch, tokens, width = x.shape
         qkv = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = F.scaled_dot_product_attention(query, key, value)
-        return self.out(mixed.transpose(1, 2).reshape(batch, tokens, width))
+        return qkv.permute(2, 0, 3, 1, 4).unbind(0)
+
+    def join(self, mixed: Float[Tensor, "batch heads tokens part"]) -> Float[Tensor, "batch tokens width"]:
+        """The heads side by side, mixed by the output projection."""
+        return self.out(mixed.transpose(1, 2).flatten(2))
 
 
 class Mlp(nn.Module):
-    def __init__(self, width: int, hidden: int, dropout: float) -> None:
+    def __init__(self, arch: Arch, dropout: float) -> None:
         super().__init__()
-        self.up = nn.Linear(width, hidden)
-        self.down = nn.Linear(hidden, width)
+        self.up = nn.Linear(arch.width, arch.mlp)
+        self.gelu = nn.GELU(approximate="tanh" if arch.gelu == "tanh" else "none")
+        self.down = nn.Linear(arch.mlp, arch.width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
-        return self.dropout(self.down(self.dropout(F.gelu(self.up(x)))))
+        return self.dropout(self.down(self.dropout(self.gelu(self.up(x)))))
 
 
 class Block(nn.Module):
-    def __init__(self, arch: Arch, dropout: float) -> None:
+    def __init__(self, arch: Arch, dropout: float, attention: Attention | None = None) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(arch.width, eps=1e-6)
-        self.attention = Attention(arch.width, arch.heads)
+        self.attention = attention or Attention(arch.width, arch.heads)
         self.norm2 = nn.LayerNorm(arch.width, eps=1e-6)
-        self.mlp = Mlp(arch.width, arch.mlp, dropout)
+        self.mlp = Mlp(arch, dropout)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
@@ -61,25 +73,46 @@ class Net(nn.Module):
     ) -> None:
         super().__init__()
         width = arch.width
-        self.grid = resolution // arch.patch
+        self.grid = (resolution // arch.patch, resolution // arch.patch)
+        self.recompute = False
         self.patches = nn.Conv2d(arch.channels, width, arch.patch, arch.patch)
-        self.class_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.pos_embedding = nn.Parameter(torch.empty(1, arch.tokens(resolution), width))
+        self.class_token = nn.Parameter(torch.zeros(1, 1, width)) if arch.pool == "token" else None
+        self.pos_embedding = self._positions(arch, resolution)
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(Block(arch, dropout) for _ in range(arch.depth))
+        self.blocks = nn.ModuleList(self._block(arch, dropout, resolution) for _ in range(arch.depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.pre_logits = nn.Linear(width, width) if head.pre_logits else None
-        self.head = nn.Linear(width, head.num_classes)
+        self.pre_logits = nn.Linear(width, head.pre_logits) if head.pre_logits else None
+        self.head = nn.Linear(head.pre_logits or width, head.num_classes)
         initialise(self, head_bias)
 
+    def _positions(self, arch: Arch, resolution: int) -> nn.Parameter | RowsAndColumns | None:
+        if arch.pos_embedding == "1d":
+            return nn.Parameter(torch.empty(1, arch.tokens(resolution), arch.width))
+        if arch.pos_embedding == "2d":
+            return RowsAndColumns(*self.grid, arch.width, class_token=arch.pool == "token")
+        return None
+
+    def _block(self, arch: Arch, dropout: float, resolution: int) -> nn.Module:
+        # Imported here, since they are made of the classes above.
+        from vitscale.models.vit.axial import AxialBlock
+        from vitscale.models.vit.relative import RelativeAttention
+
+        if arch.attention == "axial":
+            return AxialBlock(arch, dropout, columns=self.grid[1])
+        relative = arch.pos_embedding == "relative"
+        return Block(
+            arch, dropout, RelativeAttention(arch.width, arch.heads, arch.tokens(resolution)) if relative else None
+        )
+
     def features(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
-        patches = self.patches(images).flatten(2).transpose(1, 2)
-        token = self.class_token.expand(patches.shape[0], -1, -1)
-        x = self.dropout(torch.cat([token, patches], dim=1) + self.pos_embedding)
-        for block in self.blocks:
-            x = block(x)
-        token = self.norm(x[:, 0])
-        return token if self.pre_logits is None else torch.tanh(self.pre_logits(token))
+        x = self.patches(images).flatten(2).transpose(1, 2)
+        if self.class_token is not None:
+            x = torch.cat([self.class_token.expand(x.shape[0], -1, -1), x], dim=1)
+        if self.pos_embedding is not None:
+            x = x + (self.pos_embedding() if isinstance(self.pos_embedding, RowsAndColumns) else self.pos_embedding)
+        x = through(self.blocks, self.dropout(x), recompute=self.recompute)
+        pooled = self.norm(x).mean(dim=1) if self.class_token is None else self.norm(x[:, 0])
+        return pooled if self.pre_logits is None else torch.tanh(self.pre_logits(pooled))
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
         return self.head(self.features(images))
@@ -91,7 +124,9 @@ def initialise(net: Net, head_bias: float) -> None:
     position embeddings N(0, 0.02), the class token and the head 0, other dense layers LeCun-normal.
     """
     lecun_normal(net.patches)
-    nn.init.normal_(net.pos_embedding, std=0.02)
+    for name, parameter in net.named_parameters():
+        if "pos_embedding" in name:
+            nn.init.normal_(parameter, std=0.02)
     for module in net.blocks.modules():
         if isinstance(module, Attention):
             for part in module.qkv.weight.chunk(3):
@@ -117,19 +152,3 @@ def lecun_normal(layer: nn.Conv2d | nn.Linear) -> None:
     nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
-
-
-def resize_pos_embedding(
-    embedding: Float[Tensor, "1 tokens width"], grid: tuple[int, int]
-) -> Float[Tensor, "1 new_tokens width"]:
-    """Position embeddings of a square grid for another grid (rows, columns); the class token's entry is untouched.
-
-    Bilinear with aligned corners: scipy.ndimage.zoom of order 1, as in the paper's code.
-    """
-    token, positions = embedding[:, :1], embedding[:, 1:]
-    old = math.isqrt(positions.shape[1])
-    if (old, old) == grid:
-        return embedding
-    image = positions.reshape(1, old, old, -1).permute(0, 3, 1, 2)
-    image = F.interpolate(image, size=grid, mode="bilinear", align_corners=True)
-    return torch.cat([token, image.flatten(2).transpose(1, 2)], dim=1)
