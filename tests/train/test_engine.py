@@ -86,6 +86,22 @@ def test_micro_batches_change_nothing_but_rounding(micro_batch: int) -> None:
     several.close()
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_activation_checkpointing_changes_nothing(name: str) -> None:
+    """Not a bit, with dropout too: its draws are repeated."""
+    trained = []
+    for checkpointing in (False, True):
+        torch.manual_seed(3)
+        net = models.create(name, num_classes=4, resolution=28, stem="small", sizes=SIZES, dropout=0.2)
+        engine = Engine(net, RECIPE, activation_checkpointing=checkpointing)
+        losses = [engine.step(batch, 0.01)[0] for batch in batches(3)]
+        engine.close()
+        trained.append((losses, [p.detach().clone() for p in net.parameters()]))
+    (plain, before), (checkpointed, after) = trained
+    assert plain == checkpointed
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
 def test_a_micro_batch_must_divide_the_global_batch() -> None:
     with pytest.raises(VitscaleError, match="3 does not divide the global batch 8") as caught:
         Engine(net_of("R5"), RECIPE, micro_batch=3)

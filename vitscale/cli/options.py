@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -43,6 +43,11 @@ MicroBatch = Annotated[
     int | None,
     typer.Option("--micro-batch", min=1, help="Images at once on the device. Default: the global batch."),
 ]
+ActivationCheckpointing = Annotated[
+    bool,
+    typer.Option("--activation-checkpointing", help="Keep only what enters each block; compute the rest again."),
+]
+Compile = Annotated[bool, typer.Option("--compile", help="Compile the network with torch.compile before it trains.")]
 
 
 def places(runs: Path, results: Path) -> Places:
@@ -51,14 +56,14 @@ def places(runs: Path, results: Path) -> Places:
     return Places(runs=runs, results=results)
 
 
-def machine(jobs: int | None, threads: int | None, micro_batch: int | None, *, most: int | None = None) -> Machine:
-    """The machine's settings with their defaults; `most`: how many jobs there are at all."""
+def machine(jobs: int | None, threads: int | None, *, most: int | None = None, **engine: Any) -> Machine:
+    """The machine's settings with their defaults; `most`: how many jobs there are at all; `engine`: as of `Machine`."""
     from vitscale.launch.sweep import Machine
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     default = 1 if shutil.which("nvidia-smi") else min(2, cores)
     jobs = min(jobs or default, most or cores * 64)
-    return Machine(jobs=jobs, threads=threads or max(cores // jobs, 1), micro_batch=micro_batch)
+    return Machine(jobs=jobs, threads=threads or max(cores // jobs, 1), **engine)
 
 
 def check_micro_batch(micro_batch: int | None, jobs: Iterable[Job]) -> None:

@@ -12,7 +12,7 @@ from vitscale.cli.screen import reports_errors, say
 from vitscale.errors import INTERRUPTED, INVALID_STUDY, RUN_FAILED, USAGE, Problem, VitscaleError
 
 if TYPE_CHECKING:
-    from vitscale.launch.sweep import Job
+    from vitscale.launch.sweep import Job, Machine
 
 SINGLE = "single"
 """The folder of results for runs that belong to no study."""
@@ -30,13 +30,24 @@ def pretrain(
     settings: options.Settings = None,
     threads: options.Threads = None,
     micro_batch: options.MicroBatch = None,
+    activation_checkpointing: options.ActivationCheckpointing = False,
+    compiled: options.Compile = False,
     runs: options.Runs = Path("runs"),
     results: options.Results = Path("results"),
 ) -> None:
     """Pre-train one model. `--set` gives the rest, e.g. --set recipe.epochs=7 --set data.resolution=224."""
     name = model or _name(family, size, patch)
     job = _job(name, data, settings or [])
-    run_one(job, runs, results, threads, micro_batch)
+    options.check_micro_batch(micro_batch, [job])
+    machine = options.machine(
+        1,
+        threads,
+        most=1,
+        micro_batch=micro_batch,
+        activation_checkpointing=activation_checkpointing,
+        compiled=compiled,
+    )
+    run_one(job, runs, results, machine)
 
 
 def _name(family: str, size: str, patch: int) -> str:
@@ -76,14 +87,12 @@ def _job(name: str, data: Path | None, settings: list[str]) -> Job:
     return plan(study, {}).jobs[0]
 
 
-def run_one(job: Job, runs: Path, results: Path, threads: int | None, micro_batch: int | None) -> None:
+def run_one(job: Job, runs: Path, results: Path, machine: Machine) -> None:
     """Runs one job to its end with the launcher that a sweep uses, and prints its run id."""
     from vitscale.launch import folders
     from vitscale.launch.progress import summary, title
     from vitscale.launch.single import run_single
 
-    machine = options.machine(1, threads, micro_batch, most=1)
-    options.check_micro_batch(micro_batch, [job])
     before = folders.state(runs / job.id)
     cost = f"{job.params.total:,} parameters, {job.flops:.2e} FLOPs"
     say(f"{title(job)}: {'is done already' if before == 'done' else cost}")

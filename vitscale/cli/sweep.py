@@ -33,6 +33,8 @@ def sweep(
     jobs: options.Jobs = None,
     threads: options.Threads = None,
     micro_batch: options.MicroBatch = None,
+    activation_checkpointing: options.ActivationCheckpointing = False,
+    compiled: options.Compile = False,
     runs: options.Runs = Path("runs"),
     results: options.Results = Path("results"),
 ) -> None:
@@ -60,7 +62,14 @@ def sweep(
         )
     options.check_micro_batch(micro_batch, everything)
     states = {job.id: folders.state(runs / job.id) for job in now.jobs}
-    machine = options.machine(jobs, threads, micro_batch, most=max(len(everything), 1))
+    machine = options.machine(
+        jobs,
+        threads,
+        most=max(len(everything), 1),
+        micro_batch=micro_batch,
+        activation_checkpointing=activation_checkpointing,
+        compiled=compiled,
+    )
     say(loaded.title)
     for line in [*totals(everything, states), *unequal([job for job in everything if job.kind == "pretrain"])]:
         say(line)

@@ -94,7 +94,7 @@ def _transfer(run: str, transfer: Transfer, runs: Path, results: Path, threads: 
         test=Dataset(**told["test"]) if told["test"] else None,
         varied={},
     )
-    run_one(transfer_job(parent, transfer, task), folder.parent, results, threads, None)
+    run_one(transfer_job(parent, transfer, task), folder.parent, results, options.machine(1, threads, most=1))
 
 
 def find(run: str, runs: Path) -> Path:

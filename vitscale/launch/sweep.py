@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -41,9 +41,12 @@ class Machine:
     threads: int
     micro_batch: int | None = None
     zero_stage: int = 0
+    activation_checkpointing: bool = False
+    compiled: bool = False
 
     def told(self) -> dict[str, Any]:
-        return {"threads": self.threads, "micro_batch": self.micro_batch, "zero_stage": self.zero_stage}
+        """All but how many processes there are: what a worker must know."""
+        return {key: value for key, value in asdict(self).items() if key != "jobs"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from dataclasses import Field, asdict, fields, replace
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
 
 from vitscale.models.counts import Activations, Counting, Head, Macs, Params
 
@@ -81,10 +81,14 @@ def with_options(arch: Arch, options: Mapping[str, Any]) -> Arch:
     """The architecture with some of its numbers replaced, e.g. `{"pool": "gap", "depth": 6}`.
 
     Raises:
-        ValueError: the family has no such option.
+        ValueError: the family has no such option, or not with such a value.
     """
     if unknown := foreign(arch, options):
         raise ValueError(f"a {arch.family} has no option {', '.join(map(repr, unknown))}")
+    hints = get_type_hints(type(arch))
+    for key, value in options.items():
+        if get_origin(hints[key]) is Literal and value not in get_args(hints[key]):
+            raise ValueError(f"{key} is {value!r}, not one of {', '.join(map(repr, get_args(hints[key])))}")
     return replace(arch, **options)  # type: ignore[type-var]
 
 

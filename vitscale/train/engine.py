@@ -90,6 +90,8 @@ class Engine:
         optimizer: Literal["adamw", "sgd"] = "adamw",
         micro_batch: int | None = None,
         zero_stage: int = 0,
+        activation_checkpointing: bool = False,
+        compiled: bool = False,
     ) -> None:
         check_precision(recipe)
         if zero_stage:
@@ -105,6 +107,7 @@ class Engine:
                 exit_code=2,
             )
         self.net = net
+        net.recompute = activation_checkpointing  # type: ignore[assignment]  # every family has it
         self.optimizer = make_optimizer(net, recipe, optimizer)
         self.accumulation = recipe.batch_size // self.micro_batch
         config: dict[str, Any] = {
@@ -122,6 +125,8 @@ class Engine:
             warnings.simplefilter("ignore")
             self.engine, *_ = deepspeed.initialize(model=net, optimizer=self.optimizer, config=config)
         self.device = self.engine.device
+        if compiled:
+            self.engine.compile()
 
     def step(self, batch: Batch, lr: float) -> tuple[float, float]:
         """One optimizer step over a global batch; returns (mean loss of the readable images, gradient norm)."""

@@ -56,7 +56,8 @@ def evaluate(
     correct, loss, count = 0, 0.0, 0
     for part, pixels in chunks(images, index, resolution):
         truth = torch.from_numpy(labels[part]).to(device)
-        logits = net(to_device(torch.from_numpy(pixels), device)).float()
+        # Not net(...): that is compiled for training where the engine compiles, and would be compiled again for this.
+        logits = net.forward(to_device(torch.from_numpy(pixels), device)).float()
         correct += int((logits.argmax(dim=1) == truth).sum())
         loss += float(per_image_loss(logits, truth, recipe).sum())
         count += len(part)

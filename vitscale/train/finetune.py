@@ -215,9 +215,7 @@ class _Tuner:
         )
         torch.manual_seed(repetition)
         net = fine_tuning_net(self.start, self.rundir, self.task, self.resolution, settings.pos_resize)
-        micro_batch = self.rundir.machine.get("micro_batch")
-        fitting = math.gcd(micro_batch, recipe.batch_size) if micro_batch else None
-        engine = Engine(net, recipe, optimizer="sgd", micro_batch=fitting)
+        engine = Engine(net, recipe, optimizer="sgd", **self.rundir.engine_settings(recipe.batch_size))
 
         def positions(step: int) -> tuple[Int64[np.ndarray, b], Int64[np.ndarray, b]]:
             index, epoch = global_batch(

@@ -149,9 +149,7 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
     start = checkpoint.load_latest(rundir.folder)
     if start is not None:
         checkpoint.load_weights(net, start.weights, start.folder)
-    engine = Engine(
-        net, run.recipe, micro_batch=rundir.machine.get("micro_batch"), zero_stage=rundir.machine.get("zero_stage", 0)
-    )
+    engine = Engine(net, run.recipe, **rundir.engine_settings(run.recipe.batch_size))
     progress = Progress(step=0)
     if start is not None:
         progress = start.progress
