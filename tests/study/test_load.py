@@ -63,6 +63,10 @@ def test_five_mistakes_are_told_at_once_with_their_lines(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("old", "new", "message", "hint"),
     [
+        ('stem = "small"', 'stem = "small"\npool = "gap"', "model.pool means nothing to R5", "an [[axes]] table of their own"),
+        ('stem = "small"', 'stem = "small"\npatch = 14', "model.patch means nothing to R5", "an [[axes]] table of their own"),
+        ('stem = "small"', 'stem = "small"\ndepth = 0', "model.depth is 0", "above 0"),
+        ('stem = "small"', 'stem = "small"\npool = "mean"', "model.pool: 'mean' is not 'token' or 'gap'", "one of 'token', 'gap'"),
         ("resolution = 28", "resolution = 30", "ViT-nano/7: patch 7 does not divide resolution 30", "fit"),
         ("heads = 2", "heads = 3", "ViT-nano/7: 3 heads do not divide width 64", "fit"),
         ("examples = 500\n", "", "the run has no duration", "recipe.steps"),
@@ -133,6 +137,15 @@ def test_a_study_that_is_no_text_is_told(tmp_path: Path) -> None:
     with pytest.raises(VitscaleError, match="not a text in UTF-8") as caught:
         load(path)
     assert caught.value.exit_code == INVALID_STUDY
+
+
+def test_relative_positions_are_not_carried_to_another_resolution(tmp_path: Path) -> None:
+    text = STUDY.replace('"ViT-nano/7", "R5"', '"ViT-nano/7"').replace("shots = [1, 5]", "shots = [1]\nresolution = 56")
+    load(write(tmp_path, text), base=tmp_path)
+    found = mistakes(tmp_path, text, ("model.pos_embedding=relative",))
+    assert [message.split(": ", 1)[1] for message, _ in found] == [
+        "ViT-nano/7: relative positions learned at 28 px mean other distances at 56 px"
+    ]
 
 
 def test_a_mistake_in_the_second_table_of_axes_names_its_line(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_ids_are_twelve_hex_digits_and_each_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "setting",
-    ["recipe.weight_decay=0.2", "data.flip=false", "data.resolution=21", "recipe.examples=600", "recipe.loss=sigmoid",
+    ["model.head_bias=-3.0", "recipe.weight_decay=0.2", "data.flip=false", "data.resolution=21", "recipe.examples=600", "recipe.loss=sigmoid",
      "data.subset_seed=5", "recipe.validate_every=300", "data.shuffle_block=8", "recipe.precision=bf16"],
 )  # fmt: skip
 def test_what_changes_the_outcome_changes_the_id(tmp_path: Path, setting: str) -> None:
@@ -63,6 +63,41 @@ def test_what_does_not_change_the_outcome_keeps_the_id(tmp_path: Path, old: str,
     if "tiny" in new:
         text = text.replace("ViT-nano/7", "ViT-tiny/7")
     assert ids(planned(tmp_path, text)) == ids(planned(tmp_path))
+
+
+def only_model(model: str) -> str:
+    """The small study with one model and its options, none of which is tuned."""
+    before, rest = STUDY.split("[model]")
+    head, _ = rest.split("[[axes]]")
+    return f"{before}[model]\n{model}\n{head}"
+
+
+@pytest.mark.parametrize(
+    ("option", "changes"),
+    [
+        ("gelu = 'exact'", False), ("pool = 'token'", False), ("attention = 'full'", False), ("patch = 7", False),
+        ("depth = 2", False), ("pos_embedding = '1d'", False), ("mlp = 128", False),
+        ("gelu = 'tanh'", True), ("pool = 'gap'", True), ("patch = 14", True), ("depth = 3", True), ("width = 32", True),
+        ("pos_embedding = 'relative'", True), ("pool = 'gap'\nattention = 'axial'", True), ("heads = 4", True),
+    ],
+)  # fmt: skip
+def test_an_option_of_the_model_changes_the_id_unless_it_is_what_it_was(
+    tmp_path: Path, option: str, changes: bool
+) -> None:
+    plain = planned(tmp_path, only_model("name = 'ViT-nano/7'"))
+    other = planned(tmp_path, only_model(f"name = 'ViT-nano/7'\n{option}"))
+    assert (ids(other) != ids(plain)) == changes
+
+
+def test_an_option_may_stand_on_an_axis(tmp_path: Path) -> None:
+    text = (
+        only_model("name = 'ViT-nano/7'\n") + '[[axes]]\n"model.depth" = [1, 2, 4]\n"model.pool" = ["token", "gap"]\n'
+    )
+    jobs = pretraining(planned(tmp_path, text))
+    assert [(job.arch.depth, job.arch.tokens(28)) for job in jobs] == [
+        (depth, tokens) for depth in (1, 2, 4) for tokens in (17, 16)
+    ]
+    assert jobs[1].varied == {"model.depth": 1, "model.pool": "gap"}
 
 
 def test_other_samples_in_the_same_place_make_another_run(tmp_path: Path) -> None:

@@ -122,6 +122,34 @@ def test_transfers_of_a_run(rundir: Make) -> None:
     assert {row["task"] for row in [*shots, *tuned]} == {"digits"}
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("model.pool=gap",),
+        ("model.pos_embedding=2d",),
+        ("model.pos_embedding=none", "model.gelu=tanh"),
+        ("model.pool=gap", "model.attention=axial", "model.depth=2"),
+        ("model.name=R5+ViT-nano/7", "model.pool=gap", "model.weight_standardization=timm"),
+    ],
+)
+def test_every_option_is_trained_and_transferred_at_another_resolution(rundir: Make, options: tuple[str, ...]) -> None:
+    fast = ("recipe.steps=4", "data.crop=none")
+    done(rundir(*options, *fast))
+    for which in (1, 2):
+        folder = rundir(*options, *fast, which=which).folder
+        document = json.loads((folder / "run.json").read_text())
+        document["config"]["transfer"] |= {"resolution": 42, "pos_resize": "bicubic", "lr": [0.01], "seeds": 1}
+        edit(folder / "run.json", **document)
+        assert all(0 < row["value"] <= 1 for row in done(RunDir(folder))["rows"])
+
+
+def test_the_head_starts_at_its_bias(rundir: Make) -> None:
+    images = torch.randn(1, 3, 28, 28)
+    for settings, bias in (((), 0.0), (("recipe.loss=sigmoid",), -10.0), (("model.head_bias=-3.0",), -3.0)):
+        net = pretrain.new_net(rundir(*settings))
+        assert torch.equal(net.eval()(images), torch.full((1, 4), bias))
+
+
 def test_a_rate_is_chosen_without_dev_or_test_images_and_the_last_training_has_all(
     rundir: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from vitscale import models
 from vitscale.config import Run, Task, Transfer
@@ -242,8 +243,9 @@ def _converted(given: Mapping[str, Any], mistakes: Mistakes, where: Any) -> dict
 def _plain(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(map(repr, get_args(hint)))
-    text = hint.__name__ if isinstance(hint, type) else str(hint)
-    return text.replace("typing.", "").replace("None", "nothing").replace(" | ", " or ")
+    if get_origin(hint) in (UnionType, Union):  # settings that may be left out; TOML has no word for None
+        return " or ".join(_plain(part) for part in get_args(hint) if part is not NoneType)
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
 
 
 def _cells(
