@@ -6,6 +6,10 @@ STAMP := $(VENV)/.installed
 # torch is installed first and alone: resolved together with the rest, a looser requirement can pull a CUDA build.
 TORCH := $(shell grep '^torch==' constraints.txt)
 
+# What pip builds with comes from the same list: older versions of pip read the first of these, newer ones the second.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_BUILD_CONSTRAINT := $(PIP_CONSTRAINT)
+
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-slow check format data clean
 
@@ -21,8 +25,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || \
 	  { echo "error: $(PYTHON) cannot make a virtual environment with pip in it" >&2; \
 	    echo "hint: on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
-	$(BIN)/pip install --disable-pip-version-check --progress-bar off -c constraints.txt $(TORCH)
-	$(BIN)/pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --disable-pip-version-check --progress-bar off $(TORCH)
+	$(BIN)/pip install --disable-pip-version-check --progress-bar off -e '.[dev]'
 	@touch $@
 
 demo: venv  ## pre-train and transfer small models on rendered fractals, then draw the curves (5 minutes)

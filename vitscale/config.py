@@ -159,6 +159,8 @@ class Task:
     """Images in the training split (dev included)."""
     test_examples: int = 0
     """Images in the test split."""
+    smallest_class: int = 0
+    """Training images of the class that has fewest: no few-shot draw can ask for more. 0: not said."""
     dev_fraction: float = 0.1
     """Share of the training split on which a learning rate is chosen; 0.01 to 0.1 in the paper."""
     metric: Literal["accuracy"] = "accuracy"

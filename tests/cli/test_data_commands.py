@@ -93,7 +93,7 @@ def test_wrong_words(images: Path, tmp_path: Path) -> None:
     assert_refused(run("fetch", "imagenet"), 2, "unknown data set 'imagenet'")
     assert_refused(run("pack", images, tmp_path / "a", "--shard-size", "many"), 2, "'many' is not understood")
     assert_refused(run("pack", tmp_path / "gone", tmp_path / "a"), 5, "gone: no such file or folder")
-    assert_refused(run("pack", images, tmp_path / "a", "--kind", "film"), 5, "'film' is no kind of source")
+    assert_refused(run("pack", images, tmp_path / "a", "--kind", "film"), 2, "'film' is no kind of source")
     (tmp_path / "file").write_text("")
     assert_refused(run("pack", images, tmp_path / "file"), 5, "file: File exists")
 

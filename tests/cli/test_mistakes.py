@@ -146,6 +146,6 @@ def test_a_disk_that_fills_up_in_a_run_is_said_and_the_run_goes_on_later(tmp_pat
     assert full.returncode == MISSING, full.stderr
     error, hint = full.stderr.strip().splitlines()[-2:]
     assert error.startswith("error: runs/")
-    assert "could not be saved" in error
+    assert "the disk took no checkpoint" in error
     assert "free some disk space" in hint
     assert vitscale(tmp_path, *command).returncode == 0

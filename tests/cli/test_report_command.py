@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from vitscale.cli.report import report
 from vitscale.errors import MISSING
-from vitscale.results.store import write_part, write_plan
+from vitscale.results.store import Held, write_part, write_plan
 
 
 def run(*arguments: object) -> Result:
@@ -110,7 +110,7 @@ def test_a_plan_leaves_out_the_runs_that_it_does_not_hold(small: Path) -> None:
     assert refused.stderr.startswith("error: runs a and old are both ViT-nano/4 on 1,000 images, seed 0")
     assert refused.stderr.count("\n") == 2
     assert not (small / "one" / "_report").exists()
-    write_plan(small / "one", ["a"])
+    write_plan(small / "one", Held(frozenset(["a"])))
     result = run("one", "--json")
     (one,) = json.loads(result.stdout)["reports"]
     assert one["table"][0]["Upstream, test set"] == "80.0 ± 0.0"

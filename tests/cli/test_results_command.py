@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from vitscale.cli.results import results
 from vitscale.errors import MISSING, USAGE
-from vitscale.results.store import write_part, write_plan
+from vitscale.results.store import Held, write_part, write_plan
 
 Run = Callable[..., Result]
 
@@ -122,7 +122,7 @@ def test_runs_that_left_the_study_are_left_out_with_one_line(tmp_path: Path, arg
     row |= {"protocol": "pretrain", "metric": "accuracy", "value": 0.5}
     for run_id in ("old", "older", "new"):
         write_part([row], tmp_path / "study", run_id=run_id, attempt=1)
-    write_plan(tmp_path / "study", ["new"])
+    write_plan(tmp_path / "study", Held(frozenset(["new"])))
     app = typer.Typer()
     app.command()(results)
     result = CliRunner().invoke(app, ["study", "--results", str(tmp_path), *arguments])

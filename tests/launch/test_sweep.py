@@ -18,7 +18,7 @@ from vitscale.analysis.curves import curves
 from vitscale.errors import DONE, INTERRUPTED, INVALID_STUDY, MISSING, RUN_FAILED, USAGE
 from vitscale.launch import folders
 from vitscale.launch.sweep import current_plan
-from vitscale.results.store import read, read_plan
+from vitscale.results.store import Held, read, read_plan
 from vitscale.study.load import load
 
 VARIES = ["attempt", "device_seconds", "started", "ended", "flops_lost", "flops_eval", "device"]
@@ -268,7 +268,7 @@ def test_results_of_an_edited_study_count_while_its_new_runs_are_under_way(finis
     process.kill()
     process.communicate(timeout=60)
     planned = current_plan(load(copy / "study.toml", base=copy), copy / "runs")
-    assert read_plan(copy / "results" / "study") == {job.id for job in planned.jobs}
+    assert read_plan(copy / "results" / "study") == Held(frozenset(job.id for job in planned.jobs))
 
 
 def test_two_stems_of_one_model_have_baselines_of_their_own(finished: Path, tmp_path: Path) -> None:

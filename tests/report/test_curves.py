@@ -6,6 +6,7 @@ import pytest
 from vitscale.analysis.curves import compute_axis, counted, curves, of_plan, one_budget, summary
 from vitscale.errors import MISSING, VitscaleError
 from vitscale.results.schema import COLUMNS
+from vitscale.results.store import Held
 
 PANDAS = {"int64": "Int64", "float64": "float64", "bool": "boolean", "string": "str", "json": "str"}
 
@@ -138,7 +139,7 @@ def test_two_runs_of_one_seed_are_never_averaged() -> None:
     problem = "error: runs new and old are both ViT-nano/4 on 1,000 images, seed 0, upstream_test pretrain: no setting"
     assert str(caught.value).startswith(problem)
     assert str(caught.value).count("\n") == 1
-    assert list(curves(of_plan(frame, frozenset({"new"}))).points["value"]) == [0.9]
+    assert list(curves(of_plan(frame, Held(frozenset({"new"})))).points["value"]) == [0.9]
 
 
 def test_two_baselines_of_one_seed_are_never_averaged() -> None:
@@ -164,7 +165,7 @@ def test_two_subsets_of_one_seed_are_two_repetitions() -> None:
 
 def test_without_a_plan_every_row_counts_and_an_empty_one_leaves_nothing(frame: pd.DataFrame) -> None:
     assert len(of_plan(frame, None)) == len(frame)
-    nothing = of_plan(frame, frozenset())
+    nothing = of_plan(frame, Held(frozenset()))
     assert nothing.empty
     assert summary(nothing).empty
 

@@ -12,6 +12,7 @@ from vitscale.analysis.curves import curves
 from vitscale.report.figures import upstream_vs_downstream
 from vitscale.report.notes import Note, notes
 from vitscale.report.page import Report, write
+from vitscale.results.store import Held
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +149,7 @@ def test_a_study_without_any_result_says_so(frame: pd.DataFrame, tmp_path: Path)
 def test_runs_that_left_the_study_are_not_drawn_and_counted(frame: pd.DataFrame, tmp_path: Path) -> None:
     every = frozenset(frame["run_id"])
     gone = frozenset(frame.loc[frame["family"] == "resnet", "run_id"]) - {"base"}
-    report = write(frame, tmp_path, "edited", every - gone | {"not yet", "nor this"})
+    report = write(frame, tmp_path, "edited", Held(every - gone | {"not yet", "nor this"}))
     note = next(note for note in report.notes if "not in the study any more" in note.text)
     assert note.text.startswith(f"{len(gone)} runs left out")
     assert note.details == tuple(sorted(gone))

@@ -13,7 +13,7 @@ import pytest
 
 from vitscale.errors import MISSING, VitscaleError
 from vitscale.results.schema import COLUMNS, NAMES, SCHEMA
-from vitscale.results.store import read, read_plan, write_part, write_plan
+from vitscale.results.store import Held, read, read_plan, write_part, write_plan
 
 
 def test_rows_come_back_as_written_and_what_is_missing_is_null(tmp_path: Path) -> None:
@@ -153,8 +153,8 @@ def test_the_documentation_lists_every_column() -> None:
 
 def test_the_plan_comes_back_and_readers_of_parquet_skip_it(tmp_path: Path) -> None:
     assert read_plan(tmp_path) is None
-    write_plan(tmp_path / "study", ["b", "a", "b"])
-    assert read_plan(tmp_path / "study") == {"a", "b"}
+    write_plan(tmp_path / "study", Held(frozenset(["b", "a", "b"])))
+    assert read_plan(tmp_path / "study") == Held(frozenset({"a", "b"}))
     assert json.loads((tmp_path / "study" / "_plan.json").read_text()) == {"schema": 1, "runs": ["a", "b"]}
     write_part([{"value": 0.1}], tmp_path / "study", run_id="a", attempt=1)
     assert len(pd.read_parquet(str(tmp_path / "study"))) == len(read(tmp_path / "study")) == 1
@@ -162,12 +162,12 @@ def test_the_plan_comes_back_and_readers_of_parquet_skip_it(tmp_path: Path) -> N
 
 
 def test_the_plan_is_written_anew_only_where_it_changes(tmp_path: Path) -> None:
-    write_plan(tmp_path, ["a", "b"])
+    write_plan(tmp_path, Held(frozenset(["a", "b"])))
     before = (tmp_path / "_plan.json").stat()
-    write_plan(tmp_path, iter(["b", "a"]))
+    write_plan(tmp_path, Held(frozenset(iter(["b", "a"]))))
     assert (tmp_path / "_plan.json").stat().st_ino == before.st_ino
-    write_plan(tmp_path, ["a"])
-    assert read_plan(tmp_path) == {"a"}
+    write_plan(tmp_path, Held(frozenset(["a"])))
+    assert read_plan(tmp_path) == Held(frozenset({"a"}))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 STUDY = """\
 title = "A small study"
@@ -58,16 +59,25 @@ batch_size = 10
 """
 
 
-def describe(folder: Path, *, samples: int = 1000, classes: int = 10, fingerprint: str = "f00d") -> None:
+def describe(
+    folder: Path, *, samples: int = 1000, classes: int = 10, fingerprint: str = "f00d", empty_classes: int = 0
+) -> None:
     """The `dataset.json` of a packed folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    facts = {"name": folder.name, "samples": samples, "num_classes": classes, "fingerprint": fingerprint}
+    facts: dict[str, object] = {
+        "name": folder.name,
+        "samples": samples,
+        "num_classes": classes,
+        "fingerprint": fingerprint,
+    }
+    full = classes - empty_classes
+    facts["class_counts"] = [samples // full] * full + [0] * empty_classes
     (folder / "dataset.json").write_text(json.dumps(facts))
 
 
-def write(folder: Path, text: str = STUDY) -> Path:
+def write(folder: Path, text: str = STUDY, **facts: Any) -> Path:
     """A study file beside its data."""
-    describe(folder / "train")
+    describe(folder / "train", **facts)
     path = folder / "study.toml"
     path.write_text(text)
     return path

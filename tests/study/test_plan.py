@@ -3,6 +3,7 @@
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,8 +13,9 @@ from vitscale.study.load import Study, load
 from vitscale.study.plan import Job, Plan, plan
 
 
-def planned(folder: Path, text: str = STUDY, settings: tuple[str, ...] = ()) -> Plan:
-    return plan(load(write(folder, text), base=folder, settings=settings), {})
+def planned(folder: Path, text: str = STUDY, settings: tuple[str, ...] = (), **facts: Any) -> Plan:
+    """The plan of a study over data with these facts."""
+    return plan(load(write(folder, text, **facts), base=folder, settings=settings), {})
 
 
 def ids(result: Plan) -> list[str]:
@@ -100,6 +102,24 @@ def test_an_option_may_stand_on_an_axis(tmp_path: Path) -> None:
     assert jobs[1].varied == {"model.depth": 1, "model.pool": "gap"}
 
 
+def test_classes_without_images_make_another_run(tmp_path: Path) -> None:
+    """They are in no key and no label, but in the head."""
+    before, after = planned(tmp_path), planned(tmp_path, classes=12, empty_classes=2)
+    assert {job.id for job in pretraining(before)}.isdisjoint(job.id for job in pretraining(after))
+
+
+def test_what_an_untrained_network_depends_on_is_in_its_id(tmp_path: Path) -> None:
+    def untrained(text: str = STUDY, **facts: Any) -> set[str]:
+        jobs = planned(tmp_path, text, **facts).jobs
+        return {job.id for job in jobs if job.run.transfer and job.run.transfer.init == "untrained"}
+
+    before = untrained()
+    assert len(before) == 4
+    assert untrained(fingerprint="other") == before
+    assert untrained(classes=11).isdisjoint(before)
+    assert untrained(STUDY.replace('stem = "small"', 'stem = "small"\npre_logits = false')).isdisjoint(before)
+
+
 def test_other_samples_in_the_same_place_make_another_run(tmp_path: Path) -> None:
     before = ids(planned(tmp_path))
     study = load(write(tmp_path), base=tmp_path)
@@ -122,9 +142,16 @@ def test_cells_wait_until_every_tuning_run_has_ended(tmp_path: Path) -> None:
     first = plan(study, {})
     tuning = [job for job in first.jobs if job.role == "tuning"]
     assert len(tuning) == 6
-    assert sum(job.kind == "pretrain" for job in first.waiting) == 8
-    assert len(plan(study, {job.id: 0.5 for job in tuning[:-1]}).waiting) == 4 + 8  # one family is decided
+    assert sum(job.kind == "pretrain" for job in first.waiting) == 8 - 2  # two will be one of their trials
+    assert len(plan(study, {job.id: 0.5 for job in tuning[:-1]}).waiting) == 3 + 8  # one family is decided
     assert finished(study).waiting == ()
+
+
+def test_what_waits_is_counted_once(tmp_path: Path) -> None:
+    study = load(write(tmp_path), base=tmp_path)
+    first, last = plan(study, {}), finished(study)
+    assert len(first.jobs) + len(first.waiting) == len(last.jobs)
+    assert sum(job.flops for job in [*first.jobs, *first.waiting]) == sum(job.flops for job in last.jobs)
 
 
 def test_the_choice_is_the_best_by_validation_and_is_shared_with_its_cell(tmp_path: Path) -> None:

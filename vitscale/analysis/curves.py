@@ -8,6 +8,7 @@ import pandas as pd
 
 from vitscale.analysis.variants import REPLICATE, tuned_settings, variants
 from vitscale.errors import MISSING, VitscaleError
+from vitscale.results.store import Held
 
 MEASURE = ["task", "task_version", "protocol", "shots", "metric"]
 LINE = ["family", "model", "variant"]
@@ -51,9 +52,9 @@ def curves(frame: pd.DataFrame) -> Curves:
     )
 
 
-def of_plan(frame: pd.DataFrame, plan: frozenset[str] | None) -> pd.DataFrame:
+def of_plan(frame: pd.DataFrame, plan: Held | None) -> pd.DataFrame:
     """The rows of the runs that the study holds now; all of them where no plan was recorded."""
-    return frame if plan is None else frame[frame["run_id"].isin(plan)]
+    return frame if plan is None else frame[frame["run_id"].isin(plan.runs)]
 
 
 def counted(frame: pd.DataFrame) -> pd.DataFrame:

@@ -166,6 +166,7 @@ def _report(packed: list[Packed], as_json: bool) -> None:
             lost = _count(len(done.mended), "lost shard")
             mended = f"; {lost} written again" if done.mended else ""
             print(f"{done.folder} is already there: {_images_and_classes(facts)}{mended}")
+            say("the source has the same names and labels; images that were edited in place go into another folder")
             continue
         went_on = f", went on from image {done.resumed_at:,}" if done.resumed_at else ""
         skipped = f", {_count(len(done.bad), 'unreadable image')} skipped" if done.bad else ""

@@ -82,7 +82,8 @@ def _job(name: str, data: Path | None, settings: list[str]) -> Job:
     if complaints:
         problems = [Problem(complaint.message, complaint.hint) for complaint in complaints]
         raise VitscaleError.of(problems, exit_code=INVALID_STUDY)
-    cell = Cell(values=given, run=run, varied={})
+    # In the results of single runs, what was asked for tells them apart.
+    cell = Cell(values=given, run=run, varied={key: value for key, value in given.items() if key != "data.shards"})
     study = Study(name=SINGLE, title=name, base=Path(), sizes={}, cells=(cell,), transfers=(), select=None)
     return plan(study, {}).jobs[0]
 

@@ -38,12 +38,16 @@ def report(
     from vitscale.report import page
     from vitscale.results import store
 
-    documents = []
+    documents, refused = [], []
     for folder, study in folders:
         # Parquet readers skip folders that begin with an underscore.
         target = folder / "_report" if out is None else out / folder.name if len(folders) > 1 else out
-        with disk_errors(target):
-            written = page.write(store.read(folder), target, _title(study, folder.name), store.read_plan(folder))
+        try:
+            with disk_errors(target):
+                written = page.write(store.read(folder), target, _title(study, folder.name), store.read_plan(folder))
+        except VitscaleError as error:  # the other studies are drawn all the same
+            refused.append(error)
+            continue
         documents.append(
             {
                 "study": folder.name,
@@ -57,6 +61,8 @@ def report(
         print_json({"reports": documents})
     else:
         _print(documents)
+    if refused:
+        raise VitscaleError.of([p for error in refused for p in error.problems], exit_code=refused[0].exit_code)
 
 
 def results_folder(study: str, results: Path) -> tuple[Path, Path | None]:

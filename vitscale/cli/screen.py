@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-from vitscale.errors import VitscaleError
+from vitscale.errors import MISSING, VitscaleError
 
 JSON_SCHEMA = 1
 
@@ -66,5 +66,8 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
         except VitscaleError as error:
             say(str(error))
             raise typer.Exit(error.exit_code) from None
+        except PermissionError as error:
+            say(f"error: {error.filename}: {error.strerror}\nhint: change its permissions, or name another file")
+            raise typer.Exit(MISSING) from None
 
     return wrapped

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vitscale.cli import options
-from vitscale.cli.plan import expected_seconds, totals, unequal
+from vitscale.cli.plan import totals, unequal
 from vitscale.cli.screen import reports_errors, say
 from vitscale.errors import INTERRUPTED, INVALID_STUDY, RUN_FAILED, USAGE, VitscaleError
 
 if TYPE_CHECKING:
-    from vitscale.launch.sweep import Ended, Sweep
+    from collections.abc import Sequence
+
+    from vitscale.launch.sweep import Ended, Machine, Sweep
+    from vitscale.study.plan import Job
 
 
 @reports_errors
@@ -73,15 +76,12 @@ def sweep(
     say(loaded.title)
     for line in [*totals(everything, states), *unequal([job for job in everything if job.kind == "pretrain"])]:
         say(line)
-    seconds, measured = expected_seconds(everything, runs, processes=machine.jobs, threads=machine.threads)
     if dry_run:
         for job in everything:
             if states.get(job.id, "selecting") != "done":
                 print(title(job), states.get(job.id, "waits for [select]"), sep="\t")
         return
-    if seconds:
-        how = "at the rate of its finished runs" if measured else "a guess before anything has run here"
-        say(f"{_at_a_time(machine.jobs, machine.threads)}; about {duration(seconds)} ({how})")
+    _say_how_long(everything, runs, machine)
     running = Sweep(
         study=loaded,
         places=options.places(runs, results),
@@ -107,6 +107,15 @@ def _tell(ended: Ended, running: Sweep, study: Path, place: Path) -> None:
     if ended.failed or ended.unfinished:
         say(f"hint: vitscale status {study} names the reasons; --retry-failed tries failed runs again")
         raise typer.Exit(RUN_FAILED)
+
+
+def _say_how_long(jobs: Sequence[Job], runs: Path, machine: Machine) -> None:
+    from vitscale.launch.estimate import expected_seconds
+
+    seconds, measured = expected_seconds(jobs, runs, processes=machine.jobs, threads=machine.threads)
+    if seconds:
+        how = "at the rate of its finished runs" if measured else "a guess before anything has run here"
+        say(f"{_at_a_time(machine.jobs, machine.threads)}; about {duration(seconds)} ({how})")
 
 
 def _at_a_time(jobs: int, threads: int) -> str:

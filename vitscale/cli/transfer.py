@@ -11,13 +11,16 @@ import typer
 from vitscale.cli import options
 from vitscale.cli.pretrain import run_one
 from vitscale.cli.screen import reports_errors
-from vitscale.errors import INVALID_STUDY, MISSING, USAGE, Problem, VitscaleError
+from vitscale.errors import MISSING, USAGE, Problem, VitscaleError
 
 if TYPE_CHECKING:
     from vitscale.config import Transfer
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, its beginning, or its folder.")]
 TaskName = Annotated[str, typer.Option("--task", help="A task's name, or the path of a task file.")]
+
+ASKED = ("resolution", "shots", "lr", "steps", "batch_size")
+"""Settings of a transfer that can be asked for here; they tell single transfers of one run apart."""
 
 
 @reports_errors
@@ -60,7 +63,10 @@ def fewshot(
 
 
 def _transfer(run: str, transfer: Transfer, runs: Path, results: Path, threads: int | None) -> None:
+    from dataclasses import fields
+
     from vitscale import models
+    from vitscale.config import Transfer
     from vitscale.launch import folders
     from vitscale.study.check import check_transfer
     from vitscale.study.datasets import Dataset, load_task
@@ -77,14 +83,17 @@ def _transfer(run: str, transfer: Transfer, runs: Path, results: Path, threads: 
             hint="finish its pre-training first, with the command that began it",
             exit_code=MISSING,
         )
-    task = load_task(transfer.task, base=Path())
+    try:
+        task = load_task(transfer.task, base=Path())
+    except VitscaleError as error:
+        raise VitscaleError.of(error.problems, exit_code=USAGE) from None
     arch = models.from_dict(told["arch"])
     trained_at = told["config"]["data"]["resolution"]
     resolution = transfer.resolution or trained_at
     problems = [Problem(f"transfer.{c.key}: {c.message}", c.hint) for c in check_transfer(transfer, task)]
     problems += [Problem(p, "choose another --resolution") for p in arch.problems(resolution, trained_at=trained_at)]
     if problems:
-        raise VitscaleError.of(problems, exit_code=INVALID_STUDY)
+        raise VitscaleError.of(problems, exit_code=USAGE)
     parent = Job(
         id=told["id"],
         role="cell",
@@ -94,13 +103,15 @@ def _transfer(run: str, transfer: Transfer, runs: Path, results: Path, threads: 
         test=Dataset(**told["test"]) if told["test"] else None,
         varied={},
     )
-    run_one(transfer_job(parent, transfer, task), folder.parent, results, options.machine(1, threads, most=1))
+    asked = {f"transfer.{f.name}": getattr(transfer, f.name) for f in fields(Transfer) if f.name in ASKED}
+    job = transfer_job(parent, transfer, task, differing=asked)
+    run_one(job, folder.parent, results, options.machine(1, threads, most=1))
 
 
 def find(run: str, runs: Path) -> Path:
     """A run's folder from its id, the beginning of it, or its path."""
     if (Path(run) / "run.json").is_file():
-        return Path(run)
+        return Path(run).resolve()
     found = sorted(path.parent for path in runs.glob(f"{glob.escape(run)}*/run.json")) if run and "/" not in run else []
     if len(found) == 1:
         return found[0]

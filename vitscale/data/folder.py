@@ -38,9 +38,12 @@ def open_folder(path: Path, options: Options) -> Source:  # noqa: ARG001
 
 
 def _images(folder: Path) -> list[Path]:
+    def unreadable(error: OSError) -> None:
+        raise fail(f"{error.filename}: {error.strerror}", "make the folder readable, or move it out of the source")
+
     return [
         Path(parent, name)
-        for parent, _, names in os.walk(folder)
+        for parent, _, names in os.walk(folder, onerror=unreadable)
         for name in names
         if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
     ]

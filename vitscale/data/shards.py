@@ -123,6 +123,7 @@ def open_shards(path: str | Path) -> Shards:
             write_index(folder, description, table)
     else:
         _check_sizes(folder, description)
+        _check_names(folder, description)
         table = read_index(folder)
     return _shards(folder, description, table)
 
@@ -137,6 +138,8 @@ def read_description(folder: Path) -> dict[str, Any] | None:
         return None
     except ValueError as error:
         raise VitscaleError(f"{path}: cannot be read ({error})", hint=hint, exit_code=MISSING) from error
+    except OSError as error:
+        raise VitscaleError(f"{path}: {error.strerror}", hint="make it readable", exit_code=MISSING) from error
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise VitscaleError(f"{path}: not a description of schema {SCHEMA}", hint=hint, exit_code=MISSING)
     return document
@@ -156,6 +159,19 @@ def _check_sizes(folder: Path, description: dict[str, Any]) -> None:
             raise broken(path, "the shard is missing")
         what = "is truncated" if size < shard["bytes"] else "has changed"
         raise broken(path, f"the shard {what}: {size:,} bytes, and the index says {shard['bytes']:,}")
+
+
+def _check_names(folder: Path, description: dict[str, Any]) -> None:
+    """Shards that came after the index was made would never be read."""
+    known = {shard["name"] for shard in description["shards"]}
+    later = sorted(path.name for path in folder.glob("*.tar") if path.name not in known and path.name[0] != ".")
+    if later:
+        more = f" and {len(later) - 1:,} more" if len(later) > 1 else ""
+        raise VitscaleError(
+            f"{folder / later[0]}{more}: the index does not know this shard",
+            hint=f"delete {folder / DESCRIPTION}, and all shards are indexed again; or move the shard away",
+            exit_code=MISSING,
+        )
 
 
 def read_index(folder: Path) -> pa.Table:

@@ -81,7 +81,7 @@ def open_source(path: Path, *, kind: str | None = None, options: Options | None 
     kind = kind or kind_of(path)
     openers = {"folder": folder.open_folder, "idx": idx.open_idx, "cifar": cifar.open_cifar, "table": table.open_table}
     if kind not in openers:
-        raise fail(f"{kind!r} is no kind of source", f"one of {', '.join(KINDS)}")
+        raise VitscaleError(f"{kind!r} is no kind of source", hint=f"one of {', '.join(KINDS)}", exit_code=USAGE)
     source = openers[kind](path, options)
     check_labels(source, options)
     return source

@@ -18,7 +18,7 @@ from vitscale.launch import folders
 from vitscale.launch.collect import collect, collect_orphan
 from vitscale.launch.local import Worker, wait_any
 from vitscale.launch.progress import progress_words, summary, title
-from vitscale.results.store import write_plan
+from vitscale.results.store import Held, write_plan
 from vitscale.study.load import Study
 from vitscale.study.plan import Job, Plan, plan
 
@@ -109,7 +109,8 @@ class Sweep:
     def _record(self, now: Plan) -> None:
         """Which runs the study holds now, for those who read its results meanwhile."""
         with disk_errors(self.places.results):
-            write_plan(self.places.results / self.study.name, [job.id for job in [*now.jobs, *now.waiting]])
+            held = Held(frozenset(job.id for job in now.jobs), waiting=len(now.waiting))
+            write_plan(self.places.results / self.study.name, held)
 
     def _start(self, now: Plan) -> None:
         for jobs in ready(now, self.places.runs, self.only):
@@ -249,7 +250,7 @@ class Sweep:
 def not_saved(folder: Path) -> VitscaleError:
     """Of a worker that ended because the disk refused what it wrote."""
     return VitscaleError(
-        f"{folder}: the run could not be saved ({folder / 'log.txt'} says why)",
+        f"{folder}: the disk took no checkpoint, or no line of a log",
         hint="free some disk space and start the same command again: it goes on from the last checkpoint",
         exit_code=MISSING,
     )

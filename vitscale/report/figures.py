@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,6 +15,7 @@ from matplotlib.text import Annotation
 
 from vitscale.analysis.curves import LINE, Curves, compute_axis, cost_per_image, one_budget
 from vitscale.analysis.variants import REPLICATE
+from vitscale.files import write_whole
 from vitscale.report.axes import compute_ticks, scientific, size_ticks
 from vitscale.report.labels import end_label, push_apart
 from vitscale.report.lines import BASELINE_NAMES, GREY, NAMES, Look, family_styles, looks, measure_title, short
@@ -87,7 +89,9 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
         for path in paths:
             # Without a date, the same results give the same bytes.
             when = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(path.suffix[1:], {})
-            figure.savefig(path, metadata=when)
+            drawn = io.BytesIO()
+            figure.savefig(drawn, format=path.suffix[1:], metadata=when)
+            write_whole(path, drawn.getvalue())
     return paths
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 from vitscale.analysis.curves import CELL, LINE, Curves, cost_per_image, counted
 from vitscale.analysis.variants import REPLICATE
 from vitscale.report.lines import BASELINE_NAMES, measure_title
+from vitscale.results.store import Held
 
 SAME_COST = 1.10  # families whose FLOPs an image differ by more are not compared at equal compute
 
@@ -32,21 +33,25 @@ def notes(frame: pd.DataFrame, found: Curves) -> list[Note]:
         *_mixed_code(found),
         *_task_versions(found),
         *_edges(newest),
+        *_changing_rates(found),
         *_unequal_cost(found),
         *_few_seeds(found),
         *_left_out(newest),
     ]
 
 
-def plan_notes(everything: pd.DataFrame, plan: frozenset[str] | None) -> list[Note]:
+def plan_notes(everything: pd.DataFrame, plan: Held | None) -> list[Note]:
     """What the study holds and these rows do not, and the other way round."""
     if plan is None:
         return []
     recorded = set(everything["run_id"].dropna())
-    absent, gone = plan - recorded, recorded - plan
+    absent, gone = len(plan.runs - recorded) + plan.waiting, recorded - plan.runs
+    total = len(plan.runs) + plan.waiting
     found = []
-    if absent:
-        found.append(Note(f"Unfinished: {len(absent):,} of the study's {_count(len(plan), 'run')} have no result yet."))
+    if absent and plan.waiting and not plan.runs - recorded:
+        found.append(Note(f"Settings are being selected again; these are the {_count(len(plan.runs), 'run')} so far."))
+    elif absent:
+        found.append(Note(f"Unfinished: {absent:,} of the study's {_count(total, 'run')} have no result yet."))
     if gone:
         text = f"{_count(len(gone), 'run')} left out: recorded here, but not in the study any more."
         found.append(Note(text, tuple(sorted(gone))))
@@ -164,6 +169,19 @@ def _edges(newest: pd.DataFrame) -> list[Note]:
     if not details:
         return []
     return [Note("The chosen learning rate is at the edge of its grid; a better one may lie beyond.", tuple(details))]
+
+
+def _changing_rates(found: Curves) -> list[Note]:
+    """Lines whose points were pre-trained at several rates: between them, not only the data differ."""
+    cells = found.rows[(found.rows["role"] == "cell") & (found.rows["protocol"] == "pretrain")]
+    details = []
+    for _, line in cells.groupby(LINE, dropna=False):
+        sizes = line.groupby("lr")["examples"].unique()
+        if len(sizes) > 1:
+            parts = [f"{lr:g} on {', '.join(f'{n:,}' for n in sorted(found))}" for lr, found in sizes.items()]
+            details.append(f"{line['model'].iloc[0]}: {'; '.join(parts)} images")
+    text = "Pre-training rates change along a line, as they were selected at some of its sizes."
+    return [Note(text, tuple(details))] if details else []
 
 
 def _unequal_cost(found: Curves) -> list[Note]:

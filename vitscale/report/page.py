@@ -17,6 +17,7 @@ from vitscale.report.figures import FIGURES, save
 from vitscale.report.lines import GREY, INK, KNOWN
 from vitscale.report.notes import Note, notes, plan_notes
 from vitscale.report.table import table
+from vitscale.results.store import Held
 
 TITLES = {
     "accuracy_by_set_size": "Accuracy against pre-training-set size",
@@ -44,7 +45,7 @@ class Report:
     rows: tuple[tuple[str, ...], ...]
 
 
-def write(everything: pd.DataFrame, out: Path, title: str, plan: frozenset[str] | None = None) -> Report:
+def write(everything: pd.DataFrame, out: Path, title: str, plan: Held | None = None) -> Report:
     """Draw what `everything` (as `store.read` gives it) holds of the runs in `plan` into `out`, over an earlier report.
 
     Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
@@ -73,9 +74,22 @@ def read(folder: Path) -> pd.DataFrame:
     return frame
 
 
-def write_plan(folder: Path, ids: Iterable[str]) -> None:
-    """Record which runs the study holds now; parts of any other run stay in the folder and count no more."""
-    document = {"schema": PLAN_SCHEMA, "runs": sorted(set(ids))}
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a study holds now: the ids of its runs, and how many more cannot be named before [select] has chosen."""
+
+    runs: frozenset[str]
+    waiting: int = 0
+
+
+def write_plan(folder: Path, held: Held) -> None:
+    """Record which runs the study holds now; parts of any other run stay in the folder and count no more.
+
+    While runs wait for a choice, those that were recorded before stay in: the choice may fall on them again.
+    """
+    before = read_plan(folder) if held.waiting else None
+    runs = held.runs | (before.runs if before else frozenset())
+    document = {"schema": PLAN_SCHEMA, "runs": sorted(runs), **({"waiting": held.waiting} if held.waiting else {})}
     data = (json.dumps(document, indent=1) + "\n").encode()
     path = folder / PLAN
     if path.is_file() and path.read_bytes() == data:
@@ -84,14 +98,16 @@ def write_plan(folder: Path, ids: Iterable[str]) -> None:
     write_whole(path, data)
 
 
-def read_plan(folder: Path) -> frozenset[str] | None:
-    """Ids of the runs that the study holds now; None where none were recorded: then every row counts."""
+def read_plan(folder: Path) -> Held | None:
+    """The runs that the study holds now; None where none were recorded: then every row counts."""
     path = folder / PLAN
     try:
         document = json.loads(path.read_bytes())
-        version, runs = document["schema"], document["runs"]
+        version, runs, waiting = document["schema"], document["runs"], document.get("waiting", 0)
         if not isinstance(version, int) or not isinstance(runs, list) or not all(isinstance(id_, str) for id_ in runs):
             raise ValueError("not a list of run ids")
+        if not isinstance(waiting, int):
+            raise ValueError("waiting is not a number")
     except FileNotFoundError:
         return None
     except (OSError, ValueError, LookupError, TypeError) as error:
@@ -106,7 +122,7 @@ def read_plan(folder: Path) -> frozenset[str] | None:
             hint="upgrade vitscale",
             exit_code=MISSING,
         )
-    return frozenset(runs)
+    return Held(frozenset(runs), waiting)
 
 
 def _table(rows: list[dict[str, Any]]) -> pa.Table:

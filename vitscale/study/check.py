@@ -18,6 +18,8 @@ from vitscale.study.schedule import total_steps
 
 SHAPE = ("patch", "width", "depth", "mlp", "heads", "group_norm_eps")
 """Numbers of an architecture that must be above 0."""
+LARGEST_SEED = 2**63 - 1
+"""What a column of results holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ def check_run(run: Run, *, sizes: models.Sizes, base: Path) -> list[Complaint]:
     return [
         *_model(run, sizes),
         *_ranges(run.data, run.recipe),
+        *_seeds(run),
         *_duration(run.recipe),
         *_subset(run, base),
     ]
@@ -111,6 +114,16 @@ def _ranges(data: Data, recipe: Recipe) -> list[Complaint]:
     return found
 
 
+def _seeds(run: Run) -> list[Complaint]:
+    seeds = {"seed": run.seed, "data.subset_seed": run.data.subset_seed}
+    hint = f"it is a whole number from 0 to {LARGEST_SEED}"
+    return [
+        Complaint(key, f"{key} is {seed}", hint)
+        for key, seed in seeds.items()
+        if seed is not None and not 0 <= seed <= LARGEST_SEED
+    ]
+
+
 def _duration(recipe: Recipe) -> list[Complaint]:
     given = [key for key in ("steps", "epochs", "examples") if getattr(recipe, key) is not None]
     if len(given) == 1:
@@ -181,7 +194,8 @@ def check_steps(run: Run, *, base: Path) -> list[Complaint]:
         return [Complaint("recipe.cooldown", message, "shorten one of them: the rate would fall in one step")]
     if warmup >= steps:
         message = f"recipe.warmup_steps is {warmup:,} and the run has {steps:,} steps: its peak rate is never reached"
-        return [Complaint("recipe.warmup_steps", message, "a shorter warm-up, or a longer run")]
+        hint = f"a shorter warm-up, for example --set recipe.warmup_steps={steps // 10}, or a longer run"
+        return [Complaint("recipe.warmup_steps", message, hint)]
     return []
 
 
@@ -254,11 +268,11 @@ def check_resolution(run: Run, transfer: Transfer, sizes: models.Sizes) -> list[
 def check_transfer(transfer: Transfer, task: Task) -> list[Complaint]:
     """What makes a transfer to a task impossible."""
     found = []
-    smallest = task.train_examples // task.num_classes
+    smallest = task.smallest_class or task.train_examples // task.num_classes
     if transfer.protocol == "fewshot":
         bad = [shots for shots in transfer.shots if shots < 1 or shots > smallest]
         if bad or not transfer.shots:
-            message = f"shots = {list(transfer.shots)} for task {task.name} with about {smallest} images a class"
+            message = f"shots = {list(transfer.shots)} for task {task.name} whose smallest class has {smallest} images"
             found.append(Complaint("shots", message, f"from 1 to {smallest}"))
         return found
     if not transfer.lr or not all(0 < lr < inf for lr in transfer.lr):

@@ -27,6 +27,10 @@ class Dataset:
     samples: int
     num_classes: int
     fingerprint: str | None
+    empty_classes: int = 0
+    """Classes without an image: the keys and labels behind the fingerprint do not tell of them."""
+    smallest_class: int | None = None
+    """Images of the class that has fewest; None where nobody counted."""
 
     def training_examples(self, data: Data) -> int:
         """Unique images that a run trains on."""
@@ -55,6 +59,10 @@ def describe(folder: str, *, base: Path) -> Dataset:
             hint="delete it: vitscale data info FOLDER makes it again from the shards",
             exit_code=MISSING,
         ) from None
+    except OSError as error:
+        raise VitscaleError(
+            f"{path / 'dataset.json'} cannot be read: {error.strerror}", hint="make it readable", exit_code=MISSING
+        ) from None
 
 
 @lru_cache(maxsize=64)
@@ -71,11 +79,14 @@ def _described(path: Path, written: int) -> Dataset:  # noqa: ARG001  # `written
                 hint="copy or pack it again; vitscale data verify checks all",
                 exit_code=MISSING,
             )
+    counts = [int(count) for count in facts.get("class_counts", [])]
     return Dataset(
         name=facts["name"],
         samples=facts["samples"],
         num_classes=facts["num_classes"],
         fingerprint=facts["fingerprint"],
+        empty_classes=sum(count == 0 for count in counts),
+        smallest_class=min(counts, default=None),
     )
 
 
@@ -166,6 +177,7 @@ def _task(text: str, origin: str, anchor: Path) -> Task:
             test=str(anchor / task.test),
             train_examples=train.samples,
             test_examples=test.samples,
+            smallest_class=train.smallest_class or 0,
         )
     return task
 
@@ -201,7 +213,7 @@ def task_identity(task: Task) -> dict[str, Any]:
             facts[key] = describe(facts[key], base=Path()).fingerprint
     # Fields at their defaults are left out, so that a new one keeps old ids.
     defaults = {f.name: f.default for f in fields(Task)}
-    return {k: v for k, v in facts.items() if k not in ("about", "licence") and v != defaults[k]}
+    return {k: v for k, v in facts.items() if k not in ("about", "licence", "smallest_class") and v != defaults[k]}
 
 
 def task_names() -> list[str]:

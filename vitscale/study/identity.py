@@ -64,6 +64,8 @@ def pretrain_identity(run: Run, arch: models.Arch, dataset: Dataset, test: Datas
     for key in ("shards", "test", "size", "num_classes"):
         data.pop(key, None)
     data["dataset"] = dataset.fingerprint or {"size": dataset.samples, "num_classes": dataset.num_classes}
+    if dataset.empty_classes:
+        data["num_classes"] = dataset.num_classes
     data["examples"] = dataset.training_examples(run.data)
     if data["examples"] < dataset.samples - run.data.val_examples:
         data["subset_seed"] = run.seed if run.data.subset_seed is None else run.data.subset_seed

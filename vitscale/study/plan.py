@@ -138,7 +138,8 @@ def plan(study: Study, scores: Scores) -> Plan:
     jobs: dict[str, Job] = {}
     waiting: list[Job] = []
     choices, tuning, tuning_flops = _tune(study, facts, scores)
-    pretrained: list[tuple[Job, bool]] = []
+    trials_at = select.groups(study)
+    pretrained: list[tuple[Job, bool, bool]] = []
     for cell in study.cells:
         group = select.group_of(cell, study.select) if study.select else ()
         choice = choices.get(group)
@@ -147,18 +148,19 @@ def plan(study: Study, scores: Scores) -> Plan:
         if choice is not None:
             own = job.flops if job.id in tuning else 0
             job = replace(job, flops_tuning=tuning_flops[group] - own, at_edge=choice.at_edge)
-        pretrained.append((job, known))
-    for job, known in pretrained:
+        pretrained.append((job, known, study.select is not None and cell is trials_at.get(group)))
+    for job, known, tried in pretrained:
         if known:
             jobs.setdefault(job.id, job)
         else:
-            waiting += [job, *_transfers(study, job)]
+            # A cell at which settings are tried will be one of its trials, and is among them already.
+            waiting += [*([] if tried else [job]), *_transfers(study, job)]
     for id_, job in tuning.items():
         jobs.setdefault(id_, job)
     for job in [job for job in jobs.values() if job.role == "cell"]:
         for transfer in _transfers(study, job):
             jobs.setdefault(transfer.id, transfer)
-    for baseline in _baselines(study, [job for job, _ in pretrained]):
+    for baseline in _baselines(study, [job for job, _, _ in pretrained]):
         jobs.setdefault(baseline.id, baseline)
     return Plan(jobs=tuple(jobs.values()), waiting=tuple(waiting))
 

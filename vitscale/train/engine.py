@@ -164,7 +164,7 @@ class Engine:
         for name, parameter in self.net.named_parameters():
             state = {key: tensors[f"{name}.{key}"].to(self.device) for key in STATES if f"{name}.{key}" in tensors}
             if "exp_avg" in state:
-                state["step"] = torch.tensor(float(step))
+                state["step"] = torch.tensor(float(step), device=self.device)  # where fused AdamW keeps it
             if state:
                 self.optimizer.state[parameter] = state
 

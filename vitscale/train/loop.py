@@ -83,6 +83,7 @@ class Loop:
         clock = _Clock(progress.device_seconds)
         saved = logged = time.monotonic()
         first = progress.step
+        kept = first or None
         with ThreadPoolExecutor(1) as reader:
             coming: Future[Batch] = reader.submit(self.batch_of, first)
             for step in range(first, self.steps):
@@ -92,7 +93,7 @@ class Loop:
                 lr = learning_rate(self.engine.recipe, step, self.steps)
                 loss, norm = self.engine.step(batch, lr)
                 if not math.isfinite(loss) or not math.isfinite(norm):
-                    raise self._not_finite(step, loss, norm)
+                    raise self._not_finite(step, loss, norm, kept)
                 progress = replace(progress, step=step + 1, device_seconds=clock.seconds())
                 now = time.monotonic()
                 last = progress.step == self.steps
@@ -106,6 +107,7 @@ class Loop:
                 due = last or improved or self.stop.requested or now - saved > self.save_seconds
                 if self.save is not None and due:
                     self.save(progress)
+                    kept = progress.step
                     saved = time.monotonic()
                 if self.stop.requested and not last:
                     raise Interrupted
@@ -136,12 +138,15 @@ class Loop:
             "seconds_left": (self.steps - progress.step) / max(rate, 1e-9),
         }
 
-    def _not_finite(self, step: int, loss: float, norm: float) -> VitscaleError:
+    def _not_finite(self, step: int, loss: float, norm: float, kept: int | None) -> VitscaleError:
         keys = self.keys_of(step)
+        last = ""
+        if self.save is not None:
+            last = f"the last checkpoint is that of step {kept}; " if kept else "no checkpoint was written before it; "
         shown = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
         return VitscaleError(
             f"the loss is {loss} and the gradient norm {norm} at step {step + 1}; samples of the batch: {shown}",
-            hint="the last checkpoint is from before it; a lower recipe.lr or a longer warm-up usually helps",
+            hint=f"{last}a lower recipe.lr or a longer warm-up usually helps",
             exit_code=RUN_FAILED,
         )
 

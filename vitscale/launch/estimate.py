@@ -1,0 +1,30 @@
+"""How long jobs will take here: by the rate of runs that are done, else by a guess."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vitscale.launch import folders
+from vitscale.study.plan import Job
+
+FLOPS_PER_CORE = 2e10
+"""A guess for fp32 training of small models on one server core, until something has been measured."""
+SECONDS_PER_PROCESS = 8.0
+"""Starting Python, torch and DeepSpeed on a server core."""
+SECONDS_PER_JOB = 4.0
+"""What a run spends beside its steps there: its engine, its data, its record."""
+
+
+def expected_seconds(jobs: Sequence[Job], runs: Path, *, processes: int, threads: int) -> tuple[float, bool]:
+    """(wall-clock seconds that the jobs take here, whether the rate was measured by earlier runs)."""
+    measured = []
+    for job in jobs:
+        event = folders.last_event(runs / job.id)
+        if event is not None and job.kind == "pretrain":
+            measured.append(event["images_per_second"] * 6 * job.macs)
+    left = [job for job in jobs if folders.state(runs / job.id) not in ("done", "failed")]
+    rate = sum(measured) / len(measured) if measured else FLOPS_PER_CORE * threads
+    groups = {job.id if job.kind == "pretrain" else job.parent or job.run.model.name for job in left}
+    overhead = len(groups) * SECONDS_PER_PROCESS + len(left) * SECONDS_PER_JOB
+    return (sum(job.flops for job in left) / rate + overhead) / processes, bool(measured)
