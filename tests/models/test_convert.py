@@ -153,6 +153,19 @@ def test_keys_and_shapes_are_those_of_the_published_files(name: str) -> None:
     assert {key: arrays[key].shape if key in arrays else None for key in PUBLISHED[name]} == PUBLISHED[name]
 
 
+def test_a_stem_alone_is_timms_whole_backbone() -> None:
+    arch = arch_of("R+ViT-nano/32")
+    weights = convert.to_timm(state_of(arch), arch)
+    backbone = {key: tuple(tensor.shape) for key, tensor in weights.items() if key.startswith("patch_embed.")}
+    assert backbone == {
+        "patch_embed.backbone.conv.weight": (64, 3, 7, 7),
+        "patch_embed.backbone.norm.weight": (64,),
+        "patch_embed.backbone.norm.bias": (64,),
+        "patch_embed.proj.weight": (48, 64, 8, 8),
+        "patch_embed.proj.bias": (48,),
+    }
+
+
 def linen(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The names since flax's linen; GroupNorm lost its leading axes then."""
     names = {

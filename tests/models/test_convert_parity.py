@@ -5,6 +5,7 @@ Their random weights are brought into a published layout here, by rules of this 
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,6 @@ from vitscale.models import convert
 SIZES = {
     "nano": {"width": 48, "depth": 2, "mlp": 80, "heads": 3},
     "R11": {"blocks": [1, 2], "channels": 8, "groups": 4},
-    "R": {"blocks": [], "channels": 8, "groups": 4},
 }
 VIT = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 80, "num_labels": 5}
 BIT = {"embedding_size": 8, "hidden_sizes": [32, 64], "depths": [1, 2], "num_groups": 4, "num_labels": 5}
@@ -163,48 +163,110 @@ def backbone_arrays(net: nn.Module) -> Arrays:
     return out
 
 
+def vit_timm(net: nn.Module) -> dict[str, Tensor]:
+    """A Hugging Face ViT under timm's names: q, k and v are one layer."""
+    names = {
+        "vit.embeddings.patch_embeddings.projection": "patch_embed.proj",
+        "vit.embeddings.cls_token": "cls_token",
+        "vit.embeddings.position_embeddings": "pos_embed",
+        "vit.layernorm": "norm",
+        "vit.layers": "blocks",
+        "layernorm_before": "norm1",
+        "layernorm_after": "norm2",
+        "attention.o_proj": "attn.proj",
+        "classifier": "head",
+    }
+    state = net.state_dict()
+    out = renamed({key: value for key, value in state.items() if not re.search(r"\.[qkv]_proj\.", key)}, names)
+    for index in range(net.config.num_hidden_layers):
+        for part in ("weight", "bias"):
+            parts = [state[f"vit.layers.{index}.attention.{name}_proj.{part}"] for name in "qkv"]
+            out[f"blocks.{index}.attn.qkv.{part}"] = torch.cat(parts)
+    return out
+
+
+def bit_timm(net: nn.Module) -> dict[str, Tensor]:
+    """A BiT of Hugging Face's under timm's names, whose head is a convolution."""
+    names = {
+        "bit.": "",
+        "embedder.convolution": "stem.conv",
+        "encoder.": "",
+        "layers": "blocks",
+        "classifier.1": "head.fc",
+    }
+    out = renamed(net.state_dict(), names)
+    return out | {"head.fc.weight": out["head.fc.weight"][:, :, None, None]}
+
+
+def backbone_timm(net: nn.Module) -> dict[str, Tensor]:
+    names = {"embedder.convolution": "stem.conv", "embedder.norm": "stem.norm", "encoder.": "", "layers": "blocks"}
+    return {f"patch_embed.backbone.{key}": value for key, value in renamed(net.state_dict(), names).items()}
+
+
+def renamed(state: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
+    out = {}
+    for key, value in state.items():
+        for theirs, name in names.items():
+            key = key.replace(theirs, name)
+        out[key] = value
+    return out
+
+
 def read(tmp_path: Path, arrays: Arrays, arch: models.Arch) -> dict[str, Tensor]:
     np.savez(tmp_path / "theirs.npz", **arrays)
     return convert.from_npz(tmp_path / "theirs.npz", arch)
 
 
 @pytest.mark.parametrize("resolution", [16, 28])
-def test_vit_from_npz_equals_transformers(resolution: int, tmp_path: Path) -> None:
+def test_vit_equals_transformers(resolution: int, tmp_path: Path) -> None:
     theirs, arch, images = vit_of(resolution, patch_size=4), arch_of("ViT-nano/4"), images_of(resolution)
-    net = ours(arch, resolution, read(tmp_path, vit_arrays(theirs), arch))
-    assert_close(net(images), theirs(images).logits)
+    state = read(tmp_path, vit_arrays(theirs), arch)
+    assert_close(ours(arch, resolution, state)(images), theirs(images).logits)
+    check_timm(vit_timm(theirs), state, arch)
+    check_npz(vit_arrays(theirs), state, arch)
 
 
 @pytest.mark.parametrize("resolution", [33, 64])
-def test_resnet_from_npz_equals_transformers(resolution: int, tmp_path: Path) -> None:
+def test_resnet_equals_transformers(resolution: int, tmp_path: Path) -> None:
     theirs, arch, images = randomise(BitForImageClassification(BitConfig(**BIT))), arch_of("R11"), images_of(resolution)
-    net = ours(arch, resolution, read(tmp_path, bit_arrays(theirs), arch))
-    assert_close(net(images), theirs(images).logits)
+    state = read(tmp_path, bit_arrays(theirs), arch)
+    assert_close(ours(arch, resolution, state)(images), theirs(images).logits)
+    check_timm(bit_timm(theirs), state, arch)
+    check_npz(bit_arrays(theirs), state, arch)
 
 
 @pytest.mark.parametrize("resolution", [32, 64])
-def test_hybrid_from_npz_equals_transformers(resolution: int, tmp_path: Path) -> None:
+def test_hybrid_equals_transformers(resolution: int, tmp_path: Path) -> None:
     """Kernels are large, because theirs and ours are standardised with other epsilons."""
     config = BitConfig(**BIT, layer_type="bottleneck", global_padding="SAME", embedding_dynamic_padding=True)
     backbone, arch, images = randomise(BitModel(config), kernels=1e4), arch_of("R11+ViT-nano/16"), images_of(resolution)
     vit = vit_of(resolution // 8, patch_size=2, num_channels=64)
-    net = ours(arch, resolution, read(tmp_path, backbone_arrays(backbone) | vit_arrays(vit), arch))
+    arrays = backbone_arrays(backbone) | vit_arrays(vit)
+    state = read(tmp_path, arrays, arch)
+    net = ours(arch, resolution, state)
     for module in net.modules():
         if isinstance(module, nn.GroupNorm):
             module.eps = 1e-5
     features = backbone(images).last_hidden_state
     assert_close(net.feature_map(images), features)
     assert_close(net(images), vit(features).logits)
+    check_timm(backbone_timm(backbone) | vit_timm(vit), state, arch)
+    check_npz(arrays, state, arch)
 
 
-def test_to_npz_and_to_timm_lead_back_to_the_same_network(tmp_path: Path) -> None:
-    """What is written is what was read from their weights, so both directions have the right layout."""
-    theirs, arch = vit_of(16, patch_size=4), arch_of("ViT-nano/4")
-    arrays = vit_arrays(theirs)
-    written = convert.to_npz(read(tmp_path, arrays, arch), arch)
+def check_timm(weights: dict[str, Tensor], state: dict[str, Tensor], arch: models.Arch) -> None:
+    """The same weights under timm's names give the same state, and come out again."""
+    from_timm, to_timm = convert.from_timm(weights, arch), convert.to_timm(state, arch)
+    assert from_timm.keys() == state.keys()
+    assert to_timm.keys() == weights.keys()
+    assert all(torch.equal(from_timm[key], tensor) for key, tensor in state.items())
+    assert all(torch.equal(to_timm[key], tensor) for key, tensor in weights.items())
+
+
+def check_npz(arrays: Arrays, state: dict[str, Tensor], arch: models.Arch) -> None:
+    written = convert.to_npz(state, arch)
     assert written.keys() == arrays.keys()
-    for key, array in arrays.items():
-        np.testing.assert_array_equal(written[key], array)
+    assert all(np.array_equal(written[key], array) for key, array in arrays.items())
 
 
 @pytest.mark.parametrize("resolution", [16, 28])
