@@ -41,8 +41,8 @@ def arch_of(name: str, stem: str = "standard") -> models.Arch:
 
 def state_of(arch: models.Arch, *, seed: int = 0, pre_logits: bool = False, classes: int = 5) -> dict[str, Tensor]:
     """Random weights for every parameter, so that no two are equal."""
-    options = {"pre_logits": True} if pre_logits else {}
-    net = models.build(arch, num_classes=classes, resolution=2 * arch.ratio, **options)
+    width = arch.feature_width if pre_logits else None
+    net = models.build(arch, num_classes=classes, resolution=2 * arch.ratio, pre_logits=width)
     generator = torch.Generator().manual_seed(seed)
     return {key: torch.randn(t.shape, generator=generator) for key, t in net.state_dict().items()}
 
@@ -89,8 +89,8 @@ def test_a_converted_state_is_a_copy_that_the_network_loads(name: str, stem: str
         tensor.zero_()
     assert_same(back, state_of(arch, pre_logits=pre_logits))
     assert_same(state, back)
-    options = {"pre_logits": True} if pre_logits else {}
-    models.build(arch, num_classes=5, resolution=2 * arch.ratio, **options).load_state_dict(back)
+    width = arch.feature_width if pre_logits else None
+    models.build(arch, num_classes=5, resolution=2 * arch.ratio, pre_logits=width).load_state_dict(back)
 
 
 def test_converting_draws_no_random_numbers() -> None:
@@ -259,14 +259,39 @@ def test_bfloat16_is_read_as_jax_writes_it_and_written_as_float32(tmp_path: Path
 
 def test_a_network_without_class_token_keeps_its_positions(tmp_path: Path) -> None:
     """As with average pooling in the JAX code."""
-    arch = arch_of("ViT-nano/4")
+    arch = models.with_options(arch_of("ViT-nano/4"), {"pool": "gap"})
     state = state_of(arch)
-    del state["class_token"]
-    state["pos_embedding"] = state["pos_embedding"][:, 1:].clone()
-    arrays = convert.to_npz(state, arch)
-    assert "cls" not in arrays
-    assert_same(convert.from_npz(npz_of(tmp_path / "a.npz", arrays), arch), state)
+    assert state["pos_embedding"].shape == (1, 4, 48)
+    file = npz_of(tmp_path / "a.npz", convert.to_npz(state, arch))
+    assert_same(convert.from_npz(file, arch), state)
     assert_same(convert.from_timm(convert.to_timm(state, arch), arch), state)
+    with pytest.raises(VitscaleError, match="cls is absent"):
+        convert.from_npz(file, arch_of("ViT-nano/4"))
+
+
+def test_a_network_without_positions_has_none_there() -> None:
+    arch = models.with_options(arch_of("ViT-nano/4"), {"pos_embedding": "none"})
+    state = state_of(arch)
+    weights = convert.to_timm(state, arch)
+    assert "pos_embed" not in weights
+    assert_same(convert.from_timm(weights, arch), state)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"pos_embedding": "2d"}, "has 2d position embeddings"),
+        ({"pos_embedding": "relative"}, "has relative position embeddings"),
+        ({"pool": "gap", "attention": "axial"}, "has axial attention"),
+    ],
+)
+def test_what_was_never_published_has_no_place(options: dict[str, str], words: str, tmp_path: Path) -> None:
+    arch = models.with_options(arch_of("ViT-nano/4"), options)
+    state = state_of(arch)
+    for export in (convert.to_npz, convert.to_timm, lambda s, a: convert.to_hf(s, a, tmp_path)):
+        with pytest.raises(VitscaleError, match=words) as found:
+            export(state, arch)
+        refused(found.value, USAGE)
 
 
 def test_positions_of_patches_alone_are_read_from_timm() -> None:

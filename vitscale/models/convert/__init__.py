@@ -11,8 +11,10 @@ width of a pre-logits layer are the file's. Tensors keep their dtype and are cop
     hybrid's norms  [channels]         [1, 1, 1, channels]                as ours
     ResNet's head   [classes, width]   [1, 1, width, classes]             [classes, width, 1, 1]
 
-What a layout does not say must be said to `create`: timm's hybrids standardise weights and normalise groups with
-other epsilons than the JAX code (`StdConv2dSame(eps=1e-8)` on the variance, GroupNorm 1e-5), its BiT too (1e-8).
+What a layout does not say must be said to `create`: timm's hybrids want `weight_standardization="timm"` and
+`group_norm_eps=1e-5`, its BiT `weight_standardization="timm"`; a network that averages its tokens `pool="gap"`, and
+here the `Arch` of it (`vitscale.models.with_options`). 2-D and relative positions and axial attention have no place in
+any of these formats.
 
 Sources of names: google-research/vision_transformer (`vit_jax`), google-research/big_vision (`models/vit.py`,
 `models/bit_paper.py`), google-research/big_transfer, huggingface/pytorch-image-models, huggingface/transformers.
@@ -34,7 +36,6 @@ from vitscale.files import disk_errors, write_whole
 from vitscale.models import Arch
 from vitscale.models.convert import hf, npz, timm
 from vitscale.models.convert.entries import Model, State
-from vitscale.models.convert.hf import Gelu
 from vitscale.models.convert.reading import read_npz, read_tensors
 
 __all__ = ["from_npz", "from_timm", "read_state", "to_hf", "to_npz", "to_timm", "write_npz"]
@@ -82,14 +83,14 @@ def to_timm(state: State, name: str | Arch) -> dict[str, Tensor]:
     return timm.write(state, Model.of(name))
 
 
-def to_hf(state: State, name: str | Arch, folder: str | Path, *, gelu: Gelu = "exact") -> None:
+def to_hf(state: State, name: str | Arch, folder: str | Path) -> None:
     """Writes `config.json`, `model.safetensors` and `preprocessor_config.json` for `from_pretrained(folder)`.
 
     Raises:
         VitscaleError: also for what `ViTForImageClassification` cannot express (exit 2): hybrids, ResNets,
-            a pre-logits layer, a network without class token; and where the disk refuses (exit 5).
+            a pre-logits layer, a network without class token or positions; and where the disk refuses (exit 5).
     """
-    hf.write(state, Model.of(name), Path(folder), gelu)
+    hf.write(state, Model.of(name), Path(folder))
 
 
 def read_state(file: str | Path) -> dict[str, Tensor]:

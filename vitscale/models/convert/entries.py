@@ -13,6 +13,7 @@ from torch import Tensor
 from vitscale import models
 from vitscale.errors import MISSING, USAGE, VitscaleError
 from vitscale.models import Arch
+from vitscale.models.vit.arch import Arch as ViT
 
 State = Mapping[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]
@@ -78,13 +79,27 @@ class Model:
             raise VitscaleError(f"unknown model {name!r}", hint=hint, exit_code=USAGE)
         return cls(arch, name)
 
-    def without(self, layout: str) -> VitscaleError:
-        """What to raise where a layout knows no such family."""
+    def without(self, layout: str, lacks: str) -> VitscaleError:
+        """What to raise where a layout cannot hold the model, which `lacks` says of it."""
         return VitscaleError(
-            f"{layout} has no place for {self.label}, whose family is {self.arch.family}",
-            hint="its weights are in the run's checkpoints, as safetensors",
+            f"{layout} cannot hold {self.label}: it {lacks}",
+            hint="export it as safetensors, which holds every model",
             exit_code=USAGE,
         )
+
+    def check_positions(self, layout: str) -> None:
+        """Raises VitscaleError for variants of the transformer that were never published (exit 2)."""
+        positions, attention = getattr(self.arch, "pos_embedding", "1d"), getattr(self.arch, "attention", "full")
+        if positions not in ("1d", "none"):
+            raise self.without(layout, f"has {positions} position embeddings")
+        if attention != "full":
+            raise self.without(layout, f"has {attention} attention")
+
+
+def token_and_positions(arch: ViT, ours: str, token: str, positions: str) -> list[Entry]:
+    """Of what stands before the blocks, as much as the architecture has."""
+    found = [Entry(f"{ours}class_token", (token,))] if arch.pool == "token" else []
+    return [*found, *([Entry(f"{ours}pos_embedding", (positions,))] if arch.pos_embedding == "1d" else [])]
 
 
 def to_theirs(state: State, entries: Sequence[Entry], model: Model) -> dict[str, Tensor]:

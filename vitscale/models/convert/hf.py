@@ -5,27 +5,25 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from safetensors.torch import save
 from torch import Tensor
 
-from vitscale.errors import USAGE, VitscaleError
 from vitscale.files import disk_errors, write_whole
 from vitscale.models.convert.entries import THIRDS, Entry, Model, State, pair, to_theirs
 from vitscale.models.vit.arch import Arch as ViT
 
-Gelu = Literal["exact", "tanh"]
 ACTIVATIONS = {"exact": "gelu", "tanh": "gelu_pytorch_tanh"}
 
 
-def write(state: State, model: Model, folder: Path, gelu: Gelu) -> None:
+def write(state: State, model: Model, folder: Path) -> None:
     arch = _expressible(state, model)
     weights = to_theirs(state, entries(arch), model)
     files = {
         "model.safetensors": save(weights, metadata={"format": "pt"}),
         "preprocessor_config.json": _json(preprocessor(_resolution(arch, weights))),
-        "config.json": _json(config(arch, weights, gelu)),  # last: with it the folder is whole
+        "config.json": _json(config(arch, weights)),  # last: with it the folder is whole
     }
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -54,7 +52,7 @@ def entries(arch: ViT) -> list[Entry]:
     return [*found, *pair("norm", "vit.layernorm."), *pair("head", "classifier.")]
 
 
-def config(arch: ViT, weights: State, gelu: Gelu) -> dict[str, Any]:
+def config(arch: ViT, weights: State) -> dict[str, Any]:
     labels = [f"LABEL_{index}" for index in range(len(weights["classifier.bias"]))]
     return {
         "architectures": ["ViTForImageClassification"],
@@ -63,7 +61,7 @@ def config(arch: ViT, weights: State, gelu: Gelu) -> dict[str, Any]:
         "num_hidden_layers": arch.depth,
         "num_attention_heads": arch.heads,
         "intermediate_size": arch.mlp,
-        "hidden_act": ACTIVATIONS[gelu],
+        "hidden_act": ACTIVATIONS[arch.gelu],
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
         "layer_norm_eps": 1e-6,
@@ -93,19 +91,16 @@ def preprocessor(resolution: int) -> dict[str, Any]:
 
 def _expressible(state: State, model: Model) -> ViT:
     """Raises VitscaleError for what has no place in that class (exit 2)."""
-    lacks = ""
+    layout = "Hugging Face's ViT"
     if not isinstance(model.arch, ViT):
-        lacks = f"is a {model.arch.family}"
-    elif any(key.startswith("pre_logits.") for key in state):
-        lacks = "has a pre-logits layer"
-    elif "class_token" not in state:
-        lacks = "has no class token"
-    if lacks or not isinstance(model.arch, ViT):
-        raise VitscaleError(
-            f"Hugging Face's ViT cannot hold {model.label}, which {lacks}",
-            hint="export it in timm's format or as an .npz",
-            exit_code=USAGE,
-        )
+        raise model.without(layout, f"is a {model.arch.family}")
+    model.check_positions(layout)
+    if any(key.startswith("pre_logits.") for key in state):
+        raise model.without(layout, "has a pre-logits layer")
+    if model.arch.pool == "gap":
+        raise model.without(layout, "has no class token")
+    if model.arch.pos_embedding == "none":
+        raise model.without(layout, "has no position embeddings")
     return model.arch
 
 

@@ -18,6 +18,7 @@ from vitscale.models.convert.entries import (
     pair,
     to_ours,
     to_theirs,
+    token_and_positions,
     units,
     with_class_position,
 )
@@ -64,6 +65,7 @@ def read(arrays: Mapping[str, Tensor], model: Model, origin: str) -> dict[str, T
 
 
 def entries(model: Model, layout: Layout) -> list[Entry]:
+    model.check_positions("the .npz layout")
     match model.arch:
         case ViT() as arch:
             return _transformer(arch, layout, "")
@@ -71,7 +73,7 @@ def entries(model: Model, layout: Layout) -> list[Entry]:
             return [*_backbone(arch, NORM if not layout.flat_norms else SAME), *_transformer(arch.vit, layout, "vit.")]
         case ResNet() as arch:
             return _bit_linen(arch) if layout.linen else _bit(arch)
-    raise model.without("the .npz layout")
+    raise model.without("the .npz layout", f"is a {model.arch.family}")
 
 
 def _bare(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -106,8 +108,7 @@ def _transformer(arch: ViT, layout: Layout, ours: str) -> list[Entry]:
         norm, attention, mlp = ("LayerNorm_2", "MultiHeadDotProductAttention_1", "MlpBlock_3")
     found = [
         *_layer(f"{ours}patches", "embedding", KERNEL),
-        Entry(f"{ours}class_token", (TOKEN,), group="class token"),
-        Entry(f"{ours}pos_embedding", (layout.position,)),
+        *token_and_positions(arch, ours, TOKEN, layout.position),
     ]
     for index in range(arch.depth):
         own, block = f"{ours}blocks.{index}", f"Transformer/encoderblock_{index}"

@@ -13,6 +13,7 @@ from vitscale.models.convert.entries import (
     pair,
     to_ours,
     to_theirs,
+    token_and_positions,
     units,
     with_class_position,
 )
@@ -33,6 +34,7 @@ def read(weights: State, model: Model) -> dict[str, Tensor]:
 
 
 def entries(model: Model) -> list[Entry]:
+    model.check_positions("timm")
     match model.arch:
         case ViT() as arch:
             return _transformer(arch, "")
@@ -40,14 +42,13 @@ def entries(model: Model) -> list[Entry]:
             return [*_backbone(arch), *_transformer(arch.vit, "vit.")]
         case ResNet() as arch:
             return _bit(arch)
-    raise model.without("timm")
+    raise model.without("timm", f"is a {model.arch.family}")
 
 
 def _transformer(arch: ViT, ours: str) -> list[Entry]:
     found = [
         *pair(f"{ours}patches", "patch_embed.proj."),
-        Entry(f"{ours}class_token", (TOKEN,), group="class token"),
-        Entry(f"{ours}pos_embedding", (POSITION,)),
+        *token_and_positions(arch, ours, TOKEN, POSITION),
     ]
     for index in range(arch.depth):
         own, block = f"{ours}blocks.{index}", f"blocks.{index}"
