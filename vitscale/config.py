@@ -41,6 +41,10 @@ class Model:
     """Of hybrids (jax where nothing is said) and ResNets (bit): see `vitscale.models.standardize`."""
     group_norm_eps: float | None = None
     """Of hybrids (1e-6 where nothing is said) and ResNets (1e-5)."""
+    checkpoint: str = ""
+    """A published checkpoint instead of a pre-training: an .npz of the JAX code, a state dict of timm's, or what
+    `vitscale checkpoint export` wrote. `data.resolution` is the one that it was trained at. Its content, not its path,
+    is part of the run id; data and recipe are not."""
     head_bias: float | None = None
     """Where the head's bias starts in pre-training; 0 where nothing is said, -10 with the sigmoid loss."""
 

@@ -19,6 +19,7 @@ SHOWN_SETTINGS = (
 )
 REPLICATE = ["seed", "subset_seed"]
 CELL_OF_MODEL = ["model", "examples", "examples_seen", *REPLICATE]
+PUBLISHED = "model.checkpoint"
 SHOTS = "transfer.shots"  # the rows of two transfers with other shots are told apart by their column already
 
 
@@ -36,7 +37,9 @@ def variants(rows: pd.DataFrame, tuned: frozenset[str] = frozenset()) -> pd.Data
     for name in names:
         text = _text(rows, told, name)
         column, shown = "trunk", pd.Series(True, index=rows.index)
-        if name.startswith("transfer."):
+        if name == PUBLISHED:
+            pass  # a row of its own, whatever else is trained
+        elif name.startswith("transfer."):
             column = "transfer"
             measure = ["task", "protocol"]
             if name == SHOTS:

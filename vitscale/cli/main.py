@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from vitscale.cli import data, ls, pretrain, report, results, status, sweep, transfer
+from vitscale.cli import checkpoint, data, ls, pretrain, report, results, status, sweep, transfer
 from vitscale.cli import plan as plan_verb
 from vitscale.cli.screen import say
 from vitscale.errors import BUG, DONE, USAGE, Problem
@@ -30,6 +30,7 @@ app.command()(status.status)
 app.command()(results.results)
 app.command()(report.report)
 app.add_typer(data.app, name="data")
+app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(ls.app, name="ls")
 
 

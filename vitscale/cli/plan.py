@@ -32,6 +32,7 @@ def plan(
     states = {job.id: folders.state(runs / job.id) for job in now.jobs}
     waiting = [job for job in now.waiting if job.kind == "pretrain"]
     pretraining = [job for job in now.jobs if job.kind == "pretrain"]
+    published = [job for job in now.jobs if job.kind == "import"]
     if json:
         documents = [_document(job, states[job.id], counting) for job in now.jobs]
         documents += [_document(job, "waiting for [select]", counting) for job in now.waiting]
@@ -39,7 +40,8 @@ def plan(
         return
     print_table(
         [_row(job, states[job.id], counting) for job in pretraining]
-        + [_row(job, "selecting", counting) for job in waiting],
+        + [_row(job, "selecting", counting) for job in waiting]
+        + [_published_row(job, states[job.id], counting) for job in published],
         [
             "run",
             "role",
@@ -103,13 +105,22 @@ def _row(job: Job, state: str, counting: Counting) -> list[str]:
     ]
 
 
+def _published_row(job: Job, state: str, counting: Counting) -> list[str]:
+    """Nothing is trained: the price is that of the network without a head."""
+    id_, _, model, _, _, _, _, params, macs, _, memory, state = _row(job, state, counting)
+    return [id_, "published", model, "-", "-", "-", "-", params, macs, "-", memory, state]
+
+
 def totals(jobs: Sequence[Job], states: Mapping[str, str], counting: Counting = "dense") -> list[str]:
     """Counts and FLOPs of all jobs and of those still to do."""
     left = [job for job in jobs if states.get(job.id) not in ("done", "failed")]
     pretraining = sum(job.kind == "pretrain" for job in jobs)
+    published = sum(job.kind == "import" for job in jobs)
     baselines = sum(job.role == "baseline" for job in jobs)
+    transfers = len(jobs) - pretraining - published - baselines
+    checkpoints = f"{published} published checkpoint{'s' if published > 1 else ''}, " if published else ""
     return [
-        f"{pretraining} pre-training runs, {len(jobs) - pretraining - baselines} transfers, {baselines} baselines; "
+        f"{pretraining} pre-training runs, {checkpoints}{transfers} transfers, {baselines} baselines; "
         f"{sum(job.flops_by(counting) for job in jobs):.2e} FLOPs",
         f"left to run: {len(left)} jobs, {sum(job.flops_by(counting) for job in left):.2e} FLOPs",
     ]

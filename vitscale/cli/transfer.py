@@ -75,7 +75,7 @@ def _transfer(run: str, transfer: Transfer, runs: Path, results: Path, threads: 
 
     folder = find(run, runs)
     told = folders.document(folder)
-    if told["kind"] != "pretrain":
+    if told["kind"] == "transfer":
         raise VitscaleError(f"{folder.name} is itself a transfer", hint="name a pre-training run", exit_code=USAGE)
     if folders.state(folder) != "done":
         raise VitscaleError(
@@ -101,6 +101,7 @@ def _transfer(run: str, transfer: Transfer, runs: Path, results: Path, threads: 
         arch=arch,
         dataset=Dataset(**told["dataset"]),
         test=Dataset(**told["test"]) if told["test"] else None,
+        checkpoint=told.get("checkpoint"),
         varied={},
     )
     asked = {f"transfer.{f.name}": getattr(transfer, f.name) for f in fields(Transfer) if f.name in ASKED}

@@ -16,6 +16,8 @@ def collect(job: Job, runs: Path, results: Path, study: str) -> bool:
     outcome = folders.result(runs / job.id)
     if outcome is None:
         return False
+    if job.kind == "import":
+        return True  # nothing was measured; its transfers are rows
     told = folders.document(runs / job.id)
     with disk_errors(results):
         store.write_part(rows(job, outcome, told, study), results / study, run_id=job.id, attempt=outcome["attempt"])
@@ -24,7 +26,8 @@ def collect(job: Job, runs: Path, results: Path, study: str) -> bool:
 
 def collect_orphan(job: Job, parent: dict[str, Any], results: Path, study: str) -> None:
     """A row for a transfer that cannot be because its pre-training failed; a real attempt replaces it."""
-    reason = f"its pre-training {job.parent} failed: {parent['reason']}"
+    trunk = "pre-training" if job.checkpoint is None else "published checkpoint"
+    reason = f"its {trunk} {job.parent} failed: {parent['reason']}"
     row = {**_of_job(job), **_failure(job, reason), "study": study}
     with disk_errors(results):
         store.write_part([row], results / study, run_id=job.id, attempt=0)
@@ -70,7 +73,7 @@ def _of_job(job: Job) -> dict[str, Any]:
         "resolution": (job.run.transfer.resolution if job.run.transfer else None) or data.resolution,
         "seed": seed,
         "settings": dict(job.varied),
-        "flops_standalone": float(job.pretrain_flops),
+        "flops_standalone": None if job.checkpoint else float(job.pretrain_flops),
         "flops_tuning": float(job.flops_tuning),
     }
     if not pixels:
@@ -85,7 +88,7 @@ def _of_job(job: Job) -> dict[str, Any]:
             "params_total": params.total,
             "flops_per_example": 6.0 * job.macs,
         }
-    if pretrained:
+    if pretrained and job.checkpoint is None:
         columns |= {
             "dataset": job.dataset.name,
             "examples": job.examples,

@@ -25,6 +25,6 @@ def expected_seconds(jobs: Sequence[Job], runs: Path, *, processes: int, threads
             measured.append(event["images_per_second"] * 6 * job.macs)
     left = [job for job in jobs if folders.state(runs / job.id) not in ("done", "failed")]
     rate = sum(measured) / len(measured) if measured else FLOPS_PER_CORE * threads
-    groups = {job.id if job.kind == "pretrain" else job.parent or job.run.model.name for job in left}
+    groups = {job.id if job.kind != "transfer" else job.parent or job.run.model.name for job in left}
     overhead = len(groups) * SECONDS_PER_PROCESS + len(left) * SECONDS_PER_JOB
     return (sum(job.flops for job in left) / rate + overhead) / processes, bool(measured)

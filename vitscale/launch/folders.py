@@ -5,13 +5,16 @@ from __future__ import annotations
 import fcntl
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 from vitscale.errors import INVALID_STUDY, MISSING, VitscaleError
 from vitscale.files import disk_errors, write_whole
 from vitscale.results import provenance
-from vitscale.study.plan import Job, shards_of
+from vitscale.study.archs import IN_ARCH
+from vitscale.study.fields import from_dict
+from vitscale.study.plan import Job, files_of
 
 State = Literal["to do", "stopped", "running", "done", "failed"]
 
@@ -117,7 +120,7 @@ def prepare(job: Job, runs: Path, *, base: Path, machine: Mapping[str, Any], acc
     folder = runs / job.id
     told = {
         **job.document(),
-        "machine": {**machine, **shards_of(base, job.run)},
+        "machine": {**machine, **files_of(base, job.run)},
         "provenance": provenance.collect(),
     }
     if (folder / "run.json").is_file():
@@ -146,18 +149,19 @@ def _check_same(folder: Path, told: Mapping[str, Any], accept_code_change: bool)
 
 
 def _identity(told: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What must agree, as JSON gives it back: all but paths and the duration's spelling."""
-    config = json.loads(json.dumps(told["config"]))
+    """What must agree: all but paths and spellings. Settings that came after the run was made have their defaults."""
+    config = asdict(from_dict(json.loads(json.dumps(told["config"]))))
     for key in ("shards", "test", "size", "num_classes", "examples", "subset_seed"):
         config["data"].pop(key, None)
     for key in ("steps", "epochs", "examples", "validate_every"):
         config["recipe"].pop(key, None)
-    config["model"].pop("name", None)
+    for key in (*IN_ARCH, "checkpoint"):
+        config["model"].pop(key, None)
     if told["kind"] == "transfer":
         config["transfer"].pop("task")
         if told["parent"] is None:
             config = {"transfer": config["transfer"]}
-    return config, told["kind"], told["parent"]
+    return config, json.loads(json.dumps(told["arch"])), told["kind"], told["parent"]
 
 
 def set_aside(folder: Path) -> None:

@@ -11,6 +11,8 @@ from vitscale.study.plan import Job
 def title(job: Job) -> str:
     """A job in a few words."""
     run = job.run
+    if job.kind == "import":
+        return f"{job.id} {run.model.name} from {run.model.checkpoint}"
     if run.transfer is None:
         return f"{job.id} {run.model.name} on {job.examples:,} images, seed {run.seed}, lr {run.recipe.lr:g}"
     origin = {
@@ -28,6 +30,8 @@ def summary(outcome: dict[str, Any]) -> str:
         if row["metric"] == "accuracy":
             shots = f" {row['shots']}-shot" if row.get("shots") else ""
             values.setdefault(f"{row['task']}{shots}", []).append(row["value"])
+    if not outcome["rows"]:
+        return "imported"
     return ", ".join(f"{name} {sum(v) / len(v):.1%}" for name, v in values.items()) or "trained"
 
 

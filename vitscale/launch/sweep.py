@@ -109,7 +109,7 @@ class Sweep:
     def _record(self, now: Plan) -> None:
         """Which runs the study holds now, for those who read its results meanwhile."""
         with disk_errors(self.places.results):
-            held = Held(frozenset(job.id for job in now.jobs), waiting=len(now.waiting))
+            held = Held(frozenset(job.id for job in now.jobs if job.kind != "import"), waiting=len(now.waiting))
             write_plan(self.places.results / self.study.name, held)
 
     def _start(self, now: Plan) -> None:
@@ -266,13 +266,13 @@ def ready(now: Plan, runs: Path, only: Callable[[Job], bool]) -> list[list[Job]]
     together: dict[str, list[Job]] = {}
     alone: list[Job] = []
     for job in open_jobs:
-        if job.kind == "pretrain":
+        if job.kind != "transfer":
             alone.append(job)
         elif job.parent is None:
             together.setdefault(f"baselines of {job.run.model.name}", []).append(job)
         elif job.parent in done:
             together.setdefault(job.parent, []).append(job)
-    alone.sort(key=lambda job: (job.role != "tuning", -job.flops))
+    alone.sort(key=lambda job: (job.role != "tuning", job.kind != "import", -job.flops))
     tuning = [[job] for job in alone if job.role == "tuning"]
     rest = [[job] for job in alone if job.role != "tuning"]
     return [*tuning, *together.values(), *rest]

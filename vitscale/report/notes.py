@@ -74,7 +74,7 @@ def _failed(newest: pd.DataFrame) -> list[Note]:
 
 def _missing(found: Curves) -> list[Note]:
     """Cells and measures that some line and seed have and another has not."""
-    seeds = found.seeds[found.seeds["metric"] == "accuracy"]
+    seeds = found.seeds[(found.seeds["metric"] == "accuracy") & found.seeds["examples"].notna()]  # none published
     measure = ["task", "protocol", "shots", "transfer"]
     line_of = ["family", "model", "trunk"]
     size_of = ["examples", "examples_seen"]
@@ -193,7 +193,8 @@ def _unequal_cost(found: Curves) -> list[Note]:
 
 
 def _few_seeds(found: Curves) -> list[Note]:
-    alone = found.points[(found.points["n"] == 1) & (found.points["metric"] == "accuracy")]
+    trained = found.points[found.points["examples"].notna()]  # a published checkpoint has no seeds
+    alone = trained[(trained["n"] == 1) & (trained["metric"] == "accuracy")]
     cells = alone[CELL].drop_duplicates()
     return (
         [Note(f"{_count(len(cells), 'cell')} measured with one seed only: no spread is known.")] if len(cells) else []

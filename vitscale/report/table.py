@@ -20,7 +20,8 @@ def table(found: Curves) -> tuple[list[str], list[list[str]]]:
         _, model, variant, examples, seen = cell
         name = f"{model}, {variant}" if variant else str(model)
         most = int(group["n"].max())
-        start = [name, _number(examples), _number(seen), f"{group['flops'].mean():.3g}", str(most)]
+        flops = group["flops"].mean()
+        start = [name, _number(examples), _number(seen), "" if pd.isna(flops) else f"{flops:.3g}", str(most)]
         rows.append([*start, *(_value(of_measure(group, key), most) for key in columns)])
     for line, group in baselines.groupby([*LINE, "init", "protocol"], dropna=False, sort=True):
         _, model, variant, init, protocol = line

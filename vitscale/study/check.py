@@ -14,6 +14,7 @@ from vitscale.config import Data, Recipe, Run, Task, Transfer
 from vitscale.errors import VitscaleError
 from vitscale.study.archs import arch_of, meaningless
 from vitscale.study.datasets import Dataset, class_names, describe
+from vitscale.study.published import content
 from vitscale.study.schedule import total_steps
 
 SHAPE = ("patch", "width", "depth", "mlp", "heads", "group_norm_eps")
@@ -33,6 +34,8 @@ class Complaint:
 
 def check_run(run: Run, *, sizes: models.Sizes, base: Path) -> list[Complaint]:
     """Everything wrong with one run, its data set's size included where the data are at hand."""
+    if run.model.checkpoint:
+        return [*_model(run, sizes), *_ranges(run.data, run.recipe), *_seeds(run), *_checkpoint(run, base)]
     return [
         *_model(run, sizes),
         *_ranges(run.data, run.recipe),
@@ -67,6 +70,14 @@ def _model(run: Run, sizes: models.Sizes) -> list[Complaint]:
         Complaint("model.name", f"{name}: {problem}", "choose a model.name and a data.resolution that fit")
         for problem in arch.problems(run.data.resolution)
     ]
+
+
+def _checkpoint(run: Run, base: Path) -> list[Complaint]:
+    try:
+        content(base / run.model.checkpoint)
+    except VitscaleError as error:
+        return [Complaint("model.checkpoint", error.problems[0].message, error.problems[0].hint)]
+    return []
 
 
 def _ranges(data: Data, recipe: Recipe) -> list[Complaint]:

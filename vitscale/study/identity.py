@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from vitscale import models
@@ -26,15 +26,26 @@ NUMERICS = 1
 _ONLY_OF = {"fewshot": ("shots",), "finetune": ("lr", "steps", "batch_size", "warmup_steps", "seeds")}
 
 
-def pretrain_id(run: Run, arch: models.Arch, dataset: Dataset, test: Dataset | None) -> str:
-    """12 hex digits of a pre-training run."""
-    return _digest(pretrain_identity(run, arch, dataset, test))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trunk:
+    """What a transfer starts from: a pre-training run, or a published checkpoint."""
+
+    run: Run
+    arch: models.Arch
+    dataset: Dataset
+    test: Dataset | None = None
+    checkpoint: str | None = None
+    """SHA-256 of the file of a published checkpoint."""
 
 
-def transfer_id(
-    run: Run, transfer: Transfer, task: Task, arch: models.Arch, dataset: Dataset, test: Dataset | None
-) -> str:
+def trunk_id(trunk: Trunk) -> str:
+    """12 hex digits of a pre-training run, or of a published checkpoint."""
+    return _digest(trunk_identity(trunk))
+
+
+def transfer_id(trunk: Trunk, transfer: Transfer, task: Task) -> str:
     """12 hex digits of a transfer: of the run it starts from, or, of a baseline, of what it starts from instead."""
+    run, arch = trunk.run, trunk.arch
     settings = _differing(transfer, Transfer())
     for key in ("task", "resolution", *(k for p, keys in _ONLY_OF.items() if p != transfer.protocol for k in keys)):
         settings.pop(key, None)
@@ -43,12 +54,13 @@ def transfer_id(
         settings.pop("pos_resize", None)
     start: dict[str, Any]
     if transfer.init == "pretrained":
-        start = {"parent": pretrain_identity(run, arch, dataset, test)}
+        start = {"parent": trunk_identity(trunk)}
     elif transfer.init == "untrained":
         start = {
             "arch": models.to_dict(arch),
             "pre_logits": run.model.pre_logits,
-            "num_classes": dataset.num_classes,  # the head's size moves what the generator gives the rest
+            # The head's size moves what the generator gives the rest.
+            "num_classes": trunk.dataset.num_classes or task.num_classes,
             "resolution": run.data.resolution,
             "precision": run.recipe.precision,
             "seed": run.seed,
@@ -58,8 +70,18 @@ def transfer_id(
     return _digest({**start, "transfer": settings, "task": task_identity(task), "schema": SCHEMA, "numerics": NUMERICS})
 
 
-def pretrain_identity(run: Run, arch: models.Arch, dataset: Dataset, test: Dataset | None) -> dict[str, Any]:
+def trunk_identity(trunk: Trunk) -> dict[str, Any]:
     """What is hashed: architecture by its numbers, data by fingerprint, duration in steps, the rest by difference."""
+    run, arch, dataset, test = trunk.run, trunk.arch, trunk.dataset, trunk.test
+    if trunk.checkpoint is not None:
+        return {
+            "arch": models.to_dict(arch),
+            "checkpoint": trunk.checkpoint,
+            "resolution": run.data.resolution,
+            "precision": run.recipe.precision,
+            "schema": SCHEMA,
+            "numerics": NUMERICS,
+        }
     data = _differing(run.data, Data())
     for key in ("shards", "test", "size", "num_classes"):
         data.pop(key, None)

@@ -19,8 +19,9 @@ from vitscale.study import cost, fields, select
 from vitscale.study.archs import arch_of
 from vitscale.study.check import dataset_of
 from vitscale.study.datasets import Dataset, describe
-from vitscale.study.identity import pretrain_id, transfer_id
+from vitscale.study.identity import Trunk, transfer_id, trunk_id
 from vitscale.study.load import Cell, Study, grid
+from vitscale.study.published import UNKNOWN_DATA, content
 from vitscale.study.schedule import total_steps
 
 Role = Literal["cell", "tuning", "baseline"]
@@ -38,6 +39,8 @@ class Job:
     arch: models.Arch
     dataset: Dataset
     test: Dataset | None = None
+    checkpoint: str | None = None
+    """Of a published checkpoint and its transfers: SHA-256 of the file."""
     task: Task | None = None
     parent: str | None = None
     varied: Mapping[str, Any]
@@ -48,8 +51,14 @@ class Job:
     """The chosen settings lie at the edge of their grid; None: nothing was chosen."""
 
     @property
-    def kind(self) -> Literal["pretrain", "transfer"]:
-        return "pretrain" if self.run.transfer is None else "transfer"
+    def kind(self) -> Literal["pretrain", "import", "transfer"]:
+        if self.run.transfer is not None:
+            return "transfer"
+        return "pretrain" if self.checkpoint is None else "import"
+
+    @property
+    def trunk(self) -> Trunk:
+        return Trunk(run=self.run, arch=self.arch, dataset=self.dataset, test=self.test, checkpoint=self.checkpoint)
 
     @property
     def examples(self) -> int:
@@ -58,8 +67,8 @@ class Job:
 
     @cached_property
     def steps(self) -> int:
-        """Optimizer steps of the pre-training."""
-        return total_steps(self.run.recipe, self.examples)
+        """Optimizer steps of the pre-training; 0 of a published checkpoint."""
+        return 0 if self.checkpoint else total_steps(self.run.recipe, self.examples)
 
     @property
     def examples_seen(self) -> int:
@@ -67,7 +76,9 @@ class Job:
 
     @property
     def head(self) -> Head:
-        """Behind the representation in pre-training."""
+        """Behind the representation in pre-training; of a published checkpoint none, of its transfers the task's."""
+        if self.checkpoint is not None:
+            return Head(num_classes=self.task.num_classes if self.task else 0)
         pre_logits = self.run.model.pre_logits and self.arch.family != "resnet"
         return Head(num_classes=self.dataset.num_classes, pre_logits=self.arch.feature_width if pre_logits else None)
 
@@ -118,6 +129,7 @@ class Job:
             "head": asdict(self.head),
             "dataset": asdict(self.dataset),
             "test": asdict(self.test) if self.test else None,
+            "checkpoint": self.checkpoint,
             "task": asdict(self.task) if self.task else None,
             "steps": self.steps,
             "flops_per_example": cost.training_flops(self.macs, 1),
@@ -141,14 +153,15 @@ def plan(study: Study, scores: Scores) -> Plan:
     trials_at = select.groups(study)
     pretrained: list[tuple[Job, bool, bool]] = []
     for cell in study.cells:
-        group = select.group_of(cell, study.select) if study.select else ()
-        choice = choices.get(group)
-        known = study.select is None or choice is not None
+        tuned = study.select is not None and not cell.run.model.checkpoint
+        group = select.group_of(cell, study.select) if tuned and study.select else ()
+        choice = choices.get(group) if tuned else None
+        known = not tuned or choice is not None
         job = facts.pretrain(cell, choice.values if choice else {}, role="cell")
         if choice is not None:
             own = job.flops if job.id in tuning else 0
             job = replace(job, flops_tuning=tuning_flops[group] - own, at_edge=choice.at_edge)
-        pretrained.append((job, known, study.select is not None and cell is trials_at.get(group)))
+        pretrained.append((job, known, tuned and cell is trials_at.get(group)))
     for job, known, tried in pretrained:
         if known:
             jobs.setdefault(job.id, job)
@@ -175,14 +188,19 @@ class _Facts:
 
     def pretrain(self, cell: Cell, chosen: Mapping[str, Any], *, role: Role) -> Job:
         run = fields.build({**cell.values, **chosen})
-        arch, dataset, test = self.arch(run), self.dataset(run), self.test(run)
+        if run.model.checkpoint:
+            checkpoint = content(self.study.base / run.model.checkpoint)
+            trunk = Trunk(run=run, arch=self.arch(run), dataset=UNKNOWN_DATA, checkpoint=checkpoint)
+        else:
+            trunk = Trunk(run=run, arch=self.arch(run), dataset=self.dataset(run), test=self.test(run))
         return Job(
-            id=pretrain_id(run, arch, dataset, test),
+            id=trunk_id(trunk),
             role=role,
             run=run,
-            arch=arch,
-            dataset=dataset,
-            test=test,
+            arch=trunk.arch,
+            dataset=trunk.dataset,
+            test=trunk.test,
+            checkpoint=trunk.checkpoint,
             varied={**cell.varied, **chosen},
         )
 
@@ -251,7 +269,7 @@ def transfer_job(parent: Job, transfer: Transfer, task: Task, *, differing: Mapp
     baseline = transfer.init != "pretrained"
     return replace(
         parent,
-        id=transfer_id(parent.run, transfer, task, parent.arch, parent.dataset, parent.test),
+        id=transfer_id(parent.trunk, transfer, task),
         role="baseline" if baseline else parent.role,
         run=replace(parent.run, transfer=transfer),
         task=task,
@@ -288,9 +306,10 @@ def _baselines(study: Study, cells: Sequence[Job]) -> Iterator[Job]:
             yield transfer_job(job, replace(transfer, init="untrained"), task, differing=differing)
 
 
-def shards_of(study_base: Path, run: Run) -> dict[str, str]:
-    """Absolute folders of a run's shards, for the worker."""
+def files_of(study_base: Path, run: Run) -> dict[str, str]:
+    """Absolute paths of a run's shards and of its published checkpoint, for the worker."""
     return {
         "shards": str((study_base / run.data.shards).resolve()) if run.data.shards else "",
         "test": str((study_base / run.data.test).resolve()) if run.data.test else "",
+        "checkpoint": str((study_base / run.model.checkpoint).resolve()) if run.model.checkpoint else "",
     }

@@ -30,10 +30,11 @@ def groups(study: Study) -> dict[Group, Cell]:
     if select is None:
         return {}
     found: dict[Group, Cell] = {}
-    for cell in study.cells:
+    cells = [cell for cell in study.cells if not cell.run.model.checkpoint]
+    for cell in cells:
         if all(value_of(cell.run, key) in values for key, values in select.at.items()):
             found.setdefault(tuple(value_of(cell.run, key) for key in select.per), cell)
-    for cell in study.cells:
+    for cell in cells:
         if group_of(cell, select) not in found:
             named = ", ".join(f"{k} = {v}" for k, v in zip(select.per, group_of(cell, select), strict=True))
             raise VitscaleError(

@@ -91,7 +91,7 @@ def _at_resolution(net: nn.Module, rundir: RunDir, resolution: int, method: Resi
     """The same network for another resolution: only its position embeddings change."""
     if resolution == rundir.run.data.resolution:
         return net
-    head = rundir.head
+    head = (rundir if rundir.document["parent"] is None else rundir.parent()).head
     other = models.build(rundir.arch, num_classes=head.num_classes, resolution=resolution, pre_logits=head.pre_logits)
     other.load_state_dict(resized(net.state_dict(), other, method))
     return other

@@ -48,6 +48,8 @@ class RunDir:
     @cached_property
     def head(self) -> Head:
         numbers = self.document["head"]
+        if self.document["kind"] == "import":  # the file says
+            numbers = (self.result() or {}).get("head", numbers)
         pre_logits = numbers["pre_logits"]
         if isinstance(pre_logits, bool):  # how it was written while the layer was always as wide as the features
             pre_logits = self.arch.feature_width if pre_logits else None

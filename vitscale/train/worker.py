@@ -21,7 +21,10 @@ from vitscale.train.engine import device_name, process_group
 from vitscale.train.finetune import transfer
 from vitscale.train.loop import Interrupted, Stop
 from vitscale.train.pretrain import pretrain
+from vitscale.train.published import import_published
 from vitscale.train.rundir import RunDir, now
+
+WORK = {"pretrain": pretrain, "import": import_published, "transfer": transfer}
 
 
 def main(folders: list[str]) -> int:
@@ -58,8 +61,7 @@ def work(rundir: RunDir, stop: Stop) -> int:
         rundir.log("start", {"attempt": attempt, "device": device_name()})
         facts = {"attempt": attempt, "started": started, "device": device_name(), "n_devices": 1}
         try:
-            job = pretrain if rundir.document["kind"] == "pretrain" else transfer
-            result = job(rundir, stop)
+            result = WORK[rundir.document["kind"]](rundir, stop)
         except Interrupted:
             rundir.log("interrupted", {})
             return INTERRUPTED

@@ -30,15 +30,39 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from vitscale.files import disk_errors, write_whole
 from vitscale.models import Arch
 from vitscale.models.convert import hf, npz, timm
-from vitscale.models.convert.entries import Model, State
+from vitscale.models.convert.entries import Model, State, is_own, own
 from vitscale.models.convert.reading import read_npz, read_tensors
 
-__all__ = ["from_npz", "from_timm", "read_state", "to_hf", "to_npz", "to_timm", "write_npz"]
+__all__ = [
+    "from_file",
+    "from_npz",
+    "from_timm",
+    "read_state",
+    "to_hf",
+    "to_npz",
+    "to_timm",
+    "write_npz",
+    "write_safetensors",
+]
+
+
+def from_file(file: str | Path, name: str | Arch) -> dict[str, Tensor]:
+    """The state in a file of any of these formats, or in one of ours: an `.npz`, else a state dict.
+
+    Raises:
+        VitscaleError: as `from_npz`, `read_state` and `from_timm`.
+    """
+    path, model = Path(file), Model.of(name)
+    if path.suffix == ".npz":
+        return from_npz(path, name)
+    weights = read_tensors(path)
+    return own(weights, model, str(path)) if is_own(weights, model) else timm.read(weights, model, str(path))
 
 
 def from_npz(file: str | Path, name: str | Arch) -> dict[str, Tensor]:
@@ -68,6 +92,13 @@ def write_npz(file: str | Path, arrays: dict[str, np.ndarray]) -> None:
     np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's signature has allow_pickle among the names
     with disk_errors(path.parent):
         write_whole(path, buffer.getvalue())
+
+
+def write_safetensors(file: str | Path, state: State) -> None:
+    """Writes the file whole or not at all. Raises VitscaleError where the disk refuses (exit 5)."""
+    path = Path(file)
+    with disk_errors(path.parent):
+        write_whole(path, save({key: tensor.contiguous().cpu() for key, tensor in state.items()}))
 
 
 def from_timm(state: State, name: str | Arch) -> dict[str, Tensor]:

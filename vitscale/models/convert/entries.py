@@ -131,6 +131,24 @@ def to_ours(weights: State, entries: Sequence[Entry], model: Model, origin: str)
     return out
 
 
+def is_own(weights: State, model: Model) -> bool:
+    """Whether the names are ours rather than some other format's."""
+    names = _own_names(model.arch)
+    return len(names & set(weights)) > len(names) // 2
+
+
+def own(weights: State, model: Model, origin: str) -> dict[str, Tensor]:
+    """A state of ours, checked like any other format's."""
+    optional = {f"{stem}pre_logits.{part}" for stem in ("", "vit.") for part in ("weight", "bias")}
+    names = [*_own_names(model.arch), *(optional & set(weights))]
+    return to_ours(weights, [Entry(name, (name,)) for name in names], model, origin)
+
+
+def _own_names(arch: Arch) -> set[str]:
+    with torch.device("meta"):
+        return set(models.build(arch, num_classes=1, resolution=arch.ratio).state_dict())
+
+
 def with_class_position(weights: State, token: str, position: str) -> dict[str, Tensor]:
     """Weights whose class token gets its position only afterwards, as if its position embedding were 0.
 

@@ -29,8 +29,8 @@ def write(state: State, model: Model) -> dict[str, Tensor]:
     return to_theirs(state, entries(model), model)
 
 
-def read(weights: State, model: Model) -> dict[str, Tensor]:
-    return to_ours(with_class_position(weights, TOKEN, POSITION), entries(model), model, "timm's state dict")
+def read(weights: State, model: Model, origin: str = "timm's state dict") -> dict[str, Tensor]:
+    return to_ours(with_class_position(weights, TOKEN, POSITION), entries(model), model, origin)
 
 
 def entries(model: Model) -> list[Entry]:
