@@ -284,7 +284,9 @@ def transfer_job(parent: Job, transfer: Transfer, task: Task, *, differing: Mapp
 
 
 def _tells_apart(key: str, transfer: Transfer) -> bool:
-    """Whether a setting of the pre-training tells transfers apart: no recipe tells untrained networks apart."""
+    """Whether a setting of the pre-training tells transfers apart: no recipe or checkpoint does untrained networks."""
+    if key == "model.checkpoint" and transfer.init != "pretrained":
+        return False
     kept = {"pretrained": ("",), "untrained": ("model.", "data.resolution"), "pixels": ("data.resolution",)}
     return key.startswith(kept[transfer.init])
 
