@@ -18,6 +18,9 @@ def test_models_are_listed_with_what_they_cost() -> None:
     assert {model["family"] for model in models.values()} == {"vit", "hybrid", "resnet"}
     assert models["ViT-B/16"]["params"] == 86_567_656
     assert models["ViT-B/16"]["tokens"] == 197
+    parts = models["ViT-B/16"]["macs_by_part"]
+    assert sum(parts.values()) == models["ViT-B/16"]["macs"]  # type: ignore[attr-defined]
+    assert models["ViT-B/16"]["activation_bytes"] > models["ViT-B/16"]["activation_bytes_checkpointed"]  # type: ignore[operator]
     assert models["R+ViT-Ti/16"]["params"] == models["R+ViT-Ti/32"]["params"] == 6_337_704
     assert models["R50x1"]["macs"] > listed("--counting", "valid")["R50x1"]["macs"]  # type: ignore[operator]
 

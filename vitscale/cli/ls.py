@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import asdict
+from typing import Annotated, Any
 
 import typer
 
@@ -26,12 +27,15 @@ def models(
     counting: options.CountingOption = "dense",
     json: options.Json = False,
 ) -> None:
-    """The models of the literature that fit a resolution, and what one image costs without a pre-logits layer."""
+    """The models of the literature that fit a resolution, and what one image costs without a pre-logits layer.
+
+    Activations: what a training step in fp32 keeps of one image for the backward pass. --json has all of it by part.
+    """
     from vitscale import models as known
     from vitscale.models.counts import Head
 
     head = Head(num_classes=classes)
-    found = []
+    found: list[dict[str, Any]] = []
     for name in known.names():
         arch = known.parse(name)
         if arch is None or arch.problems(resolution):
@@ -40,9 +44,13 @@ def models(
             {
                 "name": name,
                 "family": arch.family,
-                "params": arch.params(resolution, head).total,
-                "macs": arch.macs(resolution, head, counting).total,
+                "params": (params := arch.params(resolution, head)).total,
+                "macs": (macs := arch.macs(resolution, head, counting)).total,
                 "tokens": arch.tokens(resolution),
+                "params_by_part": asdict(params),
+                "macs_by_part": asdict(macs),
+                "activation_bytes": arch.activations(resolution, head).bytes(1),
+                "activation_bytes_checkpointed": arch.activations(resolution, head, recompute=True).bytes(1),
             }
         )
     if not found:
@@ -54,5 +62,15 @@ def models(
     if json:
         print_json({"classes": classes, "resolution": resolution, "counting": counting, "models": found})
         return
-    rows = [[m["name"], m["family"], f"{m['params']:,}", f"{m['macs'] / 1e6:,.1f}", str(m["tokens"])] for m in found]  # type: ignore[operator]
-    print_table(rows, ["model", "family", "params", "MMACs/image", "tokens"])
+    rows = [
+        [
+            m["name"],
+            m["family"],
+            f"{m['params']:,}",
+            f"{m['macs'] / 1e6:,.1f}",
+            str(m["tokens"]),
+            f"{m['activation_bytes'] / 2**20:,.1f}",
+        ]
+        for m in found
+    ]
+    print_table(rows, ["model", "family", "params", "MMACs/image", "tokens", "activations, MiB/image"])
