@@ -11,7 +11,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(PIP_CONSTRAINT)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow check format data clean
+.PHONY: help venv demo test test-slow check bench format data clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -45,6 +45,9 @@ check: venv  ## format, lint, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/mypy vitscale
 	$(BIN)/lint-imports
+
+bench: venv  ## a training step beside Hugging Face's ViT and torch's matmul peak (5 minutes)
+	$(BIN)/python benchmarks/models.py
 
 format: venv  ## put the code into shape
 	$(BIN)/ruff format .

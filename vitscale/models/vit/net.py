@@ -30,9 +30,10 @@ class Attention(nn.Module):
 
     def split(self, x: Float[Tensor, "batch tokens width"]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, [batch, heads, tokens, width / heads] each."""
-        batch, tokens, width = x.shape
-        qkv = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads)
-        return qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        # Cut before the heads are moved: so their gradients meet in the layout of `qkv` itself, and one copy is saved.
+        parts = self.qkv(x).chunk(3, dim=2)
+        query, key, value = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts)
+        return query, key, value
 
     def join(self, mixed: Float[Tensor, "batch heads tokens part"]) -> Float[Tensor, "batch tokens width"]:
         """The heads side by side, mixed by the output projection."""
