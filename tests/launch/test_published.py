@@ -114,12 +114,13 @@ def test_another_file_in_its_place_is_another_run(folder: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("import", "gone.npz", "--model", "ViT-mu/7"), USAGE, "no checkpoint at gone.npz"),
+        (("import", "gone.npz", "--model", "ViT-mu/7"), MISSING, "no checkpoint at gone.npz"),
         (("import", "a.npz", "--model", "ViT-mo/7"), USAGE, "unknown model 'ViT-mo/7'"),
         (("import", "a.npz", "--model", "ViT-mu/7", "--resolution", "56"), MISSING, "trained with 4 x 4 tokens"),
         (("import", "a.npz", "--model", "ViT-Ti/7", "--resolution", "28"), MISSING, "a.npz does not fit"),
         (("import", "study.toml", "--model", "ViT-mu/7", "--resolution", "28"), MISSING, "cannot be read"),
         (("export", "RUN", "a.npz", "--format", "npz"), USAGE, "a.npz is there already"),
+        (("export", "RUN", "b.timm", "--format", "timm"), USAGE, "would not be read as what it is"),
         (("export", "nothing", "b.npz", "--format", "npz"), MISSING, "no run 'nothing'"),
         (("export", "RUN", "b.npz", "--format", "onnx"), USAGE, "onnx"),
     ],

@@ -353,7 +353,7 @@ def test_a_state_that_is_not_of_the_named_model_is_refused() -> None:
     for function in (convert.to_npz, convert.to_timm, convert.from_timm):
         with pytest.raises(VitscaleError, match="does not fit ViT-Ti/16: "):
             function(state, "ViT-Ti/16")
-    with pytest.raises(VitscaleError, match=r"pre_logits.weight \(192, 192\) has no place; pre_logits.bias"):
+    with pytest.raises(VitscaleError, match="has a pre-logits layer"):
         convert.to_timm(state_of(arch_of("R14"), pre_logits=True), arch_of("R14"))
 
 

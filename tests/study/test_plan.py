@@ -67,6 +67,13 @@ def test_what_does_not_change_the_outcome_keeps_the_id(tmp_path: Path, old: str,
     assert ids(planned(tmp_path, text)) == ids(planned(tmp_path))
 
 
+TRANSFER = """
+[[transfer]]
+task = "digits"
+shots = [1]
+"""
+
+
 def only_model(model: str) -> str:
     """The small study with one model and its options, none of which is tuned."""
     before, rest = STUDY.split("[model]")
@@ -89,6 +96,38 @@ def test_an_option_of_the_model_changes_the_id_unless_it_is_what_it_was(
     plain = planned(tmp_path, only_model("name = 'ViT-nano/7'"))
     other = planned(tmp_path, only_model(f"name = 'ViT-nano/7'\n{option}"))
     assert (ids(other) != ids(plain)) == changes
+
+
+def test_what_means_nothing_to_a_model_is_not_in_its_id(tmp_path: Path) -> None:
+    resnet = only_model("name = 'R5'")
+    before = ids(planned(tmp_path, resnet))
+    for setting in ("model.pre_logits=false", "recipe.dropout=0.1", "model.head_bias=0.0"):
+        assert ids(planned(tmp_path, resnet, settings=(setting,))) == before
+    sigmoid = planned(tmp_path, resnet, settings=("recipe.loss=sigmoid",))
+    said = planned(tmp_path, resnet, settings=("recipe.loss=sigmoid", "model.head_bias=-10.0"))
+    assert ids(said) == ids(sigmoid)
+
+
+def test_an_untrained_network_of_a_published_checkpoint_is_not_that_of_a_run(tmp_path: Path) -> None:
+    """It has no pre-logits layer, which moves what the generator gives the rest."""
+    (tmp_path / "a.npz").write_bytes(b"never read in planning")
+
+    def untrained(model: str) -> set[str]:
+        jobs = planned(tmp_path, only_model(model) + TRANSFER).jobs
+        return {job.id for job in jobs if job.run.transfer and job.run.transfer.init == "untrained"}
+
+    published = untrained("name = 'ViT-nano/7'\ncheckpoint = 'a.npz'")
+    assert published.isdisjoint(untrained("name = 'ViT-nano/7'"))
+    assert published == untrained("name = 'ViT-nano/7'\ncheckpoint = 'a.npz'\npre_logits = false")
+    assert published == untrained("name = 'ViT-nano/7'\npre_logits = false")
+
+
+def test_a_patch_is_the_number_meant_also_where_a_published_name_means_another(tmp_path: Path) -> None:
+    text = only_model("name = 'R+ViT-Ti/32'").replace("resolution = 28", "resolution = 224")
+    text += '[[axes]]\n"model.patch" = [8, 16, 32]\n'
+    jobs = pretraining(planned(tmp_path, text))
+    assert [job.arch.ratio for job in jobs] == [8, 16, 32]
+    assert jobs[0].label == "R+ViT-Ti/32 (patch=8)"
 
 
 def test_an_option_may_stand_on_an_axis(tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ def test_a_full_disk_is_no_failure_of_the_run(rundir: Make, monkeypatch: pytest.
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(worker, "pretrain", full)
+        patched.setitem(worker.WORK, "pretrain", full)
         with pytest.raises(OSError, match="No space left"):
             work(run, Stop())
     assert run.result() is None

@@ -45,13 +45,15 @@ def import_command(
     from vitscale.study.check import check_run
     from vitscale.study.load import Cell, Study, read_settings
     from vitscale.study.plan import plan
+    from vitscale.study.published import content
 
     given = {
+        **read_settings(settings or []),
         "model.name": model,
         "model.checkpoint": str(file),
         "data.resolution": resolution,
-        **read_settings(settings or []),
     }
+    content(file)
     run = fields.build(given)
     if complaints := check_run(run, sizes={}, base=Path()):
         problems = [Problem(complaint.message, complaint.hint) for complaint in complaints]
@@ -74,6 +76,11 @@ def export_command(
     timm and safetensors are .safetensors files: the first with timm's names, the second with ours.
     """
     folder = find(run, runs)
+    suffix = {Format.npz: ".npz", Format.hf: ""}.get(to, ".safetensors")
+    if suffix and out.suffix != suffix:
+        raise VitscaleError(
+            f"{out} would not be read as what it is", hint=f"name it {out.with_suffix(suffix)}", exit_code=USAGE
+        )
     if out.exists():
         raise VitscaleError(f"{out} is there already", hint="name another file, or remove that one", exit_code=USAGE)
 

@@ -57,7 +57,7 @@ def plan(
             "state",
         ],
     )
-    for line in [*totals([*now.jobs, *now.waiting], states, counting), *unequal(pretraining + waiting)]:
+    for line in [*totals([*now.jobs, *now.waiting], states, counting), *unequal(pretraining + waiting, counting)]:
         say(line)
     if any(job.dataset.fingerprint is None for job in pretraining + waiting):
         say("note: run ids are provisional, as the data are not at hand")
@@ -92,7 +92,7 @@ def _row(job: Job, state: str, counting: Counting) -> list[str]:
     return [
         "-" if selecting else job.id,
         job.role,
-        job.run.model.name,
+        job.label,
         f"{job.examples:,}",
         f"{job.examples_seen:,}",
         str(job.run.seed),
@@ -126,11 +126,11 @@ def totals(jobs: Sequence[Job], states: Mapping[str, str], counting: Counting = 
     ]
 
 
-def unequal(jobs: Sequence[Job]) -> list[str]:
+def unequal(jobs: Sequence[Job], counting: Counting = "dense") -> list[str]:
     """Says where compared families do not cost the same an image within 10 %."""
-    cost = {job.run.model.name: job.macs for job in jobs}
+    cost = {(job.label, job.macs_by(counting)): None for job in jobs}
     families = {job.arch.family for job in jobs}
-    if len(families) < 2 or max(cost.values()) <= 1.1 * min(cost.values()):
+    if len(families) < 2 or max(macs for _, macs in cost) <= 1.1 * min(macs for _, macs in cost):
         return []
-    shown = ", ".join(f"{name} {macs / 1e6:,.1f}" for name, macs in cost.items())
+    shown = ", ".join(f"{name} {macs / 1e6:,.1f}" for name, macs in cost)
     return [f"note: the models differ by more than 10 % in multiply-adds an image (millions: {shown})"]

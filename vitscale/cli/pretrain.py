@@ -66,6 +66,12 @@ def _job(name: str, data: Path | None, settings: list[str]) -> Job:
         **({"data.shards": str(data)} if data else {}),
         **read_settings(settings),
     }
+    if given.get("model.checkpoint"):
+        raise VitscaleError(
+            "a published checkpoint is not trained",
+            hint="vitscale checkpoint import FILE --model NAME makes a run of it",
+            exit_code=USAGE,
+        )
     if not given.get("data.shards"):
         raise VitscaleError(
             "no data to pre-train on",

@@ -14,7 +14,7 @@ def title(job: Job) -> str:
     if job.kind == "import":
         return f"{job.id} {run.model.name} from {run.model.checkpoint}"
     if run.transfer is None:
-        return f"{job.id} {run.model.name} on {job.examples:,} images, seed {run.seed}, lr {run.recipe.lr:g}"
+        return f"{job.id} {job.label} on {job.examples:,} images, seed {run.seed}, lr {run.recipe.lr:g}"
     origin = {
         "pretrained": f"of {job.parent}",
         "untrained": f"of {run.model.name} untrained",

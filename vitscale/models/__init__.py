@@ -87,6 +87,8 @@ def with_options(arch: Arch, options: Mapping[str, Any]) -> Arch:
         raise ValueError(f"a {arch.family} has no option {', '.join(map(repr, unknown))}")
     hints = get_type_hints(type(arch))
     for key, value in options.items():
+        if hints[key] in (int, float) and not (isinstance(value, int | float) and value > 0):
+            raise ValueError(f"{key} is {value!r}, and must be a number above 0")
         if get_origin(hints[key]) is Literal and value not in get_args(hints[key]):
             raise ValueError(f"{key} is {value!r}, not one of {', '.join(map(repr, get_args(hints[key])))}")
     return replace(arch, **options)  # type: ignore[type-var]
@@ -145,6 +147,10 @@ def create(
     Raises:
         ValueError: the name or an option is unknown, or the network impossible at this resolution.
     """
+    if stem not in ("standard", "small"):
+        raise ValueError(f"stem is {stem!r}, not 'standard' or 'small'")
+    if pre_logits is not None and (isinstance(pre_logits, bool) or pre_logits < 1):
+        raise ValueError(f"pre_logits is {pre_logits!r}: the width of the layer, or None")
     arch = parse(name, stem=stem, sizes=sizes)
     if arch is None:
         raise ValueError(f"unknown model {name!r}")

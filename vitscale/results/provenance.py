@@ -15,7 +15,7 @@ import vitscale
 
 PACKAGE = Path(vitscale.__file__).parent
 # What can change a trained result. The rest of the package plans, prices, records and draws.
-TRAINING_CODE = ("models", "data", "train", "study/schedule.py", "study/fields.py", "config.py")
+TRAINING_CODE = ("models", "data", "train", "study/schedule.py", "study/archs.py", "study/fields.py", "config.py")
 
 
 def collect() -> dict[str, Any]:

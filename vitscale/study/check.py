@@ -47,6 +47,12 @@ def check_run(run: Run, *, sizes: models.Sizes, base: Path) -> list[Complaint]:
 
 def _model(run: Run, sizes: models.Sizes) -> list[Complaint]:
     name = run.model.name
+    small = [key for key in SHAPE if (value := getattr(run.model, key)) is not None and not value > 0]
+    if small:
+        return [
+            Complaint(f"model.{key}", f"model.{key} is {getattr(run.model, key)}", "it must be above 0")
+            for key in small
+        ]
     arch = arch_of(run.model, sizes)
     if arch is None:
         close = get_close_matches(name, models.names(sizes), 1, cutoff=0.5)
@@ -54,12 +60,6 @@ def _model(run: Run, sizes: models.Sizes) -> list[Complaint]:
             f"did you mean '{close[0]}'?" if close else "for example ViT-Ti/16, R50+ViT-B/16, R50x1 or one of [sizes]"
         )
         return [Complaint("model.name", f"unknown model '{name}'", hint)]
-    small = [key for key in SHAPE if (value := getattr(run.model, key)) is not None and not value > 0]
-    if small:
-        return [
-            Complaint(f"model.{key}", f"model.{key} is {getattr(run.model, key)}", "it must be above 0")
-            for key in small
-        ]
     found = [
         Complaint(
             f"model.{key}", f"model.{key} means nothing to {name}", "give the others an [[axes]] table of their own"

@@ -14,7 +14,7 @@ from typing import Any
 
 from vitscale import models
 from vitscale.config import Data, Model, Recipe, Run, Task, Transfer
-from vitscale.study.archs import IN_ARCH
+from vitscale.study.archs import IN_ARCH, default_head_bias
 from vitscale.study.datasets import Dataset, task_identity
 from vitscale.study.schedule import total_steps
 
@@ -50,7 +50,8 @@ def transfer_id(trunk: Trunk, transfer: Transfer, task: Task) -> str:
     for key in ("task", "resolution", *(k for p, keys in _ONLY_OF.items() if p != transfer.protocol for k in keys)):
         settings.pop(key, None)
     settings["resolution"] = transfer.resolution or run.data.resolution
-    if settings["resolution"] == run.data.resolution:
+    positions = "none" if transfer.init == "pixels" else getattr(arch, "pos_embedding", "none")
+    if settings["resolution"] == run.data.resolution or positions == "none":
         settings.pop("pos_resize", None)
     start: dict[str, Any]
     if transfer.init == "pretrained":
@@ -58,7 +59,7 @@ def transfer_id(trunk: Trunk, transfer: Transfer, task: Task) -> str:
     elif transfer.init == "untrained":
         start = {
             "arch": models.to_dict(arch),
-            "pre_logits": run.model.pre_logits,
+            "pre_logits": run.model.pre_logits and trunk.checkpoint is None,
             # The head's size moves what the generator gives the rest.
             "num_classes": trunk.dataset.num_classes or task.num_classes,
             "resolution": run.data.resolution,
@@ -107,6 +108,11 @@ def trunk_identity(trunk: Trunk) -> dict[str, Any]:
     model = _differing(run.model, Model())
     for key in IN_ARCH:
         model.pop(key, None)
+    if run.model.head_bias == default_head_bias(run.recipe):
+        model.pop("head_bias", None)
+    if arch.family == "resnet":  # which has neither
+        model.pop("pre_logits", None)
+        recipe.pop("dropout", None)
     return {
         "arch": models.to_dict(arch),
         "model": model,

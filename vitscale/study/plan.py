@@ -57,6 +57,13 @@ class Job:
         return "pretrain" if self.checkpoint is None else "import"
 
     @property
+    def label(self) -> str:
+        """The model's name, with the options of it that vary in the study."""
+        names = {key.removeprefix("model."): value for key, value in self.varied.items() if key.startswith("model.")}
+        options = ", ".join(f"{key}={value}" for key, value in names.items() if key not in ("name", "checkpoint"))
+        return f"{self.run.model.name} ({options})" if options else self.run.model.name
+
+    @property
     def trunk(self) -> Trunk:
         return Trunk(run=self.run, arch=self.arch, dataset=self.dataset, test=self.test, checkpoint=self.checkpoint)
 
@@ -297,7 +304,7 @@ def _baselines(study: Study, cells: Sequence[Job]) -> Iterator[Job]:
     resolutions: dict[int, Job] = {}
     for job in cells:
         resolution = job.run.data.resolution
-        networks.setdefault((str(models.to_dict(job.arch)), job.run.model.pre_logits, resolution), job)
+        networks.setdefault((str(models.to_dict(job.arch)), job.head, resolution), job)
         resolutions.setdefault(resolution, job)
     for transfer, task in study.transfers:
         differing = _differing(study, transfer)

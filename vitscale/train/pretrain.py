@@ -16,6 +16,7 @@ from vitscale.data.images import Images
 from vitscale.data.order import global_batch, split_validation, subset
 from vitscale.data.shards import Shards, open_shards
 from vitscale.errors import MISSING, VitscaleError
+from vitscale.study.archs import default_head_bias
 from vitscale.study.cost import forward_flops
 from vitscale.train import checkpoint
 from vitscale.train.checkpoint import Progress
@@ -24,9 +25,6 @@ from vitscale.train.evaluate import Score, evaluate
 from vitscale.train.loop import Loop, Stop
 from vitscale.train.outcome import measured
 from vitscale.train.rundir import RunDir
-
-HEAD_BIAS_SIGMOID = -10.0
-"""So that thousands of classes start as "absent"; said by the authors of arXiv 2010.11929."""
 
 
 def new_net(rundir: RunDir) -> nn.Module:
@@ -44,9 +42,7 @@ def new_net(rundir: RunDir) -> nn.Module:
 
 
 def _head_bias(run: Run) -> float:
-    if run.model.head_bias is not None:
-        return run.model.head_bias
-    return HEAD_BIAS_SIGMOID if run.recipe.loss == "sigmoid" else 0.0
+    return default_head_bias(run.recipe) if run.model.head_bias is None else run.model.head_bias
 
 
 def trained_net(rundir: RunDir) -> nn.Module:

@@ -63,7 +63,7 @@ def _check_resolution(state: dict[str, Tensor], arch: models.Arch, resolution: i
         raise VitscaleError(
             f"{file} was trained with {side} x {side} tokens, and {resolution} px give"
             f" {math.isqrt(arch.tokens(resolution))} x {math.isqrt(arch.tokens(resolution))}",
-            hint=f"data.resolution = {side * arch.ratio}; a transfer may have a resolution of its own",
+            hint=f"data.resolution = {side * arch.ratio}, or --resolution; a transfer may have one of its own",
             exit_code=MISSING,
         )
 

@@ -87,6 +87,11 @@ class Model:
             exit_code=USAGE,
         )
 
+    def check_head(self, layout: str, state: State) -> None:
+        """Raises VitscaleError for a ResNet with a pre-logits layer, of which none was published (exit 2)."""
+        if self.arch.family == "resnet" and "pre_logits.weight" in state:
+            raise self.without(layout, "has a pre-logits layer")
+
     def check_positions(self, layout: str) -> None:
         """Raises VitscaleError for variants of the transformer that were never published (exit 2)."""
         positions, attention = getattr(self.arch, "pos_embedding", "1d"), getattr(self.arch, "attention", "full")

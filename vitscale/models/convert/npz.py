@@ -50,6 +50,7 @@ class Layout:
 
 
 def write(state: State, model: Model) -> dict[str, Tensor]:
+    model.check_head("the .npz layout", state)
     return to_theirs(state, entries(model, Layout()), model)
 
 

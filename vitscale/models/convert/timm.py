@@ -26,6 +26,7 @@ POSITION = "pos_embed"
 
 
 def write(state: State, model: Model) -> dict[str, Tensor]:
+    model.check_head("timm", state)
     return to_theirs(state, entries(model), model)
 
 

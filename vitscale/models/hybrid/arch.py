@@ -145,7 +145,8 @@ def parse(name: str, *, stem: str, sizes: Mapping[str, Mapping[str, Any]]) -> Ar
     Stages that would down-sample beyond the ratio are dropped and their blocks moved into the last one kept,
     as published for R50+ViT-B/16: [3, 4, 9]. What then lacks of the ratio is the patch.
     """
-    match = NAME.fullmatch(ALIASES.get(name, name))
+    published = stem == "standard" and "Ti" not in sizes
+    match = NAME.fullmatch(ALIASES.get(name, name) if published else name)
     if match is None:
         return None
     size = size_of(match["size"], sizes)

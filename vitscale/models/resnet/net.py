@@ -1,4 +1,8 @@
-"""The ResNet of BiT (arXiv 1912.11370): pre-activation v2, weight-standardised convolutions, GroupNorm."""
+"""The ResNet of BiT (arXiv 1912.11370): pre-activation v2, weight-standardised convolutions, GroupNorm.
+
+Kernels start He-normal (arXiv 1502.01852), as the paper of pre-activation ResNets (1603.05027) has it; their scale is
+standardised away. big_vision's `bit_paper` takes flax's default, LeCun-normal.
+"""
 
 from __future__ import annotations
 

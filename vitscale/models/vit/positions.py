@@ -69,6 +69,9 @@ def _zoom(
 ) -> Float[Tensor, "1 width new_rows new_columns"]:
     if tuple(image.shape[2:]) == grid:
         return image
-    if method == "bilinear":
-        return F.interpolate(image, size=grid, mode="bilinear", align_corners=True)
-    return F.interpolate(image, size=grid, mode="bicubic", antialias=True, align_corners=False)
+    if method not in ("bilinear", "bicubic"):
+        raise ValueError(f"method is {method!r}, not 'bilinear' or 'bicubic'")
+    aligned = method == "bilinear"
+    wide = image.to(torch.promote_types(image.dtype, torch.float32))  # bicubic knows no bfloat16
+    zoomed = F.interpolate(wide, size=grid, mode=method, align_corners=aligned, antialias=not aligned)
+    return zoomed.to(image.dtype)
