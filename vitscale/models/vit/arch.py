@@ -143,8 +143,7 @@ class Arch:
         shared = 8 * self.width + 2 * self.mlp + 4
         if self.pos_embedding != "relative":
             return tokens * (shared + self.heads)
-        # A learned bias keeps attention from being fused: its scores, its softmax, scaled copies. (Of one image or one
-        # head alone the values are no copy, and other numbers are kept with them.)
+        # A learned bias keeps attention from being fused: its scores, its softmax and scaled copies are kept.
         return tokens * (shared + self.width + self.heads * (2 * tokens - 1 + tokens))
 
 

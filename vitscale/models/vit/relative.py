@@ -29,6 +29,8 @@ class RelativeAttention(Attention):
 
     def forward(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
         query, key, value = self.split(x)
+        # Copied here: whether torch would do it, and so what the backward pass keeps, depends on batch and heads.
+        query, value = query.contiguous(), value.contiguous()
         scores = query @ self.pos_embedding.T / math.sqrt(query.shape[-1])
         bias = scores.gather(3, self.distance.expand(*scores.shape[:2], -1, -1))
         return self.join(F.scaled_dot_product_attention(query, key, value, attn_mask=bias))
