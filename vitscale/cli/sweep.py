@@ -13,7 +13,7 @@ from vitscale.cli.screen import reports_errors, say
 from vitscale.errors import INTERRUPTED, INVALID_STUDY, RUN_FAILED, USAGE, VitscaleError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from vitscale.launch.sweep import Ended, Machine, Sweep
     from vitscale.study.plan import Job
@@ -46,7 +46,6 @@ def sweep(
     Stop it at any time: the next sweep goes on where this one was.
     """
     from vitscale.launch import folders
-    from vitscale.launch.progress import title
     from vitscale.launch.sweep import Sweep, current_plan
     from vitscale.launch.sweep import retry_failed as set_failed_aside
     from vitscale.study.load import load
@@ -77,9 +76,7 @@ def sweep(
     for line in [*totals(everything, states), *unequal([job for job in everything if job.kind == "pretrain"])]:
         say(line)
     if dry_run:
-        for job in everything:
-            if states.get(job.id, "selecting") != "done":
-                print(title(job), states.get(job.id, "waits for [select]"), sep="\t")
+        _print_open(everything, states)
         return
     _say_how_long(everything, runs, machine)
     running = Sweep(
@@ -107,6 +104,16 @@ def _tell(ended: Ended, running: Sweep, study: Path, place: Path) -> None:
     if ended.failed or ended.unfinished:
         say(f"hint: vitscale status {study} names the reasons; --retry-failed tries failed runs again")
         raise typer.Exit(RUN_FAILED)
+
+
+def _print_open(jobs: Sequence[Job], states: Mapping[str, str]) -> None:
+    """What a sweep would start, now or after a selection."""
+    from vitscale.launch.progress import title
+
+    for job in jobs:
+        state = states.get(job.id, "waits for [select]")
+        if state != "done":
+            print(title(job), state, sep="\t")
 
 
 def _say_how_long(jobs: Sequence[Job], runs: Path, machine: Machine) -> None:

@@ -25,7 +25,7 @@ def content(file: Path) -> str:
     except OSError as error:
         raise VitscaleError(
             f"no checkpoint at {file}: {error.strerror}",
-            hint="model.checkpoint is the path of a file, seen from where the command runs",
+            hint="give the path of the file, seen from where the command runs",
             exit_code=MISSING,
         ) from None
 

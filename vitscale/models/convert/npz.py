@@ -148,11 +148,8 @@ def _backbone(arch: Hybrid, norm: Way) -> list[Entry]:
     found = [Entry("root.weight", ("conv_root/kernel",), KERNEL), *_norm("root_norm", "gn_root", norm)]
     for index, stage, unit in units(arch.blocks):
         own, block = f"stages.{index}", f"block{stage + 1}/unit{unit + 1}"
-        for n in (1, 2, 3):
-            found.append(Entry(f"{own}.conv{n}.weight", (f"{block}/conv{n}/kernel",), KERNEL))
-            found += _norm(f"{own}.norm{n}", f"{block}/gn{n}", norm)
+        found += _bottleneck(own, block, norm, projection=unit == 0)
         if unit == 0:
-            found.append(Entry(f"{own}.shortcut.weight", (f"{block}/conv_proj/kernel",), KERNEL))
             found += _norm(f"{own}.shortcut_norm", f"{block}/gn_proj", norm)
     return found
 
@@ -177,12 +174,18 @@ def _bit_linen(arch: ResNet) -> list[Entry]:
     found = [Entry("root.weight", ("root_block/conv_root/kernel",), KERNEL)]
     for index, stage, unit in units(arch.blocks):
         own, block = f"blocks.{index}", f"block{stage + 1}/unit{unit + 1:02d}"
-        for n in (1, 2, 3):
-            found.append(Entry(f"{own}.conv{n}.weight", (f"{block}/conv{n}/kernel",), KERNEL))
-            found += _norm(f"{own}.norm{n}", f"{block}/gn{n}", NORM)
-        if unit == 0:
-            found.append(Entry(f"{own}.shortcut.weight", (f"{block}/conv_proj/kernel",), KERNEL))
+        found += _bottleneck(own, block, NORM, projection=unit == 0)
     return [*found, *_norm("norm", "norm-pre-head", NORM), *_layer("head", "head")]
+
+
+def _bottleneck(ours: str, theirs: str, norm: Way, *, projection: bool) -> list[Entry]:
+    found = []
+    for n in (1, 2, 3):
+        found.append(Entry(f"{ours}.conv{n}.weight", (f"{theirs}/conv{n}/kernel",), KERNEL))
+        found += _norm(f"{ours}.norm{n}", f"{theirs}/gn{n}", norm)
+    if projection:
+        found.append(Entry(f"{ours}.shortcut.weight", (f"{theirs}/conv_proj/kernel",), KERNEL))
+    return found
 
 
 def _layer(ours: str, theirs: str, way: Way = DENSE, group: str = "") -> list[Entry]:
