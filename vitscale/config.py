@@ -63,8 +63,21 @@ class Data:
     """Side of the square image that the network sees, in pixels."""
     examples: int | None = None
     """Unique training images: a nested, class-stratified subset. None: all but the validation images."""
+    fraction: float | None = None
+    """Instead of `examples`: a share of the training images, 0 to 1. With `classes`, of all of them: those of the
+    chosen classes among that share are trained on."""
+    classes: int | None = None
+    """Train on this many classes, a nested choice; they are numbered anew, and upstream accuracy is over them. None:
+    all."""
     subset_seed: int | None = None
-    """Which images the subset holds; None: it follows `seed`, so that the spread over seeds contains that choice."""
+    """Which images and classes the subset holds; None: it follows `seed`, so that the spread over seeds contains that
+    choice."""
+    exclude: str = ""
+    """A list that `vitscale data dedup` wrote: images that are neither trained nor validated on. Its content, not its
+    path, is part of the run id."""
+    max_bad: float = 0.001
+    """Largest share of the images that may turn out unreadable or without a label, 0 to 1. They keep their places with
+    weight 0; above it the run stops. Not part of the run id."""
     val_examples: int = 0
     """Training images held out as the upstream validation set, stratified, the same for every seed."""
     shuffle_block: int = 256

@@ -99,8 +99,8 @@ def _transfer(run: str, transfer: Transfer, runs: Path, results: Path, threads: 
         role="cell",
         run=from_dict(told["config"]),
         arch=arch,
-        dataset=Dataset(**told["dataset"]),
-        test=Dataset(**told["test"]) if told["test"] else None,
+        dataset=Dataset.from_facts(told["dataset"]),
+        test=Dataset.from_facts(told["test"]) if told["test"] else None,
         checkpoint=told.get("checkpoint"),
         varied={},
     )

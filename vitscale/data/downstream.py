@@ -9,9 +9,10 @@ from jaxtyping import Int64
 
 from vitscale.config import Task
 from vitscale.data.images import ArrayImages, Images
-from vitscale.data.order import SUPPORT, key_hashes, stream, subset
+from vitscale.data.order import key_hashes, stream, subset
 from vitscale.data.shards import open_shards
 from vitscale.errors import MISSING, VitscaleError
+from vitscale.sampling import SUPPORT
 
 # A task's splits and support sets are part of its definition: they never follow a run's seed.
 TEST_SEED, DEV_SEED, SUPPORT_SEED = 1_797, 101, 2_101

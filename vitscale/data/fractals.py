@@ -17,9 +17,10 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt8
 
 from vitscale.data.decode import BadImage, encode_png
-from vitscale.data.order import CHAINS, FRACTALS, INSTANCES, hashes, stream, unit
+from vitscale.data.order import hashes, stream, unit
 from vitscale.data.pack import SHARD_SAMPLES, Packed, Plan, Progress, pack
 from vitscale.data.sources import Encoded, Source
+from vitscale.sampling import CHAINS, FRACTALS, INSTANCES
 
 VERSION = 1  # raised when the same seed gives other pictures; part of every key
 MAX_MAPS = 8

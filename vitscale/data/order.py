@@ -6,8 +6,6 @@ asked for on its own, in any process, and no library's version can change it.
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -16,14 +14,7 @@ from jaxtyping import Float64, Int64, UInt64
 from numpy.typing import NDArray
 
 from vitscale.errors import MISSING, VitscaleError
-
-_MASK = (1 << 64) - 1
-_GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: splitmix64's step
-
-# What a number is drawn for. Two purposes never share a stream, whatever the seed.
-BLOCKS, SAMPLES, DRAWS, SUBSET, CLASSES, SUPPORT, PACK, FRACTALS, INSTANCES, CHAINS = range(1, 11)
-
-VALIDATION_SEED = 2010_11929  # fixed for everybody: the validation images depend on the data set only
+from vitscale.sampling import BLOCKS, DRAWS, GOLDEN, SAMPLES, SUBSET, VALIDATION_SEED, quotas, stream_key
 
 Indices = NDArray[np.int64]
 
@@ -38,18 +29,12 @@ def scramble(x: UInt64[np.ndarray, " ..."]) -> UInt64[np.ndarray, " ..."]:
 
 def stream(*numbers: int) -> UInt64[np.ndarray, " 1"]:
     """The 64-bit key of a tuple of integers (purpose, seed, epoch, ...), as an array of one."""
-    state = 0
-    for number in numbers:
-        x = (state + (number & _MASK) + _GOLDEN) & _MASK
-        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
-        state = x ^ (x >> 31)
-    return np.array([state], dtype=np.uint64)
+    return np.array([stream_key(*numbers)], dtype=np.uint64)
 
 
 def hashes(key: UInt64[np.ndarray, " ..."], counter: NDArray[Any]) -> UInt64[np.ndarray, " ..."]:
     """One hash for each counter under a key; the two broadcast."""
-    return scramble(key + (counter.astype(np.uint64) + np.uint64(1)) * np.uint64(_GOLDEN))
+    return scramble(key + (counter.astype(np.uint64) + np.uint64(1)) * np.uint64(GOLDEN))
 
 
 def unit(bits: UInt64[np.ndarray, " ..."]) -> Float64[np.ndarray, " ..."]:
@@ -163,36 +148,11 @@ def subset(
     if not examples:
         return np.zeros(0, dtype=np.int64)
     values, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    ties = hashes(stream(CLASSES, seed), values)
-    seats = np.bincount(_seats(counts.tolist(), ties.tolist(), examples), minlength=len(values))
+    seats = np.array(quotas(counts.tolist(), values.tolist(), examples=examples, seed=seed))
     order = np.lexsort((key_hashes(keys, stream(SUBSET, seed)), codes))
     rank = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
     chosen: Indices = np.sort(order[rank < seats[codes[order]]])
     return chosen
-
-
-def _seats(counts: Sequence[int], ties: Sequence[int], seats: int) -> Indices:
-    """The first `seats` of a sequence of classes whose every prefix gives each class its quota, rounded up or down.
-
-    The j-th seat of a class with share w may come no sooner than its quota exceeds j-1, slot floor((j-1) / w) + 1, and
-    must come by ceil(j / w). Earliest deadline first meets all of them: it is proportional-fair scheduling on one
-    processor (Baruah et al. 1996). Exact in integers.
-    """
-    total = sum(counts)
-    taken = [0] * len(counts)
-    waiting = [(1, c) for c in range(len(counts))]
-    ready: list[tuple[int, int, int]] = []
-    sequence = np.empty(seats, dtype=np.int64)
-    for slot in range(1, seats + 1):
-        while waiting and waiting[0][0] <= slot:
-            _, c = heapq.heappop(waiting)
-            heapq.heappush(ready, (-(-(taken[c] + 1) * total // counts[c]), ties[c], c))
-        _, _, c = heapq.heappop(ready)
-        sequence[slot - 1] = c
-        taken[c] += 1
-        if taken[c] < counts[c]:
-            heapq.heappush(waiting, (taken[c] * total // counts[c] + 1, c))
-    return sequence
 
 
 def split_validation(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from vitscale.data.decode import BadImage
-from vitscale.data.order import PACK, Indices, key_hashes, stream
+from vitscale.data.order import Indices, key_hashes, stream
 from vitscale.data.shards import (
     CLASSES,
     DESCRIPTION,
@@ -30,6 +30,7 @@ from vitscale.data.shards import (
 from vitscale.data.sources import Encoded, Source, encoded, fail
 from vitscale.data.tars import index_tar
 from vitscale.files import HashedFile, disk_errors, locked, write_whole
+from vitscale.sampling import PACK
 
 SHARD_SAMPLES = 10_000
 MAX_BAD = 0.01  # skipped here means never trained on; training itself tolerates less

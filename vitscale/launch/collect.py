@@ -92,6 +92,7 @@ def _of_job(job: Job) -> dict[str, Any]:
         columns |= {
             "dataset": job.dataset.name,
             "examples": job.examples,
+            "excluded": job.dataset.excluded,
             "subset_seed": seed if data.subset_seed is None else data.subset_seed,
             "epochs": job.examples_seen / job.examples,
             "examples_seen": job.examples_seen,

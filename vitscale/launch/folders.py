@@ -151,7 +151,7 @@ def _check_same(folder: Path, told: Mapping[str, Any], accept_code_change: bool)
 def _identity(told: Mapping[str, Any]) -> tuple[Any, ...]:
     """What must agree: all but paths and spellings. Settings that came after the run was made have their defaults."""
     config = asdict(from_dict(json.loads(json.dumps(told["config"]))))
-    for key in ("shards", "test", "size", "num_classes", "examples", "subset_seed"):
+    for key in ("shards", "test", "size", "num_classes", "examples", "fraction", "subset_seed", "exclude", "max_bad"):
         config["data"].pop(key, None)
     for key in ("steps", "epochs", "examples", "validate_every"):
         config["recipe"].pop(key, None)

@@ -44,6 +44,7 @@ COLUMNS = (
     Column("params_total", "int64", "all parameters"),
     Column("dataset", "string", "name of the pre-training set"),
     Column("examples", "int64", "unique pre-training images"),
+    Column("excluded", "int64", "images of the set left out as near-duplicates of test images (`data.exclude`)"),
     Column("subset_seed", "int64", "which images the subset holds"),
     Column("epochs", "float64", "passes over the subset"),
     Column("examples_seen", "int64", "pre-training images with repetition"),

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from math import inf
 from pathlib import Path
 from typing import Any
 
-from vitscale import models
+from vitscale import exclusions, models
 from vitscale.config import Data, Recipe, Run, Task, Transfer
 from vitscale.errors import VitscaleError
 from vitscale.study.archs import arch_of, meaningless
 from vitscale.study.datasets import Dataset, class_names, describe
 from vitscale.study.published import content
 from vitscale.study.schedule import total_steps
+from vitscale.study.subsets import BAD, available, selected, strata, subset_seed, training_examples
 
 SHAPE = ("patch", "width", "depth", "mlp", "heads", "group_norm_eps")
 """Numbers of an architecture that must be above 0."""
@@ -86,6 +87,7 @@ def _ranges(data: Data, recipe: Recipe) -> list[Complaint]:
         ("data.examples", data.examples, 1),
         ("data.size", data.size, 1),
         ("data.num_classes", data.num_classes, 2),
+        ("data.classes", data.classes, 2),
         ("data.val_examples", data.val_examples, 0),
         ("data.shuffle_block", data.shuffle_block, 1),
         ("recipe.batch_size", recipe.batch_size, 1),
@@ -100,6 +102,7 @@ def _ranges(data: Data, recipe: Recipe) -> list[Complaint]:
     ]
     shares = [
         ("data.crop_area", data.crop_area),
+        ("data.max_bad", data.max_bad),
         ("recipe.cooldown", recipe.cooldown),
         ("recipe.dropout", recipe.dropout),
         ("recipe.label_smoothing", recipe.label_smoothing),
@@ -120,6 +123,10 @@ def _ranges(data: Data, recipe: Recipe) -> list[Complaint]:
         for key, share in shares
         if share == 1 and key in ("recipe.beta1", "recipe.beta2", "recipe.dropout")
     ]
+    if data.fraction is not None and not 0 < data.fraction <= 1:
+        found.append(
+            Complaint("data.fraction", f"data.fraction is {data.fraction}", "it is a share above 0, at most 1")
+        )
     if recipe.epochs is not None and recipe.epochs <= 0:
         found.append(Complaint("recipe.epochs", f"recipe.epochs is {recipe.epochs}", "it must be above 0"))
     return found
@@ -152,22 +159,62 @@ def _subset(run: Run, base: Path) -> list[Complaint]:
     if run.recipe.keep == "best" and not (data.val_examples and run.recipe.validate_every):
         hint = "set data.val_examples and recipe.validate_every, or keep = 'last'"
         found.append(Complaint("recipe.keep", "keep = 'best' has no upstream validation to judge by", hint))
+    if data.examples is not None and data.fraction is not None:
+        message = "data.examples and data.fraction are both given"
+        found.append(Complaint("data.fraction", message, "keep one of them"))
+    found += _exclusions(data, base)
+    if found:
+        return found
     dataset = dataset_of(data, base=base, strict=False)
     if dataset is None:
         return found
-    available = dataset.samples - data.val_examples
-    if available < 1:
+    if available(dataset, data) < 1:
         message = f"data.val_examples is {data.val_examples:,} of {dataset.samples:,} images"
         found.append(Complaint("data.val_examples", message, "leave some to train on"))
-    elif data.examples is not None and data.examples > available:
-        message = f"data.examples is {data.examples:,}, but there are {available:,} training images"
-        found.append(Complaint("data.examples", message, "ask for fewer; images are never repeated in silence"))
+    elif too_many := _too_many(dataset, run):
+        found += too_many
     elif found_test := _test_set(data, dataset, base):
         found += found_test
     elif data.num_classes is not None and dataset.fingerprint and data.num_classes != dataset.num_classes:
         message = f"data.num_classes is {data.num_classes}, but {dataset.name} has {dataset.num_classes} classes"
         found.append(Complaint("data.num_classes", message, "leave it out: the data set says it"))
     return found
+
+
+def _too_many(dataset: Dataset, run: Run) -> list[Complaint]:
+    """More classes or images than there are."""
+    data = run.data
+    filled = sum(count > 0 for label, count in strata(dataset).items() if label != BAD)
+    if data.classes is not None and data.classes > filled:
+        message = f"data.classes is {data.classes:,}, but {filled:,} classes of {dataset.name} have images"
+        return [Complaint("data.classes", message, "ask for fewer")]
+    whole = selected(dataset, replace(data, examples=None), subset_seed(run))
+    of = f" of {data.classes:,} classes" if data.classes is not None else ""
+    if data.examples is not None and data.examples > whole.examples:
+        message = f"data.examples is {data.examples:,}, but there are {whole.examples:,} training images{of}"
+        return [Complaint("data.examples", message, "ask for fewer; images are never repeated in silence")]
+    if not whole.examples:
+        message = f"data.fraction = {data.fraction} leaves no training images{of}"
+        return [Complaint("data.fraction", message, "ask for more")]
+    if data.val_examples and not whole.validation:
+        message = f"none of the {data.val_examples:,} validation images are{of}"
+        return [Complaint("data.val_examples", message, "hold out more")]
+    return []
+
+
+def _exclusions(data: Data, base: Path) -> list[Complaint]:
+    """What is wrong with a list of images to leave out."""
+    if not data.exclude:
+        return []
+    try:
+        found = exclusions.read(base / data.exclude)
+        made_for = describe(data.shards, base=base).fingerprint if data.shards else None
+    except VitscaleError as error:
+        return [Complaint("data.exclude", error.problems[0].message, error.problems[0].hint)]
+    if found.fingerprint not in (None, made_for):
+        message = f"{data.exclude} was made for another data set than {data.shards or 'none'}"
+        return [Complaint("data.exclude", message, "run vitscale data dedup on the data set that data.shards names")]
+    return []
 
 
 def _test_set(data: Data, dataset: Dataset, base: Path) -> list[Complaint]:
@@ -196,7 +243,7 @@ def check_steps(run: Run, *, base: Path) -> list[Complaint]:
     dataset = dataset_of(run.data, base=base, strict=False)
     if dataset is None:
         return []
-    steps = total_steps(run.recipe, dataset.training_examples(run.data))
+    steps = total_steps(run.recipe, training_examples(dataset, run))
     if steps < 1:
         return [Complaint("recipe.epochs", "the run has no step", "train for longer")]
     warmup, cooldown = run.recipe.warmup_steps, round(run.recipe.cooldown * steps)
@@ -218,7 +265,8 @@ def dataset_of(data: Data, *, base: Path, strict: bool) -> Dataset | None:
     """
     if data.shards:
         try:
-            return describe(data.shards, base=base)
+            dataset = describe(data.shards, base=base)
+            return dataset.without(exclusions.read(base / data.exclude)) if data.exclude else dataset
         except VitscaleError:
             if strict:
                 raise

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import MISSING as MISSING_DEFAULT
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from importlib import resources
 from math import inf
 from pathlib import Path
 from typing import Any
 
-from vitscale.config import Data, Task
+from vitscale.config import Task
 from vitscale.errors import INVALID_STUDY, MISSING, VitscaleError
+from vitscale.exclusions import Exclusions
 from vitscale.study.fields import convert
 from vitscale.study.fields import types as field_types
 
@@ -31,11 +33,30 @@ class Dataset:
     """Classes without an image: the keys and labels behind the fingerprint do not tell of them."""
     smallest_class: int | None = None
     """Images of the class that has fewest; None where nobody counted."""
+    class_counts: tuple[int, ...] = field(default=(), repr=False)
+    """Images of each class; none where nobody counted."""
+    excluded: int = 0
+    """Images that a list of exclusions leaves out; `samples` and `class_counts` are without them."""
+    exclusions: str | None = None
+    """The digest of that list."""
 
-    def training_examples(self, data: Data) -> int:
-        """Unique images that a run trains on."""
-        held_in = self.samples - data.val_examples
-        return held_in if data.examples is None else data.examples
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any]) -> Dataset:
+        """The data set as a run's `run.json` tells of it."""
+        return cls(**{**facts, "class_counts": tuple(facts.get("class_counts", ()))})
+
+    def without(self, exclusions: Exclusions) -> Dataset:
+        """The data set without the images of a list; one that is empty changes nothing."""
+        if not exclusions:
+            return self
+        left_out = Counter(exclusions.labels.values())
+        return replace(
+            self,
+            samples=self.samples - len(exclusions),
+            class_counts=tuple(count - left_out[label] for label, count in enumerate(self.class_counts)),
+            excluded=len(exclusions),
+            exclusions=exclusions.digest,
+        )
 
 
 def describe(folder: str, *, base: Path) -> Dataset:
@@ -87,6 +108,7 @@ def _described(path: Path, written: int) -> Dataset:  # noqa: ARG001  # `written
         fingerprint=facts["fingerprint"],
         empty_classes=sum(count == 0 for count in counts),
         smallest_class=min(counts, default=None),
+        class_counts=tuple(counts),
     )
 
 

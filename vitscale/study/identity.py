@@ -14,9 +14,11 @@ from typing import Any
 
 from vitscale import models
 from vitscale.config import Data, Model, Recipe, Run, Task, Transfer
+from vitscale.sampling import fraction_of
 from vitscale.study.archs import IN_ARCH, default_head_bias
 from vitscale.study.datasets import Dataset, task_identity
 from vitscale.study.schedule import total_steps
+from vitscale.study.subsets import available, num_classes, subset_seed, training_examples
 
 SCHEMA = 1
 
@@ -61,7 +63,7 @@ def transfer_id(trunk: Trunk, transfer: Transfer, task: Task) -> str:
             "arch": models.to_dict(arch),
             "pre_logits": run.model.pre_logits and trunk.checkpoint is None,
             # The head's size moves what the generator gives the rest.
-            "num_classes": trunk.dataset.num_classes or task.num_classes,
+            "num_classes": num_classes(trunk.dataset, run.data) or task.num_classes,
             "resolution": run.data.resolution,
             "precision": run.recipe.precision,
             "seed": run.seed,
@@ -84,16 +86,22 @@ def trunk_identity(trunk: Trunk) -> dict[str, Any]:
             "numerics": NUMERICS,
         }
     data = _differing(run.data, Data())
-    for key in ("shards", "test", "size", "num_classes"):
+    for key in ("shards", "test", "size", "num_classes", "exclude", "max_bad", "fraction"):
         data.pop(key, None)
     data["dataset"] = dataset.fingerprint or {"size": dataset.samples, "num_classes": dataset.num_classes}
     if dataset.empty_classes:
         data["num_classes"] = dataset.num_classes
-    data["examples"] = dataset.training_examples(run.data)
-    if data["examples"] < dataset.samples - run.data.val_examples:
-        data["subset_seed"] = run.seed if run.data.subset_seed is None else run.data.subset_seed
+    data["examples"] = training_examples(dataset, run)
+    if data["examples"] < available(dataset, run.data):
+        data["subset_seed"] = subset_seed(run)
     else:
         data.pop("subset_seed", None)
+    if run.data.classes == dataset.num_classes:
+        data.pop("classes")
+    elif run.data.classes is not None and run.data.fraction is not None:
+        data["fraction_of_all"] = fraction_of(available(dataset, run.data), run.data.fraction)
+    if dataset.exclusions is not None:
+        data["exclude"] = dataset.exclusions
     if run.data.crop == "none":
         data.pop("crop_area", None)
     if test is not None:

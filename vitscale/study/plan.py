@@ -23,6 +23,7 @@ from vitscale.study.identity import Trunk, transfer_id, trunk_id
 from vitscale.study.load import Cell, Study, grid
 from vitscale.study.published import UNKNOWN_DATA, content
 from vitscale.study.schedule import total_steps
+from vitscale.study.subsets import num_classes, training_examples
 
 Role = Literal["cell", "tuning", "baseline"]
 Scores = Mapping[str, float | None]
@@ -70,7 +71,7 @@ class Job:
     @property
     def examples(self) -> int:
         """Unique images of the pre-training subset."""
-        return self.dataset.training_examples(self.run.data)
+        return training_examples(self.dataset, self.run)
 
     @cached_property
     def steps(self) -> int:
@@ -87,7 +88,10 @@ class Job:
         if self.checkpoint is not None:
             return Head(num_classes=self.task.num_classes if self.task else 0)
         pre_logits = self.run.model.pre_logits and self.arch.family != "resnet"
-        return Head(num_classes=self.dataset.num_classes, pre_logits=self.arch.feature_width if pre_logits else None)
+        return Head(
+            num_classes=num_classes(self.dataset, self.run.data),
+            pre_logits=self.arch.feature_width if pre_logits else None,
+        )
 
     @cached_property
     def params(self) -> models.Params:
@@ -220,7 +224,7 @@ class _Facts:
         return self._archs[run.model]
 
     def dataset(self, run: Run) -> Dataset:
-        key = (run.data.shards, run.data.size, run.data.num_classes)
+        key = (run.data.shards, run.data.size, run.data.num_classes, run.data.exclude)
         if key not in self._datasets:
             dataset = dataset_of(run.data, base=self.study.base, strict=True)
             assert dataset is not None  # strict
@@ -320,5 +324,6 @@ def files_of(study_base: Path, run: Run) -> dict[str, str]:
     return {
         "shards": str((study_base / run.data.shards).resolve()) if run.data.shards else "",
         "test": str((study_base / run.data.test).resolve()) if run.data.test else "",
+        "exclude": str((study_base / run.data.exclude).resolve()) if run.data.exclude else "",
         "checkpoint": str((study_base / run.model.checkpoint).resolve()) if run.model.checkpoint else "",
     }

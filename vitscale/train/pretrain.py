@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,16 @@ import torch
 from jaxtyping import Int64
 from torch import nn
 
-from vitscale import models
+from vitscale import exclusions, models
 from vitscale.config import Run
 from vitscale.data.images import Images
-from vitscale.data.order import global_batch, split_validation, subset
+from vitscale.data.order import global_batch
 from vitscale.data.shards import Shards, open_shards
+from vitscale.data.subsets import split
 from vitscale.errors import MISSING, VitscaleError
 from vitscale.study.archs import default_head_bias
 from vitscale.study.cost import forward_flops
+from vitscale.study.subsets import subset_seed
 from vitscale.train import checkpoint
 from vitscale.train.checkpoint import Progress
 from vitscale.train.engine import Batch, Engine
@@ -68,12 +71,15 @@ class Upstream:
         self.run: Run = run
         self.shards = _open(machine["shards"], rundir.document["dataset"])
         self.images = Images(self.shards)
-        train, self.validation = split_validation(self.shards.keys, self.shards.labels, examples=run.data.val_examples)
-        if run.data.examples is not None:
-            seed = run.seed if run.data.subset_seed is None else run.data.subset_seed
-            chosen = subset(self.shards.keys[train], self.shards.labels[train], examples=run.data.examples, seed=seed)
-            train = train[chosen]
-        self.train = train
+        self.split = split(
+            self.shards.keys,
+            self.shards.labels,
+            run.data,
+            num_classes=self.shards.num_classes,
+            seed=subset_seed(run),
+            excluded=exclusions.read(Path(machine["exclude"])) if run.data.exclude else None,
+        )
+        self.labels = self.split.labels(self.shards.labels)
         self.test = _open(machine["test"], rundir.document["test"]) if rundir.document["test"] else None
         if self.test is not None and self.test.num_classes != self.shards.num_classes:
             raise VitscaleError(
@@ -88,11 +94,11 @@ class Upstream:
         index, epoch = global_batch(
             step,
             batch_size=self.run.recipe.batch_size,
-            n=len(self.train),
+            n=len(self.split.train),
             seed=self.run.seed,
             block=self.run.data.shuffle_block,
         )
-        return self.train[index], epoch
+        return self.split.train[index], epoch
 
     def batch(self, step: int) -> Batch:
         index, epoch = self.positions(step)
@@ -106,23 +112,28 @@ class Upstream:
             crop_area=data.crop_area,
             flip=data.flip,
         )
-        labels = torch.from_numpy(self.shards.labels[index])
-        return Batch(images=torch.from_numpy(pixels), labels=labels, weights=torch.from_numpy(weights))
+        labels = np.maximum(self.labels[index], 0)  # of an image without a label, whose weight is 0
+        return Batch(
+            images=torch.from_numpy(pixels), labels=torch.from_numpy(labels), weights=torch.from_numpy(weights)
+        )
 
     def keys(self, step: int) -> list[str]:
         return [str(key) for key in self.shards.keys[self.positions(step)[0]]]
 
     def score_validation(self, net: nn.Module) -> Score:
-        return self._score(net, self.images, self.shards, self.validation)
+        return self._score(net, self.images, self.labels, self.split.validation)
 
     def score_test(self, net: nn.Module) -> Score | None:
         if self.test is None:
             return None
-        return self._score(net, Images(self.test), self.test, np.arange(len(self.test), dtype=np.int64))
+        labels = self.split.labels(self.test.labels)
+        return self._score(net, Images(self.test), labels, np.flatnonzero(labels >= 0))
 
-    def _score(self, net: nn.Module, images: Images, shards: Shards, index: Int64[np.ndarray, n]) -> Score:
+    def _score(
+        self, net: nn.Module, images: Images, labels: Int64[np.ndarray, all], index: Int64[np.ndarray, n]
+    ) -> Score:
         data, recipe = self.run.data, self.run.recipe
-        return evaluate(net, images, shards.labels, index, resolution=data.resolution, recipe=recipe)
+        return evaluate(net, images, labels, index, resolution=data.resolution, recipe=recipe)
 
 
 def _open(folder: str, described: dict[str, Any]) -> Shards:
