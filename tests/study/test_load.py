@@ -107,6 +107,14 @@ def test_five_mistakes_are_told_at_once_with_their_lines(tmp_path: Path) -> None
         ('task = "digits"\n', "", "the transfer names no task", "digits"),
         ('per = ["model.name"]', 'per = ["model.name"]\nat = { "model.name" = ["R5"] }', "near model.name = 'ViT-nano/7'", "list it"),
         ("val_examples = 100", "val_examples = 100\nnum_classes = 12", "train has 10 classes", "leave it out"),
+        ("val_examples = 100", "val_examples = 100\nfraction = 0.5", "data.examples and data.fraction are both given", "keep one"),
+        ('"data.examples" = [100, 400]', '"data.fraction" = [0.0]', "data.fraction is 0.0", "above 0, at most 1"),
+        ('"data.examples" = [100, 400]', '"data.fraction" = [0.001]\n"data.classes" = [2]', "leaves no training images of 2 classes", "ask for more"),
+        ("val_examples = 100", "val_examples = 100\nclasses = 11", "data.classes is 11, but 10 classes of train have images", "fewer"),
+        ("val_examples = 100", "val_examples = 100\nclasses = 4", "data.examples is 400, but there are 360 training images of 4 classes", "never repeated"),
+        ("val_examples = 100", "val_examples = 1\nclasses = 2", "none of the 1 validation images are of 2 classes", "hold out more"),
+        ("val_examples = 100", "val_examples = 100\nmax_bad = 1.5", "data.max_bad is 1.5", "a share from 0 to 1"),
+        ("val_examples = 100", "val_examples = 100\nexclude = 'no.json'", "no.json: No such file", "vitscale data dedup TRAIN"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_told_with_its_line_and_a_way_out(
@@ -279,3 +287,18 @@ def test_a_test_set_of_other_classes_is_refused(tmp_path: Path) -> None:
     describe(tmp_path / "test", samples=50, classes=9)
     with pytest.raises(VitscaleError, match="test has 9 classes and train 10"):
         load(path, base=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "no list of exclusions (TypeError"),
+        ('{"schema": 2}', "no list of exclusions (ValueError: schema 2)"),
+        ('{"schema": 1, "excluded": [{"key": "a"}]}', "no list of exclusions (KeyError: 'label')"),
+        ('{"schema": 1, "excluded": [], "fingerprint": "beef"}', "was made for another data set than train"),
+    ],
+)
+def test_a_list_of_exclusions_that_does_not_fit_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "dup.json").write_text(content)
+    found = mistakes(tmp_path, STUDY.replace("val_examples = 100", "val_examples = 100\nexclude = 'dup.json'"))
+    assert any(message in told for told, _ in found), found

@@ -1,5 +1,6 @@
 """Ids, jobs, selection and prices of a study."""
 
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,12 @@ def planned(folder: Path, text: str = STUDY, settings: tuple[str, ...] = (), **f
 
 def ids(result: Plan) -> list[str]:
     return [job.id for job in [*result.jobs, *result.waiting]]
+
+
+def untuned(text: str) -> str:
+    """The study without its [select]: every cell has its id at once."""
+    start = text.index("[select]")
+    return text[:start] + text[text.index("[[transfer]]") :]
 
 
 def finished(study: Study, best: float = 3e-3) -> Plan:
@@ -56,6 +63,9 @@ def test_what_changes_the_outcome_changes_the_id(tmp_path: Path, setting: str) -
         ('shards = "train"', 'shards = "elsewhere/again"'),  # the same samples in another place
         ("[sizes.nano]", "[sizes.tiny]"),  # the same numbers under another name
         ("lr = 1e-3\n", "lr = 1e-3\nbeta1 = 0.9\n"),  # a default, written out
+        ('crop = "none"', 'crop = "none"\nmax_bad = 0.5'),
+        ('crop = "none"', 'crop = "none"\nclasses = 10'),  # all there are
+        ('"data.examples" = [100, 400]', '"data.fraction" = [0.1111, 0.44444]'),  # the same numbers of 900
         ('title = "A small study"', 'title = "Another"'),
     ],
 )
@@ -139,6 +149,48 @@ def test_an_option_may_stand_on_an_axis(tmp_path: Path) -> None:
         (depth, tokens) for depth in (1, 2, 4) for tokens in (17, 16)
     ]
     assert jobs[1].varied == {"model.depth": 1, "model.pool": "gap"}
+
+
+def test_fewer_classes_are_another_run_with_a_smaller_head(tmp_path: Path) -> None:
+    text = STUDY.replace('"data.examples" = [100, 400]', '"data.classes" = [3, 6, 10]')
+    runs = {
+        (job.run.data.classes, job.run.seed): job
+        for job in pretraining(planned(tmp_path, untuned(text)))
+        if "R5" in job.label
+    }
+    assert [runs[c, 0].head.num_classes for c in (3, 6, 10)] == [3, 6, 10]
+    assert [runs[c, 0].examples for c in (3, 6, 10)] == [270, 540, 900]
+    assert len({job.id for job in runs.values()}) == len(runs)
+    assert runs[3, 0].macs < runs[10, 0].macs
+
+
+def test_a_fraction_of_all_is_not_as_many_examples_of_the_chosen_classes(tmp_path: Path) -> None:
+    by = {
+        key: planned(
+            tmp_path, STUDY.replace('"data.examples" = [100, 400]', f'"data.{key}" = [{value}]\n"data.classes" = [5]')
+        )
+        for key, value in (("fraction", 0.2), ("examples", 90))
+    }
+    assert {job.examples for found in by.values() for job in pretraining(found)} == {90}
+    assert not {job.id for job in pretraining(by["fraction"])} & {job.id for job in pretraining(by["examples"])}
+
+
+def test_excluded_images_are_counted_and_are_part_of_the_id(tmp_path: Path) -> None:
+    for name, keys in (("none.json", []), ("a.json", ["x", "y"]), ("b.json", ["y", "x"])):
+        excluded = [{"key": key, "label": 0} for key in keys]
+        (tmp_path / name).write_text(json.dumps({"schema": 1, "fingerprint": "f00d", "excluded": excluded}))
+    found = {
+        name: planned(
+            tmp_path, STUDY.replace('crop = "none"', f'crop = "none"\nexclude = "{name}"').replace("400]", "898]")
+        )
+        for name in ("a.json", "b.json")
+    }
+    assert ids(found["a.json"]) == ids(found["b.json"])
+    assert {job.dataset.excluded for job in found["a.json"].jobs} == {2}
+    trained = {job.id for job in pretraining(planned(tmp_path))}
+    assert not {job.id for job in pretraining(found["a.json"])} & trained
+    empty = planned(tmp_path, STUDY.replace('crop = "none"', 'crop = "none"\nexclude = "none.json"'))
+    assert ids(empty) == ids(planned(tmp_path))
 
 
 def test_classes_without_images_make_another_run(tmp_path: Path) -> None:
