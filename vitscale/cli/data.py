@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
-import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from vitscale.cli.screen import print_json, reports_errors, say
+from vitscale.cli.dedup import dedup_command
+from vitscale.cli.packed import images_and_classes, images_or_bytes, report, shard_name
+from vitscale.cli.screen import count, print_json, progress_of, reports_errors, say
+from vitscale.cli.subset import subset_command
 from vitscale.errors import USAGE, VitscaleError
-
-if TYPE_CHECKING:
-    from vitscale.data.pack import Packed
 
 app = typer.Typer(help="Make, fetch and check folders of WebDataset shards.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-EVERY = 30.0  # seconds between two lines of progress where stderr is no terminal
-UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
 
 @app.command("pack")
@@ -46,7 +39,7 @@ def pack_command(
     as_json: Json = False,
 ) -> None:
     """Write a source of images as shuffled shards. Run it again after an interruption: it goes on."""
-    samples, size = _shard_size(shard_size)
+    samples, size = images_or_bytes(shard_size)
     from vitscale.data.pack import Plan, pack
     from vitscale.data.sources import Options, open_source
 
@@ -59,15 +52,15 @@ def pack_command(
     )
     found = open_source(source, kind=kind, options=options)
     plan = Plan(
-        name=_shard_name(name or out.resolve().name),
+        name=shard_name(name or out.resolve().name),
         seed=seed,
         shard_samples=samples,
         shard_bytes=size,
         max_bad=max_bad,
     )
-    with _progress(f"packing {out}") as progress:
+    with progress_of(f"packing {out}") as progress:
         packed = pack(found, out, plan, workers=workers, progress=progress)
-    _report([packed], as_json)
+    report([packed], as_json)
 
 
 @app.command("fetch")
@@ -82,9 +75,9 @@ def fetch_command(
 
     if name not in SETS:
         raise VitscaleError(f"unknown data set {name!r}", hint=f"one of: {', '.join(SETS)}", exit_code=USAGE)
-    with _progress(f"packing {name}") as progress:
+    with progress_of(f"packing {name}") as progress:
         packed = fetch(SETS[name], out, progress=progress, say=say)
-    _report(packed, as_json)
+    report(packed, as_json)
 
 
 @app.command("fractals")
@@ -101,7 +94,7 @@ def fractals_command(
     """Draw a formula-driven pre-training set (FractalDB): no download needed."""
     from vitscale.data import fractals
 
-    with _progress(f"drawing {out}") as progress:
+    with progress_of(f"drawing {out}") as progress:
         packed = fractals.write(
             out,
             classes=classes,
@@ -109,10 +102,10 @@ def fractals_command(
             resolution=resolution,
             seed=seed,
             workers=workers,
-            name=_shard_name(out.resolve().name),
+            name=shard_name(out.resolve().name),
             progress=progress,
         )
-    _report([packed], as_json)
+    report([packed], as_json)
 
 
 @app.command("info")
@@ -129,10 +122,10 @@ def info_command(
         print_json(facts)
         return
     size = facts["image_size"]
-    print(f"{facts['name']}: {_images_and_classes(facts)}")
+    print(f"{facts['name']}: {images_and_classes(facts)}")
     print(f"images a class: {facts['smallest_class']:,} to {facts['largest_class']:,}")
     print(f"image size: {f'{size[0]} x {size[1]} pixels' if size else 'varies or unknown'}")
-    print(f"stored: {facts['bytes'] / 1e6:,.1f} MB in {_count(facts['shards'], 'shard')}")
+    print(f"stored: {facts['bytes'] / 1e6:,.1f} MB in {count(facts['shards'], 'shard')}")
     print(f"fingerprint: {facts['fingerprint']}")
 
 
@@ -145,92 +138,13 @@ def verify_command(
     """Read every byte of a data set: checksums, index, keys, labels and images."""
     from vitscale.data.inspect import verify
 
-    with _progress(f"verifying {folder}") as progress:
+    with progress_of(f"verifying {folder}") as progress:
         facts = verify(folder, progress=progress)
     if as_json:
         print_json(facts)
     else:
-        print(f"{folder}: {_count(facts['samples'], 'image')} in {_count(facts['shards'], 'shard')}: all whole")
+        print(f"{folder}: {count(facts['samples'], 'image')} in {count(facts['shards'], 'shard')}: all whole")
 
 
-def _report(packed: list[Packed], as_json: bool) -> None:
-    for done in packed:
-        for file, reason in done.bad:
-            say(f"skipped {file}: {reason}")
-    if as_json:
-        print_json({"packed": [_facts(done) for done in packed]})
-        return
-    for done in packed:
-        facts = _facts(done)
-        if done.was_there:
-            lost = _count(len(done.mended), "lost shard")
-            mended = f"; {lost} written again" if done.mended else ""
-            print(f"{done.folder} is already there: {_images_and_classes(facts)}{mended}")
-            say("the source has the same names and labels; images that were edited in place go into another folder")
-            continue
-        went_on = f", went on from image {done.resumed_at:,}" if done.resumed_at else ""
-        skipped = f", {_count(len(done.bad), 'unreadable image')} skipped" if done.bad else ""
-        what = f"{_images_and_classes(facts)}, {_count(facts['shards'], 'shard')}"
-        print(f"{done.folder}: {what}, {facts['bytes'] / 1e6:,.1f} MB{went_on}{skipped}")
-
-
-def _count(number: int, what: str, many: str = "") -> str:
-    return f"{number:,} {what if number == 1 else many or what + 's'}"
-
-
-def _images_and_classes(facts: dict[str, Any]) -> str:
-    return f"{_count(facts['samples'], 'image')}, {_count(facts['num_classes'], 'class', 'classes')}"
-
-
-def _facts(done: Packed) -> dict[str, Any]:
-    keep = ("name", "samples", "num_classes", "bytes", "fingerprint")
-    return {
-        "folder": str(done.folder),
-        **{key: done.description[key] for key in keep},
-        "shards": len(done.description["shards"]),
-        "was_there": done.was_there,
-        "resumed_at": done.resumed_at,
-        "mended": list(done.mended),
-        "skipped": [{"file": file, "reason": reason} for file, reason in done.bad],
-    }
-
-
-def _shard_size(text: str) -> tuple[int, int | None]:
-    """Images a shard, and bytes a shard or None, from `10000` or `500MB`."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?)(b?)", text.strip().lower())
-    number = float(match[1]) * UNITS[match[2]] if match else 0
-    if not match or number < 1:
-        raise VitscaleError(f"--shard-size {text!r} is not understood", hint="10000 images, or 500MB", exit_code=USAGE)
-    return (int(number), None) if not match[2] and not match[3] else (1, int(number))
-
-
-def _shard_name(name: str) -> str:
-    """The name as it may stand in a file name."""
-    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "data"
-
-
-@contextlib.contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar with a count on a terminal, a line every half minute elsewhere; both on stderr."""
-    if not sys.stderr.isatty():
-        yield _lines(what)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _lines(what: str) -> Callable[[int, int], None]:
-    last = time.monotonic()
-
-    def line(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= EVERY:
-            last = time.monotonic()
-            say(f"{what}: {done:,} of {total:,} images")
-
-    return line
+app.command("subset")(subset_command)
+app.command("dedup")(dedup_command)

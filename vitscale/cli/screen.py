@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from vitscale.errors import MISSING, VitscaleError
 
 JSON_SCHEMA = 1
+LINE_SECONDS = 30.0  # between two lines of progress where stderr is no terminal
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -19,6 +22,11 @@ R = TypeVar("R")
 def say(text: str) -> None:
     """One line of progress or advice, to stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+def count(number: int, what: str, many: str = "") -> str:
+    """`1 image`, `2,000 images`."""
+    return f"{number:,} {what if number == 1 else many or what + 's'}"
 
 
 def print_json(document: dict[str, Any]) -> None:
@@ -71,3 +79,30 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
             raise typer.Exit(MISSING) from None
 
     return wrapped
+
+
+@contextlib.contextmanager
+def progress_of(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with a count on a terminal, a line every half minute elsewhere; both on stderr."""
+    if not sys.stderr.isatty():
+        yield _lines(what)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _lines(what: str) -> Callable[[int, int], None]:
+    last = time.monotonic()
+
+    def line(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= LINE_SECONDS:
+            last = time.monotonic()
+            say(f"{what}: {done:,} of {total:,} images")
+
+    return line

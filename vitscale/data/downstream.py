@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from vitscale.config import Task
+from vitscale.data.dedup import ArrayPictures, Pictures, ShardPictures
 from vitscale.data.images import ArrayImages, Images
 from vitscale.data.order import key_hashes, stream, subset
 from vitscale.data.shards import open_shards
@@ -41,6 +42,15 @@ def load(task: Task) -> Downstream:
     _check(task, "train", down.train_labels, task.train_examples)
     _check(task, "test", down.test_labels, task.test_examples)
     return down
+
+
+def test_pictures(task: Task) -> Pictures:
+    """The images of its test split, to be compared with others."""
+    if task.source == "shards":
+        return ShardPictures(open_shards(task.test))
+    test = load(task).test
+    assert isinstance(test, ArrayImages)  # digits
+    return ArrayPictures(test.pixels)
 
 
 def _check(task: Task, split: str, labels: Int64[np.ndarray, " n"], expected: int) -> None:

@@ -243,6 +243,8 @@ def _sample(source: Source, i: int, image: Encoded) -> dict[str, Any]:
 
 def _order(source: Source, seed: int) -> Indices:
     """The shuffled order, from keys: it does not depend on the order in which a source lists its images."""
+    if source.in_order:
+        return np.arange(len(source), dtype=np.int64)
     order: Indices = np.argsort(key_hashes(np.array(source.keys, dtype=np.str_), stream(PACK, seed)), kind="stable")
     return order
 

@@ -89,6 +89,9 @@ class Shards:
             raise broken(path, f"the shard is truncated: sample {str(self.keys[i])!r} lies beyond its end")
         return data
 
+    def prefetch(self, index: Int64[np.ndarray, " b"]) -> None:
+        """Nothing to do: all shards are here."""
+
     def close(self) -> None:
         self._files.close()
 

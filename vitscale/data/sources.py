@@ -6,18 +6,21 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64, UInt8
+from PIL import Image
 
 from vitscale.data.decode import BadImage, encode_png, open_image, to_rgb
 from vitscale.data.tars import class_limit
 from vitscale.errors import MISSING, USAGE, VitscaleError
 
-KINDS = ("folder", "idx", "cifar", "table")
+KINDS = ("folder", "idx", "cifar", "table", "shards", "hub")
+
+HUB = "hf:"  # before the name of a data set of the Hugging Face hub
 
 # What is stored as it is: the formats that readers of shards agree on. MPO is a JPEG with a second picture behind it.
 KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
@@ -48,7 +51,8 @@ class Source:
     """The file that a sample comes from, for messages."""
     chunk: int = 32
     """How many images one call of `read` should be asked for."""
-    name: str = field(default="")
+    in_order: bool = False
+    """Whether its images are packed in the order of this list, as reading them in another is slow."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -71,20 +75,34 @@ def fail(message: str, hint: str) -> VitscaleError:
 
 def open_source(path: Path, *, kind: str | None = None, options: Options | None = None) -> Source:
     """The source at `path`, of the kind that it looks like. Raises `VitscaleError` naming the file that is wrong."""
-    from vitscale.data import cifar, folder, idx, table
-
     options = options or Options()
-    if not path.exists():
-        raise fail(
-            f"{path}: no such file or folder", "the source is a folder of class folders, IDX or CIFAR files, or a table"
-        )
-    kind = kind or kind_of(path)
-    openers = {"folder": folder.open_folder, "idx": idx.open_idx, "cifar": cifar.open_cifar, "table": table.open_table}
-    if kind not in openers:
-        raise VitscaleError(f"{kind!r} is no kind of source", hint=f"one of {', '.join(KINDS)}", exit_code=USAGE)
-    source = openers[kind](path, options)
+    if str(path).startswith(HUB) and kind in (None, "hub"):
+        from vitscale.data import hub
+
+        source = hub.open_hub(str(path).removeprefix(HUB), options)
+    else:
+        if not path.exists():
+            what = "a folder of class folders, IDX or CIFAR files or shards, a table, or hf:NAME"
+            raise fail(f"{path}: no such file or folder", f"the source is {what}")
+        source = _open_local(path, kind or kind_of(path), options)
     check_labels(source, options)
     return source
+
+
+def _open_local(path: Path, kind: str, options: Options) -> Source:
+    from vitscale.data import cifar, folder, hub, idx, reshard, table
+
+    openers = {
+        "folder": folder.open_folder,
+        "idx": idx.open_idx,
+        "cifar": cifar.open_cifar,
+        "table": table.open_table,
+        "shards": reshard.open_all,
+        "hub": lambda path, options: hub.open_hub(str(path), options),
+    }
+    if kind not in openers:
+        raise VitscaleError(f"{kind!r} is no kind of source", hint=f"one of {', '.join(KINDS)}", exit_code=USAGE)
+    return openers[kind](path, options)
 
 
 def kind_of(path: Path) -> str:
@@ -98,6 +116,8 @@ def kind_of(path: Path) -> str:
             return "idx"
         raise fail(f"{path}: neither a table nor an IDX file", f"tables end in {', '.join(table.SUFFIXES)}")
     names = {child.name for child in path.iterdir()}
+    if any(name.endswith(".tar") for name in names):
+        return "shards"
     if cifar.LAYOUTS.keys() & {next((k for k, v in cifar.LAYOUTS.items() if v.meta in names), "")}:
         return "cifar"
     if any("idx3" in name or "idx4" in name for name in names):
@@ -156,7 +176,11 @@ def encode_file(path: Path) -> Encoded:
         data = path.read_bytes()
     except OSError as error:
         raise BadImage(error.strerror or str(error)) from error
-    image = open_image(data)
+    return encode_image(data, open_image(data))
+
+
+def encode_image(data: bytes, image: Image.Image) -> Encoded:
+    """A decoded image's own bytes where readers of shards take their format, else PNG."""
     if image.format in KEPT:
         return Encoded(KEPT[image.format], data, image.size)
     keep = image.mode in ("1", "L", "RGB")
