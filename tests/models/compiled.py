@@ -70,7 +70,7 @@ if __name__ == "__main__":
             for recompute in (False, True):
                 trace(name, options, recompute)
     else:
-        from vitscale.train.engine import process_group
+        from vitscale.train.group import process_group
 
         with process_group():
             expected = train(sys.argv[2])

@@ -9,7 +9,7 @@ import tiny
 from vitscale.launch.folders import prepare
 from vitscale.study.load import load
 from vitscale.study.plan import Job, plan
-from vitscale.train.engine import process_group
+from vitscale.train.group import process_group
 from vitscale.train.rundir import RunDir
 
 

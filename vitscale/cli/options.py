@@ -39,9 +39,13 @@ CountingOption = Annotated[
         help="Which taps of padded convolutions cost: all (dense), or those inside the image (valid), as in the paper.",
     ),
 ]
+Devices = Annotated[
+    int,
+    typer.Option("--devices", min=1, help="Processes that pre-train one run together, a GPU or its threads for each."),
+]
 MicroBatch = Annotated[
     int | None,
-    typer.Option("--micro-batch", min=1, help="Images at once on the device. Default: the global batch."),
+    typer.Option("--micro-batch", min=1, help="Images at once on a device. Default: its part of the global batch."),
 ]
 ActivationCheckpointing = Annotated[
     bool,
@@ -56,28 +60,38 @@ def places(runs: Path, results: Path) -> Places:
     return Places(runs=runs, results=results)
 
 
-def machine(jobs: int | None, threads: int | None, *, most: int | None = None, **engine: Any) -> Machine:
+def machine(
+    jobs: int | None, threads: int | None, *, most: int | None = None, devices: int = 1, **engine: Any
+) -> Machine:
     """The machine's settings with their defaults; `most`: how many jobs there are at all; `engine`: as of `Machine`."""
     from vitscale.launch.sweep import Machine
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    default = 1 if shutil.which("nvidia-smi") else min(2, cores)
+    default = 1 if shutil.which("nvidia-smi") or devices > 1 else min(2, cores)
     jobs = min(jobs or default, most or cores * 64)
-    return Machine(jobs=jobs, threads=threads or max(cores // jobs, 1), **engine)
+    return Machine(jobs=jobs, threads=threads or max(cores // (jobs * devices), 1), devices=devices, **engine)
 
 
-def check_micro_batch(micro_batch: int | None, jobs: Iterable[Job]) -> None:
-    """Refuses a micro-batch that leaves a rest of some run's global batch.
+def check_micro_batch(micro_batch: int | None, devices: int, jobs: Iterable[Job]) -> None:
+    """Refuses devices or a micro-batch that leave a rest of some run's global batch.
 
     Raises:
         VitscaleError: exit 2.
     """
     for job in jobs:
         batch = job.run.recipe.batch_size
-        if micro_batch is not None and batch % min(micro_batch, batch):
+        if job.kind == "pretrain" and batch % devices:
             raise VitscaleError(
-                f"micro-batch {micro_batch} does not divide the global batch {batch} of {job.run.model.name}",
-                hint="give --micro-batch a divisor of recipe.batch_size",
+                f"{devices} devices do not divide the global batch {batch} of {job.run.model.name}",
+                hint="give --devices a divisor of recipe.batch_size",
+                exit_code=USAGE,
+            )
+        part = batch // devices
+        if micro_batch is not None and part % min(micro_batch, part):
+            of = f" on {devices} devices" if devices > 1 else ""
+            raise VitscaleError(
+                f"micro-batch {micro_batch} does not divide the global batch {batch} of {job.run.model.name}{of}",
+                hint="give --micro-batch a divisor of what each device has of recipe.batch_size",
                 exit_code=USAGE,
             )
 

@@ -29,6 +29,7 @@ def pretrain(
     data: Annotated[Path | None, typer.Option("--data", help="Folder of WebDataset shards.")] = None,
     settings: options.Settings = None,
     threads: options.Threads = None,
+    devices: options.Devices = 1,
     micro_batch: options.MicroBatch = None,
     activation_checkpointing: options.ActivationCheckpointing = False,
     compiled: options.Compile = False,
@@ -38,11 +39,12 @@ def pretrain(
     """Pre-train one model. `--set` gives the rest, e.g. --set recipe.epochs=7 --set data.resolution=224."""
     name = model or _name(family, size, patch)
     job = _job(name, data, settings or [])
-    options.check_micro_batch(micro_batch, [job])
+    options.check_micro_batch(micro_batch, devices, [job])
     machine = options.machine(
         1,
         threads,
         most=1,
+        devices=devices,
         micro_batch=micro_batch,
         activation_checkpointing=activation_checkpointing,
         compiled=compiled,

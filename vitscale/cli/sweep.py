@@ -35,6 +35,7 @@ def sweep(
     ] = False,
     jobs: options.Jobs = None,
     threads: options.Threads = None,
+    devices: options.Devices = 1,
     micro_batch: options.MicroBatch = None,
     activation_checkpointing: options.ActivationCheckpointing = False,
     compiled: options.Compile = False,
@@ -62,12 +63,13 @@ def sweep(
         raise VitscaleError(
             f"--only {only}: no run of {study} is named so", hint=f"vitscale plan {study} lists them", exit_code=USAGE
         )
-    options.check_micro_batch(micro_batch, everything)
+    options.check_micro_batch(micro_batch, devices, everything)
     states = {job.id: folders.state(runs / job.id) for job in now.jobs}
     machine = options.machine(
         jobs,
         threads,
         most=max(len(everything), 1),
+        devices=devices,
         micro_batch=micro_batch,
         activation_checkpointing=activation_checkpointing,
         compiled=compiled,

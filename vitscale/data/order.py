@@ -74,6 +74,12 @@ def global_batch(
     return np.concatenate(parts), epochs
 
 
+def device_slots(batch_size: int, *, device: int, devices: int) -> slice:
+    """Which places of the global batch a device takes: a stretch of it, of equal length on all devices."""
+    part = batch_size // devices
+    return slice(device * part, (device + 1) * part)
+
+
 def _stretch(n: int, seed: int, epoch: int, block: int, start: int, end: int, mix: int = 16) -> Indices:
     """Positions start .. end-1 of an epoch's order; only the groups that they touch are computed."""
     starts = _group_starts(n, seed, epoch, block, mix)

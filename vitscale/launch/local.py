@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -17,24 +16,22 @@ from pathlib import Path
 from vitscale.errors import HELD, INTERRUPTED, MISSING, RUN_FAILED
 from vitscale.files import disk_errors, write_whole
 from vitscale.launch import folders
-
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-_PR_SET_PDEATHSIG = 1
+from vitscale.processes import signal_at_parent_death
 
 
 def _before_exec() -> None:
     """In the child: a checkpoint and an end when the launcher dies, however it dies; no signal before it listens."""
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1))
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    signal_at_parent_death(signal.SIGTERM)
 
 
 @dataclass(eq=False)
 class Worker:
-    """One process and the run folders that it works on, in turn."""
+    """One process, or one for each of several devices, and the run folders that it works on, in turn."""
 
     work: Sequence[Path]
     threads: int
+    devices: int = 1
     process: subprocess.Popen[bytes] = field(init=False)
     asked_to_stop: bool = field(default=False, init=False)
 
@@ -42,7 +39,7 @@ class Worker:
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "PYTHONUNBUFFERED": "1"}
         with (self.work[0] / "log.txt").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "vitscale.train.worker", *map(str, self.work)],
+                [sys.executable, "-m", *self._module(), *map(str, self.work)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -50,6 +47,9 @@ class Worker:
                 start_new_session=True,  # Ctrl-C reaches the launcher alone, which then asks the workers to stop
                 preexec_fn=_before_exec,
             )
+
+    def _module(self) -> list[str]:
+        return ["vitscale.train.worker"] if self.devices == 1 else ["vitscale.train.spawn", str(self.devices)]
 
     def ended(self) -> int | None:
         """The exit code, once the process has ended."""
@@ -90,10 +90,11 @@ class Worker:
 
 
 def _cause(code: int, folder: Path) -> str:
-    if code == -signal.SIGKILL:
+    killed_by = -code if code < 0 else code - 128  # the latter of one of several processes
+    if killed_by == signal.SIGKILL:
         return "killed (signal 9): often the machine ran out of memory"
-    if code < 0:
-        return f"killed by signal {-code}"
+    if killed_by > 0:
+        return f"killed by signal {killed_by}"
     log = (
         (folder / "log.txt").read_text(errors="replace").strip().splitlines() if (folder / "log.txt").is_file() else []
     )

@@ -19,7 +19,7 @@ def run_single(job: Job, *, places: Places, machine: Machine, study: str, say: S
     """Runs a job to its end and records it; True where a signal stopped it before."""
     if folders.result(places.runs / job.id) is None:
         folder = folders.prepare(job, places.runs, base=Path(), machine=machine.told())
-        worker = Worker([folder], machine.threads)
+        worker = Worker([folder], machine.threads, machine.devices_for(job))
         asked = False
 
         def stop(number: int, frame: FrameType | None) -> None:

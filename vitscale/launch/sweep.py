@@ -39,6 +39,8 @@ class Machine:
 
     jobs: int
     threads: int
+    devices: int = 1
+    """Of each pre-training; transfers take one."""
     micro_batch: int | None = None
     zero_stage: int = 0
     activation_checkpointing: bool = False
@@ -46,7 +48,10 @@ class Machine:
 
     def told(self) -> dict[str, Any]:
         """All but how many processes there are: what a worker must know."""
-        return {key: value for key, value in asdict(self).items() if key != "jobs"}
+        return {key: value for key, value in asdict(self).items() if key not in ("jobs", "devices")}
+
+    def devices_for(self, job: Job) -> int:
+        return self.devices if job.kind == "pretrain" else 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +128,8 @@ class Sweep:
             if folders_of:
                 started = [job for job in fresh if work.get(job.id) is not None]
                 self.tries.update(job.id for job in started)
-                self.workers[Worker(folders_of, self.machine.threads)] = started
+                devices = self.machine.devices_for(started[0])
+                self.workers[Worker(folders_of, self.machine.threads, devices)] = started
 
     def _prepared(self, job: Job) -> Path | None:
         """The job's folder; None, and a word about it, where it must not be touched."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 
 from vitscale.config import Recipe
 from vitscale.errors import MISSING, VitscaleError
+from vitscale.train import group
 
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 with warnings.catch_warnings():
@@ -33,25 +32,11 @@ STATES = ("exp_avg", "exp_avg_sq", "momentum_buffer")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """The global batch of one step. `weights` is 0 where an image could not be read, else 1."""
+    """This device's part of the global batch of one step. `weights` is 0 where an image could not be read, else 1."""
 
     images: UInt8[Tensor, "batch 3 height width"]
     labels: Int64[Tensor, batch]
     weights: Float[Tensor, batch]
-
-
-@contextmanager
-def process_group() -> Iterator[None]:
-    """A group of this process alone, over a store in memory: no launcher, no port, no mpi4py."""
-    os.environ["LOCAL_RANK"] = "0"
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
-    try:
-        yield
-    finally:
-        torch.distributed.destroy_process_group()
-        # DeepSpeed keeps its own handle and would use the destroyed group in the next run of this process.
-        deepspeed.comm.comm.cdb = None
 
 
 def device_name() -> str:
@@ -99,17 +84,20 @@ class Engine:
                 f"ZeRO stage {zero_stage} is not built yet", hint="leave it at 0: one device needs no more", exit_code=2
             )
         self.recipe = recipe
-        self.micro_batch = min(micro_batch or recipe.batch_size, recipe.batch_size)
-        if recipe.batch_size % self.micro_batch:
+        self.devices = group.world_size()
+        part = recipe.batch_size // self.devices
+        self.micro_batch = min(micro_batch or part, part)
+        if recipe.batch_size % self.devices or part % self.micro_batch:
             raise VitscaleError(
-                f"micro-batch {self.micro_batch} does not divide the global batch {recipe.batch_size}",
-                hint="give a divisor of recipe.batch_size to --micro-batch",
+                f"micro-batch {self.micro_batch} on {self.devices} devices does not divide the global batch "
+                f"{recipe.batch_size}",
+                hint="give a divisor of recipe.batch_size to --devices, and one of each device's part to --micro-batch",
                 exit_code=2,
             )
         self.net = net
         net.recompute = activation_checkpointing  # type: ignore[assignment]  # every family has it
         self.optimizer = make_optimizer(net, recipe, optimizer)
-        self.accumulation = recipe.batch_size // self.micro_batch
+        self.accumulation = part // self.micro_batch
         config: dict[str, Any] = {
             "train_micro_batch_size_per_gpu": self.micro_batch,
             "gradient_accumulation_steps": self.accumulation,
@@ -129,11 +117,14 @@ class Engine:
             self.engine.compile()
 
     def step(self, batch: Batch, lr: float) -> tuple[float, float]:
-        """One optimizer step over a global batch; returns (mean loss of the readable images, gradient norm)."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        """One optimizer step over a global batch, of which every device gives its part.
+
+        Returns (mean loss of the readable images, gradient norm), the same on every device.
+        """
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = lr
         self.net.train()
-        good = float(batch.weights.sum())
+        (good,) = group.summed(float(batch.weights.sum()))
         total = torch.zeros((), device=self.device)
         for start in range(0, len(batch.labels), self.micro_batch):
             part = slice(start, start + self.micro_batch)
@@ -141,12 +132,12 @@ class Engine:
             losses = self.losses(logits, batch.labels[part].to(self.device))
             loss = (losses * batch.weights[part].to(self.device)).sum() / max(good, 1.0)
             total += loss.detach()
-            # DeepSpeed divides by the accumulation steps; this sum is over the whole batch already.
-            self.engine.backward(loss * self.accumulation)
+            # DeepSpeed divides by accumulation steps and devices; this sum is over the whole batch already.
+            self.engine.backward(loss * (self.accumulation * self.devices))
             if start + self.micro_batch >= len(batch.labels):
                 norm = gradient_norm(self.net)
             self.engine.step()
-        return float(total), norm
+        return group.summed(float(total))[0], norm
 
     def losses(self, logits: Float[Tensor, "batch classes"], labels: Int64[Tensor, batch]) -> Float[Tensor, batch]:
         return per_image_loss(logits.float(), labels, self.recipe)

@@ -13,6 +13,7 @@ from torch import nn
 from vitscale.config import Recipe
 from vitscale.data.images import ArrayImages, Images
 from vitscale.errors import MISSING, VitscaleError
+from vitscale.train import group
 from vitscale.train.engine import per_image_loss, to_device
 from vitscale.train.loop import Stop
 
@@ -50,18 +51,22 @@ def evaluate(
     resolution: int,
     recipe: Recipe,
 ) -> Score:
-    """Accuracy and loss of the network over the images of `index`; ones that cannot be read do not count."""
+    """Accuracy and loss of the network over the images of `index`; ones that cannot be read do not count.
+
+    Of several processes each takes a share of them.
+    """
     net.eval()
     device = next(net.parameters()).device
-    correct, loss, count = 0, 0.0, 0
-    for part, pixels in chunks(images, index, resolution):
+    correct, loss, count = 0.0, 0.0, 0.0
+    for part, pixels in chunks(images, index[group.rank() :: group.world_size()], resolution):
         truth = torch.from_numpy(labels[part]).to(device)
         # Not net(...): that is compiled for training where the engine compiles, and would be compiled again for this.
         logits = net.forward(to_device(torch.from_numpy(pixels), device)).float()
         correct += int((logits.argmax(dim=1) == truth).sum())
         loss += float(per_image_loss(logits, truth, recipe).sum())
         count += len(part)
-    return Score(accuracy=correct / max(count, 1), loss=loss / max(count, 1), images=count)
+    correct, loss, count = group.summed(correct, loss, count)
+    return Score(accuracy=correct / max(count, 1), loss=loss / max(count, 1), images=int(count))
 
 
 def readable(images: AnyImages, index: Int64[np.ndarray, b], resolution: int) -> UInt8[np.ndarray, "b 3 r r"]:

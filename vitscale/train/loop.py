@@ -13,6 +13,7 @@ from typing import Any
 
 from vitscale.errors import RUN_FAILED, VitscaleError
 from vitscale.study.schedule import learning_rate
+from vitscale.train import group
 from vitscale.train.checkpoint import Progress
 from vitscale.train.engine import Batch, Engine
 
@@ -104,12 +105,13 @@ class Loop:
                 if self.validate is not None and (last or self._validates_at(progress.step)):
                     progress, improved = self._validated(progress)
                     progress = replace(progress, device_seconds=clock.seconds())
-                due = last or improved or self.stop.requested or now - saved > self.save_seconds
+                stopping = group.any_of(self.stop.requested)
+                due = last or improved or stopping or now - saved > self.save_seconds
                 if self.save is not None and due:
                     self.save(progress)
                     kept = progress.step
                     saved = time.monotonic()
-                if self.stop.requested and not last:
+                if stopping and not last:
                     raise Interrupted
         return progress
 
@@ -152,7 +154,7 @@ class Loop:
 
 
 class _Clock:
-    """Seconds of this process on top of those of earlier attempts."""
+    """Device-seconds of these processes on top of those of earlier attempts."""
 
     def __init__(self, earlier: float) -> None:
         self.earlier, self.start = earlier, time.monotonic()
@@ -161,4 +163,4 @@ class _Clock:
         return time.monotonic() - self.start
 
     def seconds(self) -> float:
-        return self.earlier + self.here()
+        return self.earlier + self.here() * group.world_size()

@@ -14,14 +14,14 @@ from torch import nn
 from vitscale import exclusions, models
 from vitscale.config import Run
 from vitscale.data.images import Images
-from vitscale.data.order import global_batch
+from vitscale.data.order import device_slots, global_batch
 from vitscale.data.shards import Shards, open_shards
 from vitscale.data.subsets import split
 from vitscale.errors import MISSING, VitscaleError
 from vitscale.study.archs import default_head_bias
 from vitscale.study.cost import forward_flops
 from vitscale.study.subsets import subset_seed
-from vitscale.train import checkpoint
+from vitscale.train import checkpoint, group
 from vitscale.train.checkpoint import Progress
 from vitscale.train.engine import Batch, Engine
 from vitscale.train.evaluate import Score, evaluate
@@ -80,6 +80,7 @@ class Upstream:
             excluded=exclusions.read(Path(machine["exclude"])) if run.data.exclude else None,
         )
         self.labels = self.split.labels(self.shards.labels)
+        self.slots = device_slots(run.recipe.batch_size, device=group.rank(), devices=group.world_size())
         self.test = _open(machine["test"], rundir.document["test"]) if rundir.document["test"] else None
         if self.test is not None and self.test.num_classes != self.shards.num_classes:
             raise VitscaleError(
@@ -101,7 +102,8 @@ class Upstream:
         return self.split.train[index], epoch
 
     def batch(self, step: int) -> Batch:
-        index, epoch = self.positions(step)
+        """What this device reads of a step's global batch."""
+        index, epoch = (found[self.slots] for found in self.positions(step))
         data = self.run.data
         pixels, weights = self.images.train_batch(
             index,
@@ -166,6 +168,8 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
     macs = rundir.document["flops_per_example"] // 6
 
     def save(progress: Progress) -> None:
+        if not rundir.writes:
+            return
         optimizer = {**engine.state(), "rng": torch.get_rng_state()}
         checkpoint.save(rundir.folder, progress, weights=net.state_dict(), optimizer=optimizer)
 

@@ -22,10 +22,13 @@ from vitscale.study.fields import from_dict
 
 
 class RunDir:
-    """`runs/<id>/`: reads `run.json`, appends to `events.jsonl`, writes `result.json` once."""
+    """`runs/<id>/`: reads `run.json`, appends to `events.jsonl`, writes `result.json` once.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Of several processes that train a run one writes; the others neither log nor hold it.
+    """
+
+    def __init__(self, folder: Path, *, writes: bool = True) -> None:
+        self.folder, self.writes = folder, writes
         try:
             self.document: dict[str, Any] = json.loads((folder / "run.json").read_text())
         except (OSError, json.JSONDecodeError) as error:
@@ -95,6 +98,8 @@ class RunDir:
         return found
 
     def log(self, event: str, facts: Mapping[str, Any]) -> None:
+        if not self.writes:
+            return
         line = json.dumps({"event": event, "time": now(), **facts})
         path = self.folder / "events.jsonl"
         with path.open("a+b") as file:
@@ -113,6 +118,9 @@ class RunDir:
         Raises:
             VitscaleError: another process holds it (exit 75).
         """
+        if not self.writes:
+            yield
+            return
         with (self.folder / "lease").open("a") as file:
             # Who only looks whether the run is held holds it for a moment, too.
             for pause in (0.1, 0.2, 0.4, None):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -16,8 +17,10 @@ import torch
 
 from vitscale.errors import BUG, DONE, INTERRUPTED, MISSING, VitscaleError
 from vitscale.files import FULL, disk_errors
+from vitscale.processes import signal_at_parent_death
+from vitscale.train import group
 from vitscale.train.checkpoint import NotSaved
-from vitscale.train.engine import device_name, process_group
+from vitscale.train.engine import device_name
 from vitscale.train.finetune import transfer
 from vitscale.train.loop import Interrupted, Stop
 from vitscale.train.pretrain import pretrain
@@ -32,14 +35,16 @@ def main(folders: list[str]) -> int:
     stop = Stop()
     stop.listen()
     worst = DONE
-    with process_group():
+    if group.is_one_of_several():
+        signal_at_parent_death(signal.SIGKILL)  # the launcher's own death sends its spawner a SIGTERM first
+    with group.process_group():
         for folder in folders:
             if stop.requested:
                 return INTERRUPTED
             try:
                 with disk_errors(Path(folder)):
                     _log_to(Path(folder))
-                    code = work(RunDir(Path(folder)), stop)
+                    code = work(RunDir(Path(folder), writes=group.is_first()), stop)
             except VitscaleError as error:  # nothing was begun, or nothing can be recorded
                 with contextlib.suppress(OSError):  # the log lies on the same full disk
                     print(error, flush=True)
@@ -54,12 +59,12 @@ def work(rundir: RunDir, stop: Stop) -> int:
     """One attempt at one run; its outcome is written also where it is a failure."""
     torch.set_num_threads(rundir.machine.get("threads") or torch.get_num_threads())
     with rundir.lease():
-        if rundir.result() is not None:
+        if group.any_of(group.is_first() and rundir.result() is not None):
             return DONE  # another worker was quicker
         attempt = 1 + sum(event["event"] == "start" for event in rundir.events())
         started = now()
         rundir.log("start", {"attempt": attempt, "device": device_name()})
-        facts = {"attempt": attempt, "started": started, "device": device_name(), "n_devices": 1}
+        facts = {"attempt": attempt, "started": started, "device": device_name(), "n_devices": group.world_size()}
         try:
             result = WORK[rundir.document["kind"]](rundir, stop)
         except Interrupted:
@@ -78,20 +83,24 @@ def work(rundir: RunDir, stop: Stop) -> int:
             traceback.print_exc()
             return _failed(rundir, facts, f"{type(error).__name__}: {error}", "log.txt has the traceback", BUG)
         rundir.log("done", {})
-        rundir.finish({**result, **facts, "ended": now()})
+        if rundir.writes:
+            rundir.finish({**result, **facts, "ended": now()})
         return DONE
 
 
 def _failed(rundir: RunDir, facts: dict[str, Any], reason: str, hint: str, code: int) -> int:
+    """Records the first reason: of several processes the others then fail because that one is gone."""
     rundir.log("failed", {"reason": reason})
     outcome = {"status": "failed", "reason": reason, "hint": hint, "exit_code": code, "score": None, "rows": []}
-    rundir.finish({**outcome, **facts, "ended": now()})
+    if rundir.result() is None:
+        rundir.finish({**outcome, **facts, "ended": now()})
     return code
 
 
 def _log_to(folder: Path) -> None:
-    """Sends what this process prints to the run's own log, from here on."""
-    log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    """Sends what this process prints to the run's own log, from here on; each process has a file of its own."""
+    name = "log.txt" if group.is_first() else f"log-{group.rank()}.txt"
+    log = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     sys.stdout.flush()
     os.dup2(log, 1)
     os.dup2(log, 2)

@@ -1,0 +1,129 @@
+"""One run on one and on several devices, in real processes: the same weights to rounding, whoever resumes whom."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vitscale.errors import DONE, INTERRUPTED, RUN_FAILED
+from vitscale.launch.local import Worker
+from vitscale.train.rundir import RunDir
+
+Make = Callable[..., RunDir]
+
+# Every process needs seconds to import torch and DeepSpeed.
+pytestmark = pytest.mark.slow
+
+EXACT = ("recipe.dropout=0", "recipe.batch_size=42", "recipe.validate_every=420", "recipe.warmup_steps=2")
+ROUNDING = 2e-5  # of weights of size 1, after some dozens of steps in fp32
+
+
+def run_on(devices: int, run: RunDir) -> int:
+    worker = Worker([run.folder], threads=1, devices=devices)
+    return worker.process.wait(timeout=300)
+
+
+def stop_on(devices: int, run: RunDir, step: int) -> int:
+    """Trains until the log or a checkpoint shows a step beyond `step`, and then asks for an end."""
+    worker = Worker([run.folder], threads=1, devices=devices)
+    end = time.monotonic() + 300
+    while time.monotonic() < end and worker.ended() is None:
+        if any(event["event"] in ("step", "validate") and event["step"] > step for event in run.events()):
+            break
+        time.sleep(0.02)
+    worker.process.send_signal(signal.SIGTERM)
+    return worker.process.wait(timeout=60)
+
+
+def final(run: RunDir) -> dict[str, torch.Tensor]:
+    result = run.result()
+    assert result is not None
+    assert result["status"] == "done", result
+    return load_file(run.folder / "checkpoints" / result["checkpoint"] / "model.safetensors")
+
+
+def apart(one: RunDir, other: RunDir) -> float:
+    """Largest difference between two runs' weights, but for the biases of attention's keys.
+
+    They shift all scores of a query alike: their gradient is 0 but for rounding, which Adam scales up to a step.
+    """
+    ours, theirs = final(one), final(other)
+    for weights in (ours, theirs):
+        for key in (key for key in weights if key.endswith("qkv.bias")):
+            weights[key] = torch.cat([third for i, third in enumerate(weights[key].chunk(3)) if i != 1])
+    return max(float((ours[key] - theirs[key]).abs().max()) for key in theirs)
+
+
+def losses(run: RunDir) -> dict[int, float]:
+    return {event["step"]: event["loss"] for event in run.events() if event["event"] == "step"}
+
+
+@pytest.fixture
+def alone(rundir: Make) -> RunDir:
+    run = rundir(*EXACT, "recipe.steps=30", runs="alone")
+    assert run_on(1, run) == DONE
+    return run
+
+
+def test_several_devices_train_the_same_model(rundir: Make, alone: RunDir) -> None:
+    for devices, micro_batch in ((2, 7), (3, None)):
+        run = rundir(*EXACT, "recipe.steps=30", runs=str(devices), micro_batch=micro_batch)
+        assert run_on(devices, run) == DONE
+        assert apart(run, alone) < ROUNDING
+        result, expected = run.result(), alone.result()
+        assert result is not None
+        assert expected is not None
+        assert result["n_devices"] == devices
+        assert losses(run)[30] == pytest.approx(losses(alone)[30], rel=1e-4)
+        for row, other in zip(result["rows"], expected["rows"], strict=True):
+            assert (row["task"], row["metric"], row["n_test"]) == (other["task"], other["metric"], other["n_test"])
+            assert row["value"] == pytest.approx(other["value"], rel=1e-3)
+
+
+def test_a_run_goes_on_with_other_devices_and_other_workers(rundir: Make) -> None:
+    settings = (*EXACT, "recipe.steps=300", "recipe.batch_size=210", "recipe.lr=1e-3", "recipe.keep=last")
+    undisturbed, moved = rundir(*settings, runs="one"), rundir(*settings, runs="moved")
+    assert run_on(1, undisturbed) == DONE
+    assert stop_on(2, moved, step=0) == INTERRUPTED
+    first = int((moved.folder / "checkpoints" / "latest").read_text().removeprefix("step-"))
+    assert 0 < first < 300
+    told = json.loads((moved.folder / "run.json").read_text())
+    told["machine"] |= {"micro_batch": 14, "workers": 3}
+    (moved.folder / "run.json").write_text(json.dumps(told))
+    assert stop_on(1, moved, step=first) == INTERRUPTED
+    assert run_on(3, moved) == DONE
+    assert apart(moved, undisturbed) < ROUNDING
+
+
+def test_a_failure_on_one_device_is_the_run_s_and_ends_all(rundir: Make) -> None:
+    run = rundir(*EXACT, "recipe.steps=30", "recipe.lr=1e30", runs="diverges")
+    assert run_on(2, run) == RUN_FAILED
+    result = run.result()
+    assert result is not None
+    assert "the loss is" in result["reason"] or "gradient norm" in result["reason"]
+
+
+def test_killing_one_process_ends_the_others(rundir: Make) -> None:
+    run = rundir(*EXACT, "recipe.steps=100_000", runs="killed")
+    worker = Worker([run.folder], threads=1, devices=2)
+    end = time.monotonic() + 120
+    while not losses(run) and time.monotonic() < end:
+        time.sleep(0.05)
+    children = [
+        int(pid) for pid in Path(f"/proc/{worker.process.pid}/task/{worker.process.pid}/children").read_text().split()
+    ]
+    workers = [pid for pid in children if "vitscale.train.worker" in Path(f"/proc/{pid}/cmdline").read_text()]
+    assert len(workers) == 2
+    os.kill(workers[1], signal.SIGKILL)
+    assert worker.process.wait(timeout=90) != 0
+    worker.record_death()
+    result = run.result()
+    assert result is not None
+    assert result["status"] == "failed"
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)

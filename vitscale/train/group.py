@@ -1,0 +1,66 @@
+"""The processes that train one run together: which of them this one is, and sums over all of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import distributed
+
+
+def is_one_of_several() -> bool:
+    """Whether torchrun's environment says so; known before there is a group."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """The group that torchrun's environment names; without one, this process alone.
+
+    Alone it meets over a store in memory: no launcher, no port, no mpi4py.
+    """
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if is_one_of_several():
+        distributed.init_process_group(backend)
+    else:
+        os.environ["LOCAL_RANK"] = "0"
+        distributed.init_process_group(backend, store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+        import deepspeed
+
+        # DeepSpeed keeps its own handle and would use the destroyed group in the next run of this process.
+        deepspeed.comm.comm.cdb = None
+
+
+def rank() -> int:
+    return distributed.get_rank()
+
+
+def world_size() -> int:
+    """Devices that train the run, each with a process of its own."""
+    return distributed.get_world_size()
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes: checkpoints, events, the result."""
+    return rank() == 0
+
+
+def summed(*numbers: float) -> list[float]:
+    """Each number's sum over all processes, in float64; a call that every process makes."""
+    if world_size() == 1:
+        return list(numbers)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    totals = torch.tensor(numbers, dtype=torch.float64, device=device)
+    distributed.all_reduce(totals)
+    return totals.tolist()
+
+
+def any_of(flag: bool) -> bool:
+    """Whether it is true in some process; a call that every process makes."""
+    return summed(float(flag))[0] > 0
