@@ -38,6 +38,8 @@ class Batch:
     images: UInt8[Tensor, "batch 3 height width"]
     labels: Int64[Tensor, batch]
     weights: Float[Tensor, batch]
+    share: float = 1.0
+    """What each image keeps of itself; the rest is the next image of the batch, after the last one the first."""
 
 
 @contextmanager
@@ -137,8 +139,7 @@ class Engine:
         total = torch.zeros((), device=self.device)
         for start in range(0, len(batch.labels), self.micro_batch):
             part = slice(start, start + self.micro_batch)
-            logits = self.engine(to_device(batch.images[part], self.device))
-            losses = self.losses(logits, batch.labels[part].to(self.device))
+            losses = self._blended(batch, part) if batch.share < 1 else self._plain(batch, part)
             loss = (losses * batch.weights[part].to(self.device)).sum() / max(good, 1.0)
             total += loss.detach()
             # DeepSpeed divides by the accumulation steps; this sum is over the whole batch already.
@@ -147,6 +148,21 @@ class Engine:
                 norm = gradient_norm(self.net)
             self.engine.step()
         return float(total), norm
+
+    def _plain(self, batch: Batch, part: slice) -> Float[Tensor, batch]:
+        logits = self.engine(to_device(batch.images[part], self.device))
+        return self.losses(logits, batch.labels[part].to(self.device))
+
+    def _blended(self, batch: Batch, part: slice) -> Float[Tensor, batch]:
+        """Mixup: images and losses, each with those of the next position of the global batch."""
+        following = (torch.arange(part.start, part.stop) + 1) % len(batch.labels)
+        # One that could not be read is black: what it follows stays as it is.
+        share = torch.where(batch.weights[following] > 0, batch.share, 1.0).to(self.device)
+        own, other = (to_device(batch.images[which], self.device) for which in (part, following))
+        weight = share[:, None, None, None]
+        logits = self.engine(own.mul_(weight).add_(other.mul_(1 - weight)))
+        one, two = (self.losses(logits, batch.labels[which].to(self.device)) for which in (part, following))
+        return share * one + (1 - share) * two
 
     def losses(self, logits: Float[Tensor, "batch classes"], labels: Int64[Tensor, batch]) -> Float[Tensor, batch]:
         return per_image_loss(logits.float(), labels, self.recipe)

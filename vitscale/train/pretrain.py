@@ -13,7 +13,9 @@ from torch import nn
 from vitscale import models
 from vitscale.config import Run
 from vitscale.data.images import Images
+from vitscale.data.mixup import mixing_share
 from vitscale.data.order import global_batch, split_validation, subset
+from vitscale.data.preprocess import preprocess
 from vitscale.data.shards import Shards, open_shards
 from vitscale.errors import MISSING, VitscaleError
 from vitscale.study.archs import default_head_bias
@@ -68,6 +70,7 @@ class Upstream:
         self.run: Run = run
         self.shards = _open(machine["shards"], rundir.document["dataset"])
         self.images = Images(self.shards)
+        self.how = preprocess(run.data, run.data.resolution)
         train, self.validation = split_validation(self.shards.keys, self.shards.labels, examples=run.data.val_examples)
         if run.data.examples is not None:
             seed = run.seed if run.data.subset_seed is None else run.data.subset_seed
@@ -96,18 +99,13 @@ class Upstream:
 
     def batch(self, step: int) -> Batch:
         index, epoch = self.positions(step)
-        data = self.run.data
-        pixels, weights = self.images.train_batch(
-            index,
-            epoch,
-            seed=self.run.seed,
-            resolution=data.resolution,
-            crop=data.crop,
-            crop_area=data.crop_area,
-            flip=data.flip,
+        pixels, weights = self.images.train_batch(index, epoch, self.how, seed=self.run.seed)
+        return Batch(
+            images=torch.from_numpy(pixels),
+            labels=torch.from_numpy(self.shards.labels[index]),
+            weights=torch.from_numpy(weights),
+            share=mixing_share(self.run.seed, step, self.run.recipe.mixup),
         )
-        labels = torch.from_numpy(self.shards.labels[index])
-        return Batch(images=torch.from_numpy(pixels), labels=labels, weights=torch.from_numpy(weights))
 
     def keys(self, step: int) -> list[str]:
         return [str(key) for key in self.shards.keys[self.positions(step)[0]]]
@@ -121,8 +119,7 @@ class Upstream:
         return self._score(net, Images(self.test), self.test, np.arange(len(self.test), dtype=np.int64))
 
     def _score(self, net: nn.Module, images: Images, shards: Shards, index: Int64[np.ndarray, n]) -> Score:
-        data, recipe = self.run.data, self.run.recipe
-        return evaluate(net, images, shards.labels, index, resolution=data.resolution, recipe=recipe)
+        return evaluate(net, images, shards.labels, index, how=self.how, recipe=self.run.recipe)
 
 
 def _open(folder: str, described: dict[str, Any]) -> Shards:
