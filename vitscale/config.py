@@ -88,6 +88,20 @@ class Data:
     """Smallest share of the area that a random crop keeps, 0 to 1."""
     flip: bool = True
     """Mirror half of the training images left to right."""
+    randaugment_layers: int = 0
+    """Operations of RandAugment on each training image, after crop and flip; 0: none."""
+    randaugment_magnitude: int = 10
+    """Their strength, 0 to 30; see `vitscale.data.randaugment`."""
+    eval_crop: Literal["none", "center"] = "none"
+    """In evaluation: the whole image resized to a square (vit_jax), or the short side resized to the resolution /
+    `eval_crop_ratio` and the square in the centre cropped (big_vision, timm)."""
+    eval_crop_ratio: float = 0.875
+    """Share of the short side that the crop in the centre keeps, 0 to 1."""
+    decode: Literal["full", "scaled"] = "full"
+    """Every pixel of a JPEG; or, faster and other pixels, at 1/2, 1/4 or 1/8 where what is looked at stays as large as
+    the resolution, and with the plainer interpolation of colours."""
+    resize: Literal["pillow", "torch", "bilinear"] = "pillow"
+    """Bilinear and antialiased by Pillow, or, 4 times as fast, by torch; or without antialiasing, as in vit_jax."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +136,9 @@ class Recipe:
     """Rate after every dense layer but qkv, and after the position embedding."""
     label_smoothing: float = 0.0
     """Share of the target spread evenly over all classes."""
+    mixup: float = 0.0
+    """Each image is blended with the next one of the global batch, and so are their losses; the share is drawn for each
+    step from Beta(mixup, mixup). 0: not blended."""
     loss: Literal["softmax", "sigmoid"] = "softmax"
     """Cross-entropy; `sigmoid` starts with a head bias of -10."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -191,6 +208,14 @@ class Task:
     """Fine-tuning: as `Data.crop_area`."""
     flip: bool = True
     """Fine-tuning: as `Data.flip`; off where mirroring changes the class."""
+    eval_crop: Literal["none", "center"] = "none"
+    """As `Data.eval_crop`. A task says itself how its images are seen, whatever a model was pre-trained with."""
+    eval_crop_ratio: float = 0.875
+    """As `Data.eval_crop_ratio`."""
+    decode: Literal["full", "scaled"] = "full"
+    """As `Data.decode`."""
+    resize: Literal["pillow", "torch", "bilinear"] = "pillow"
+    """As `Data.resize`."""
     licence: str = ""
     about: str = ""
 

@@ -26,6 +26,30 @@ def encoded(seed: int, fmt: str = "PNG", *, width: int = 12, height: int = 10) -
     return out.getvalue()
 
 
+def saved(image: Image.Image, fmt: str = "PNG", **options: object) -> bytes:
+    out = io.BytesIO()
+    image.save(out, format=fmt, **options)  # type: ignore[arg-type]
+    return out.getvalue()
+
+
+def photo(seed: int, width: int = 240, height: int = 180) -> Image.Image:
+    """Smooth shapes under some noise, as a camera gives them."""
+    generator = np.random.default_rng(seed)
+    coarse = generator.integers(0, 256, (height // 24 + 2, width // 24 + 2, 3), dtype=np.uint8)
+    smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+    noise = generator.integers(-10, 11, (height, width, 3))
+    return Image.fromarray((smooth + noise).clip(0, 255).astype(np.uint8))
+
+
+def photos(folder: Path, count: int) -> Path:
+    """A shard of JPEGs."""
+    members = {}
+    for i in range(count):
+        members |= {f"{i}.jpg": saved(photo(i), "JPEG", quality=90), f"{i}.cls": b"0"}
+    write_tar(folder / "photos.tar", members)
+    return folder
+
+
 def class_folders(root: Path, *, classes: int = 3, per_class: int = 8, size: tuple[int, int] = (12, 10)) -> Path:
     for c in range(classes):
         (root / f"class{c}").mkdir(parents=True)

@@ -12,6 +12,7 @@ import vitscale.data
 from small_sets import packed
 from vitscale.config import Task
 from vitscale.data.downstream import load, support_sets
+from vitscale.data.preprocess import Preprocess
 from vitscale.errors import VitscaleError
 
 TASKS = sorted((Path(vitscale.data.__file__).parent / "tasks").glob("*.toml"))
@@ -34,8 +35,8 @@ def test_digits_are_scikit_learns_in_a_fixed_split() -> None:
     assert len(task.train) == len(task.train_labels) == 1000
     assert len(task.test) == len(task.test_labels) == 797
     assert set(np.bincount(task.test_labels).tolist()) <= {77, 78, 79, 80, 81}
-    pixels, weights = task.test.eval_batch(np.arange(797), resolution=8)
-    train, _ = task.train.eval_batch(np.arange(1000), resolution=8)
+    pixels, weights = task.test.eval_batch(np.arange(797), Preprocess(resolution=8))
+    train, _ = task.train.eval_batch(np.arange(1000), Preprocess(resolution=8))
     assert weights.all()
     both = np.concatenate([pixels, train])
     expected = np.rint(load_digits().images * 255 / 16).astype(np.uint8)

@@ -8,6 +8,7 @@ import numpy as np
 from vitscale.data.fractals import FILL, draw, fill_rate, find_classes, render, write
 from vitscale.data.images import Images
 from vitscale.data.order import stream
+from vitscale.data.preprocess import Preprocess
 from vitscale.data.shards import open_shards
 
 
@@ -22,7 +23,7 @@ def test_the_same_bytes_whatever_the_number_of_workers(tmp_path: Path) -> None:
     shards = open_shards(tmp_path / "one")
     assert len(shards) == 180
     assert np.bincount(shards.labels).tolist() == [30] * 6
-    pixels, weights = Images(shards).eval_batch(np.arange(180), resolution=24)
+    pixels, weights = Images(shards).eval_batch(np.arange(180), Preprocess(resolution=24))
     assert weights.all()
     assert (pixels.max(axis=(1, 2, 3)) > 100).all()
     assert len({image.tobytes() for image in pixels}) == 180

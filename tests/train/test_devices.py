@@ -87,14 +87,14 @@ def test_several_devices_train_the_same_model(rundir: Make, alone: RunDir) -> No
 
 
 def test_a_run_goes_on_with_other_devices_and_other_workers(rundir: Make) -> None:
-    settings = (*EXACT, "recipe.steps=300", "recipe.batch_size=210", "recipe.lr=1e-3", "recipe.keep=last")
+    settings = (*EXACT, "recipe.steps=60", "recipe.batch_size=840", "recipe.lr=1e-3", "recipe.keep=last")
     undisturbed, moved = rundir(*settings, runs="one"), rundir(*settings, runs="moved")
     assert run_on(1, undisturbed) == DONE
     assert stop_on(2, moved, step=0) == INTERRUPTED
     first = int((moved.folder / "checkpoints" / "latest").read_text().removeprefix("step-"))
-    assert 0 < first < 300
+    assert 0 < first < 60
     told = json.loads((moved.folder / "run.json").read_text())
-    told["machine"] |= {"micro_batch": 14, "workers": 3}
+    told["machine"] |= {"micro_batch": 140, "workers": 3}
     (moved.folder / "run.json").write_text(json.dumps(told))
     assert stop_on(1, moved, step=first) == INTERRUPTED
     assert run_on(3, moved) == DONE

@@ -7,6 +7,7 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from vitscale.data import downstream
+from vitscale.data.preprocess import preprocess
 from vitscale.study.datasets import load_task
 from vitscale.train.fewshot import few_shot, ridge_accuracy
 from vitscale.train.finetune import raw_pixels
@@ -34,7 +35,8 @@ def test_both_forms_equal_scikit_learn_s_ridge(count: int, width: int) -> None:
 def test_raw_pixels_of_digits_give_a_baseline_that_rises_with_shots() -> None:
     task = load_task("digits", base=Path())
     data = downstream.load(task)
-    rows = few_shot(raw_pixels(data.train, 28), raw_pixels(data.test, 28), data, task, (1, 5, 10), Stop())
+    how = preprocess(task, 28)
+    rows = few_shot(raw_pixels(data.train, how), raw_pixels(data.test, how), data, task, (1, 5, 10), Stop())
     assert len(rows) == 3 * 20
     means = [float(np.mean([a for shots, _, a in rows if shots == wanted])) for wanted in (1, 5, 10)]
     assert 0.45 < means[0] < means[1] < means[2] < 0.92

@@ -5,73 +5,37 @@ from __future__ import annotations
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, UInt8
-from PIL import Image
 
-from vitscale.data.decode import BadImage, decode
+from vitscale.data.decode import BadImage, Picture, decode
 from vitscale.data.order import uniform
+from vitscale.data.preprocess import DRAWS, Box, InceptionCrops, Preprocess, center_box
+from vitscale.data.randaugment import augment, draw
+from vitscale.data.resize import lowest_row, resize, whole_factor
 from vitscale.data.shards import Shards
 from vitscale.errors import MISSING, VitscaleError
 
 Store = tuple[UInt8[np.ndarray, "n h w 3"], Bool[np.ndarray, " n"]]  # decoded images, and which of them are good
-Squares = tuple[UInt8[np.ndarray, "b r r 3"], Bool[np.ndarray, " b"]]
+Squares = tuple[UInt8[np.ndarray, "b 3 r r"], Bool[np.ndarray, " b"]]
 Batch = tuple[UInt8[np.ndarray, "b 3 r r"], Float32[np.ndarray, " b"]]
+Square = UInt8[np.ndarray, "r r 3"]
 
-TRIES = 10  # random boxes tried before the centre is taken, as in timm and torchvision
-RATIO = (3 / 4, 4 / 3)
-DRAWS = 1 + 2 + 2 * TRIES  # flip; x and y of the box; area and ratio of each try
 SMALL = 64 * 64  # pixels; below it a resize is shorter than handing it to another thread
 
 
-def crop_boxes(
-    draws: Float64[np.ndarray, "b draws"], width: int, height: int, crop_area: float
-) -> Int64[np.ndarray, "b 4"]:
-    """Inception crops (left, upper, right, lower) of a width x height image, in pixels.
-
-    The first of ten boxes, of `crop_area` to 1 of the area and ratio 3/4 to 4/3, that fits; else the largest centred
-    box whose ratio is in the range (arXiv 1409.4842, as timm's RandomResizedCrop).
-    """
-    area = width * height * (crop_area + (1 - crop_area) * draws[:, 3 : 3 + TRIES])
-    low, high = np.log(RATIO[0]), np.log(RATIO[1])
-    ratio = np.exp(low + (high - low) * draws[:, 3 + TRIES :])
-    w = np.rint(np.sqrt(area * ratio)).astype(np.int64)
-    h = np.rint(np.sqrt(area / ratio)).astype(np.int64)
-    fits = (w > 0) & (h > 0) & (w <= width) & (h <= height)
-    row, first = np.arange(len(draws)), fits.argmax(axis=1)
-    w, h = w[row, first], h[row, first]
-    left = np.floor(draws[:, 1] * (width - w + 1)).astype(np.int64)
-    upper = np.floor(draws[:, 2] * (height - h + 1)).astype(np.int64)
-    none = ~fits.any(axis=1)
-    if none.any():
-        w0 = min(width, max(1, round(height * RATIO[1])))
-        h0 = min(height, max(1, round(width / RATIO[0])))
-        w[none], h[none], left[none], upper[none] = w0, h0, (width - w0) // 2, (height - h0) // 2
-    return np.stack([left, upper, left + w, upper + h], axis=1)
-
-
-def resize(
-    pixels: UInt8[np.ndarray, "h w 3"], resolution: int, box: Int64[np.ndarray, " 4"] | None = None
-) -> UInt8[np.ndarray, "r r 3"]:
-    """A box of the image as a square, bilinear and antialiased as Pillow does it."""
-    image = Image.fromarray(pixels)
-    corners = None if box is None else tuple(box.tolist())
-    return np.asarray(image.resize((resolution, resolution), Image.Resampling.BILINEAR, box=corners))
-
-
 @cache
-def _pool() -> ThreadPoolExecutor:
+def _pool(workers: int) -> ThreadPoolExecutor:
     """Shared by all data sets of the process; decoding and resizing release the interpreter lock."""
-    return ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="images")
+    return ThreadPoolExecutor(workers, thread_name_prefix="images")
 
 
-# A forked child has the pool's memory and none of its threads.
+# A forked child has the pools' memory and none of their threads.
 os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
@@ -79,121 +43,154 @@ os.register_at_fork(after_in_child=_pool.cache_clear)
 class _Look:
     """How each image of a batch is looked at."""
 
-    resolution: int
-    draws: Float64[np.ndarray, "b draws"] | None = None
-    """For random crops; None: the whole image."""
-    crop_area: float = 1.0
+    how: Preprocess
+    training: bool
+    crops: InceptionCrops | None = None
     mirrored: Bool[np.ndarray, " b"] | None = None
+    augmented: Float64[np.ndarray, "b augmentations"] | None = None
 
-    def boxes(self, rows: slice, height: int, width: int) -> Int64[np.ndarray, "r 4"] | None:
-        """Crops of some images of the batch that share a size."""
-        return None if self.draws is None else crop_boxes(self.draws[rows], width, height, self.crop_area)
+    @property
+    def whole(self) -> bool:
+        """Whether all of each image is looked at."""
+        return (self.how.crop if self.training else self.how.eval_crop) == "none"
+
+    def box(self, b: int, width: int, height: int) -> Box:
+        """Where image `b` is looked at."""
+        if self.crops is not None:
+            return self.crops.box(b, width, height)
+        if self.whole:
+            return 0, 0, width, height
+        return center_box(width, height, self.how.resolution, self.how.eval_crop_ratio)
+
+    def square(self, b: int, picture: Picture) -> Square:
+        """Image `b`, decoded as far as its box goes."""
+        box, resolution = self.box(b, picture.width, picture.height), self.how.resolution
+        scaled = self.how.decode == "scaled"
+        smaller = whole_factor(box, resolution) if scaled else 1
+        pixels = picture.rows(lowest_row(box, resolution, smaller), smaller=smaller, exact=not scaled)
+        if pixels.shape[1] < picture.width:
+            left, upper, right, lower = box
+            box = left / smaller, upper / smaller, right / smaller, lower / smaller
+        return resize(pixels, resolution, box, self.how.resize)
+
+    def put(self, out: UInt8[np.ndarray, "3 r r"], b: int, square: Square) -> None:
+        """Finishes image `b` and writes it to its slot, in one copy."""
+        if self.mirrored is not None and self.mirrored[b]:
+            square = square[:, ::-1]
+        if self.augmented is not None:
+            square = augment(square, self.augmented[b], self.how.randaugment_magnitude)
+        out[:] = square.transpose(2, 0, 1)
 
 
 class _Batches(ABC):
     """The two kinds of batch over any place that pixels come from."""
 
-    @abstractmethod
-    def _decoded(self, index: Int64[np.ndarray, " b"]) -> Store | None:
-        """All samples as one array and which of them are good, valid at `index`; None: fetch them one by one."""
+    workers: int
+    """Threads that decode and resize; no pixel depends on how many there are."""
 
     @abstractmethod
-    def _fetch(self, i: int) -> UInt8[np.ndarray, "h w 3"] | None:
-        """One decoded image; None for one that cannot be decoded."""
+    def _squares(self, index: Int64[np.ndarray, " b"], look: _Look) -> Squares:
+        """Finished images, and which of them are good; the others are black."""
 
     def train_batch(
-        self,
-        index: Int64[np.ndarray, " b"],
-        epoch: Int64[np.ndarray, " b"],
-        *,
-        seed: int,
-        resolution: int,
-        crop: Literal["none", "inception"],
-        crop_area: float,
-        flip: bool,
+        self, index: Int64[np.ndarray, " b"], epoch: Int64[np.ndarray, " b"], how: Preprocess, *, seed: int
     ) -> Batch:
         """Augmented images and their weights: 0 (and black) for a sample that cannot be decoded, else 1.
 
         What is drawn for a sample depends on (seed, epoch, sample) only. Raises `VitscaleError` above `max_bad`.
         """
-        draws = uniform(seed, epoch, index, DRAWS) if flip or crop == "inception" else None
+        layers = how.randaugment_layers
+        draws = uniform(seed, epoch, index, DRAWS) if how.flip or how.crop == "inception" else None
         look = _Look(
-            resolution,
-            draws=draws if crop == "inception" else None,
-            crop_area=crop_area,
-            mirrored=draws[:, 0] < 0.5 if flip and draws is not None else None,
+            how,
+            training=True,
+            crops=InceptionCrops(draws, how.crop_area) if how.crop == "inception" and draws is not None else None,
+            mirrored=draws[:, 0] < 0.5 if how.flip and draws is not None else None,
+            augmented=draw(seed, epoch, index, layers) if layers else None,
         )
         return self._batch(index, look)
 
-    def eval_batch(self, index: Int64[np.ndarray, " b"], *, resolution: int) -> Batch:
-        """Images resized to a square whatever their ratio, and their weights."""
-        return self._batch(index, _Look(resolution))
+    def eval_batch(self, index: Int64[np.ndarray, " b"], how: Preprocess) -> Batch:
+        """Images as they are evaluated, and their weights."""
+        return self._batch(index, _Look(how, training=False))
 
     def _batch(self, index: Int64[np.ndarray, " b"], look: _Look) -> Batch:
-        store = self._decoded(index)
-        if store is None:
-            out, good = self._each(index, look)
-        else:
-            out, good = _from_store(store, index, look)
-        if look.mirrored is not None:
-            out[look.mirrored] = out[look.mirrored, :, ::-1]
-        return np.ascontiguousarray(out.transpose(0, 3, 1, 2)), good.astype(np.float32)
+        pixels, good = self._squares(index, look)
+        return pixels, good.astype(np.float32)
 
-    def _each(self, index: Int64[np.ndarray, " b"], look: _Look) -> Squares:
-        """Images decoded one by one, each cropped and resized as soon as it is there."""
-        out, good = _black(len(index), look.resolution)
+    def _from_store(self, store: Store, index: Int64[np.ndarray, " b"], look: _Look) -> Squares:
+        pixels, usable = store
+        height, width = pixels.shape[1:3]
+        resolution = look.how.resolution
+        if look.whole and height == width == resolution and look.augmented is None:
+            return _taken(pixels[index], look.mirrored), usable[index]
+        out, good = _black(len(index), resolution)
 
         def fill(b: int) -> None:
-            pixels = self._fetch(int(index[b]))
-            if pixels is not None:
-                box = look.boxes(slice(b, b + 1), *pixels.shape[:2])
-                out[b] = resize(pixels, look.resolution, None if box is None else box[0])
+            i = int(index[b])
+            if usable[i]:
+                look.put(out[b], b, resize(pixels[i], resolution, look.box(b, width, height), look.how.resize))
                 good[b] = True
 
-        _for_each(fill, len(index), in_threads=True)
+        _for_each(fill, len(index), self.workers if max(height * width, resolution**2) > SMALL else 1)
         return out, good
 
 
-def _from_store(store: Store, index: Int64[np.ndarray, " b"], look: _Look) -> Squares:
-    pixels, usable = store
-    height, width = pixels.shape[1:3]
-    if look.draws is None and height == width == look.resolution:
-        return pixels[index], usable[index]
-    out, good = _black(len(index), look.resolution)
-    boxes = look.boxes(slice(None), height, width)
-
-    def fill(b: int) -> None:
-        i = int(index[b])
-        if usable[i]:
-            out[b] = resize(pixels[i], look.resolution, None if boxes is None else boxes[b])
-            good[b] = True
-
-    _for_each(fill, len(index), in_threads=max(height * width, look.resolution**2) > SMALL)
-    return out, good
+def _taken(
+    images: UInt8[np.ndarray, "b r r 3"], mirrored: Bool[np.ndarray, " b"] | None
+) -> UInt8[np.ndarray, "b 3 r r"]:
+    if mirrored is not None:
+        images[mirrored] = images[mirrored, :, ::-1]
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 
 
 def _black(count: int, resolution: int) -> Squares:
-    return np.zeros((count, resolution, resolution, 3), dtype=np.uint8), np.zeros(count, dtype=bool)
+    return np.zeros((count, 3, resolution, resolution), dtype=np.uint8), np.zeros(count, dtype=bool)
 
 
-def _for_each(work: Callable[[int], None], count: int, *, in_threads: bool) -> None:
-    if not in_threads:
-        for b in range(count):
+def _for_each(work: Callable[[int], None], count: int, workers: int) -> None:
+    """Each of the workers takes the next image as soon as it is free."""
+    waiting = iter(range(count))  # which threads may share: taking a number is one step of the interpreter
+
+    def drain() -> None:
+        for b in waiting:
             work(b)
-        return
-    for _ in _pool().map(work, range(count)):
-        pass
+
+    if min(workers, count) < 2:
+        return drain()
+    futures = [_pool(workers).submit(drain) for _ in range(min(workers, count))]
+    wait(futures)
+    for future in futures:
+        future.result()
+    return None
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 class Images(_Batches):
-    """Pixels of a `Shards`. One that fits into memory is decoded once, as it is asked for; the pixels are the same."""
+    """Pixels of a `Shards`. One that fits into memory is decoded once, as it is asked for; the pixels are the same.
 
-    def __init__(self, shards: Shards, *, memory_bytes: int = 2 << 30, max_bad: float = 0.001) -> None:
+    `on_bad(shard, key, reason)` is told of each sample that cannot be used, when it is first met. More than `max_bad`
+    of the data set are an error.
+    """
+
+    def __init__(
+        self,
+        shards: Shards,
+        *,
+        memory_bytes: int = 2 << 30,
+        max_bad: float = 0.001,
+        workers: int | None = None,
+        on_bad: Callable[[str, str, str], None] | None = None,
+    ) -> None:
         self.shards = shards
         self.max_bad = max_bad
-        self.bad: list[tuple[str, str, str]] = []
-        """(shard, key, reason) of each sample that could not be decoded."""
-        self._bad_index: set[int] = set()
+        self.workers = workers or _cores()
+        self.on_bad = on_bad
+        self._problems: Mapping[int, str] = getattr(shards, "problems", {})
+        self._bad: set[int] = set()
         self._lock = threading.Lock()
         self._array: UInt8[np.ndarray, "n h w 3"] | None = None
         size = shards.image_size
@@ -206,44 +203,59 @@ class Images(_Batches):
     def __len__(self) -> int:
         return len(self.shards)
 
-    def _decoded(self, index: Int64[np.ndarray, " b"]) -> Store | None:
-        if self._array is None:
-            return None
-        array = self._array
-
-        def keep(b: int) -> None:
-            i = int(missing[b])
-            pixels = self._fetch(i)
-            if pixels is not None and pixels.shape != array.shape[1:]:
-                self._report(i, f"{pixels.shape[1]} x {pixels.shape[0]} pixels, unlike the data set's other images")
-                pixels = None
-            if pixels is not None:
-                array[i] = pixels
-                self._good[i] = True
-            self._seen[i] = True
-
+    def _squares(self, index: Int64[np.ndarray, " b"], look: _Look) -> Squares:
+        if self._array is None or look.how.decode == "scaled":  # whose pixels depend on the box
+            return self._each(index, look)
         missing = np.unique(index[~self._seen[index]])
-        if len(missing):
-            _for_each(keep, len(missing), in_threads=array[0].size // 3 > SMALL)
-        return array, self._good
+        large = self._array[0].size // 3 > SMALL
+        _for_each(lambda b: self._keep(int(missing[b])), len(missing), self.workers if large else 1)
+        return self._from_store((self._array, self._good), index, look)
 
-    def _fetch(self, i: int) -> UInt8[np.ndarray, "h w 3"] | None:
+    def _each(self, index: Int64[np.ndarray, " b"], look: _Look) -> Squares:
+        """Images decoded one by one, each cropped and resized as soon as it is there."""
+        out, good = _black(len(index), look.how.resolution)
+
+        def fill(b: int) -> None:
+            i = int(index[b])
+            try:
+                look.put(out[b], b, look.square(b, Picture(self._read(i))))
+                good[b] = True
+            except BadImage as error:
+                self._report(i, str(error))
+
+        _for_each(fill, len(index), self.workers)
+        return out, good
+
+    def _keep(self, i: int) -> None:
+        """Decodes a sample into its place in memory."""
+        assert self._array is not None
         try:
-            return decode(self.shards.read(i))
+            pixels = decode(self._read(i))
+            height, width = pixels.shape[:2]
+            if pixels.shape != self._array.shape[1:]:
+                raise BadImage(f"{width} x {height} pixels, unlike the data set's other images")
+            self._array[i] = pixels
+            self._good[i] = True
         except BadImage as error:
             self._report(i, str(error))
-            return None
+        self._seen[i] = True
+
+    def _read(self, i: int) -> bytes:
+        if i in self._problems:
+            raise BadImage(self._problems[i])
+        return self.shards.read(i)
 
     def _report(self, i: int, reason: str) -> None:
         shard, key = str(self.shards.shard(i)), str(self.shards.keys[i])
         with self._lock:
-            if i not in self._bad_index:
-                self._bad_index.add(i)
-                self.bad.append((shard, key, reason))
-            count = len(self.bad)
+            if i not in self._bad:
+                self._bad.add(i)
+                if self.on_bad is not None:
+                    self.on_bad(shard, key, reason)
+            count = len(self._bad)
         if count > self.max_bad * len(self.shards):
             raise VitscaleError(
-                f"{shard}: sample {key!r} cannot be decoded ({reason}); {count} of {len(self.shards):,} are too many",
+                f"{shard}: sample {key!r} cannot be used ({reason}); {count} of {len(self.shards):,} are too many",
                 hint=f"at most {self.max_bad:.2%} may be bad: see `vitscale data verify {self.shards.folder}`",
                 exit_code=MISSING,
             )
@@ -254,14 +266,11 @@ class ArrayImages(_Batches):
 
     def __init__(self, pixels: UInt8[np.ndarray, "n h w 3"]) -> None:
         self.pixels = pixels
+        self.workers = _cores()
         self._good = np.ones(len(pixels), dtype=bool)
 
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def _decoded(self, index: Int64[np.ndarray, " b"]) -> Store:  # noqa: ARG002
-        return self.pixels, self._good
-
-    def _fetch(self, i: int) -> UInt8[np.ndarray, "h w 3"]:
-        pixels: np.ndarray = self.pixels[i]
-        return pixels
+    def _squares(self, index: Int64[np.ndarray, " b"], look: _Look) -> Squares:
+        return self._from_store((self.pixels, self._good), index, look)

@@ -90,6 +90,8 @@ def _ranges(data: Data, recipe: Recipe) -> list[Complaint]:
         ("data.classes", data.classes, 2),
         ("data.val_examples", data.val_examples, 0),
         ("data.shuffle_block", data.shuffle_block, 1),
+        ("data.randaugment_layers", data.randaugment_layers, 0),
+        ("data.randaugment_magnitude", data.randaugment_magnitude, 0),
         ("recipe.batch_size", recipe.batch_size, 1),
         ("recipe.steps", recipe.steps, 1),
         ("recipe.examples", recipe.examples, 1),
@@ -98,11 +100,13 @@ def _ranges(data: Data, recipe: Recipe) -> list[Complaint]:
         ("recipe.end_lr", recipe.end_lr, 0),
         ("recipe.weight_decay", recipe.weight_decay, 0),
         ("recipe.grad_clip", recipe.grad_clip, 0),
+        ("recipe.mixup", recipe.mixup, 0),
         ("recipe.validate_every", recipe.validate_every, 1),
     ]
     shares = [
         ("data.crop_area", data.crop_area),
         ("data.max_bad", data.max_bad),
+        ("data.eval_crop_ratio", data.eval_crop_ratio),
         ("recipe.cooldown", recipe.cooldown),
         ("recipe.dropout", recipe.dropout),
         ("recipe.label_smoothing", recipe.label_smoothing),
@@ -127,8 +131,14 @@ def _ranges(data: Data, recipe: Recipe) -> list[Complaint]:
         found.append(
             Complaint("data.fraction", f"data.fraction is {data.fraction}", "it is a share above 0, at most 1")
         )
-    if recipe.epochs is not None and recipe.epochs <= 0:
-        found.append(Complaint("recipe.epochs", f"recipe.epochs is {recipe.epochs}", "it must be above 0"))
+    found += [
+        Complaint(key, f"{key} is {value}", "it must be above 0")
+        for key, value in (("recipe.epochs", recipe.epochs), ("data.eval_crop_ratio", data.eval_crop_ratio))
+        if value is not None and value <= 0
+    ]
+    if data.randaugment_magnitude > 30:
+        message = f"data.randaugment_magnitude is {data.randaugment_magnitude}"
+        found.append(Complaint("data.randaugment_magnitude", message, "it goes from 0 to 30; 10 to 20 are usual"))
     return found
 
 

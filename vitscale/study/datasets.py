@@ -218,8 +218,9 @@ def _check_task(task: Task) -> None:
         raise ValueError(f"dev_fraction is {task.dev_fraction}, and must lie between 0 and 1")
     if not 0 <= task.ridge < inf:
         raise ValueError(f"ridge is {task.ridge}, and must be 0 or more")
-    if not 0 < task.crop_area <= 1:
-        raise ValueError(f"crop_area is {task.crop_area}, a share above 0")
+    for key in ("crop_area", "eval_crop_ratio"):
+        if not 0 < getattr(task, key) <= 1:
+            raise ValueError(f"{key} is {getattr(task, key)}, and must be a share above 0")
     if task.source == "digits" and (task.num_classes != 10 or task.train_examples + task.test_examples != 1797):
         raise ValueError(
             f"digits has 10 classes and 1,797 images, not {task.num_classes} classes and"

@@ -102,8 +102,8 @@ def trunk_identity(trunk: Trunk) -> dict[str, Any]:
         data["fraction_of_all"] = fraction_of(available(dataset, run.data), run.data.fraction)
     if dataset.exclusions is not None:
         data["exclude"] = dataset.exclusions
-    if run.data.crop == "none":
-        data.pop("crop_area", None)
+    for key in _without_effect(run.data):
+        data.pop(key, None)
     if test is not None:
         data["test"] = test.fingerprint
     recipe = _differing(run.recipe, Recipe())
@@ -130,6 +130,16 @@ def trunk_identity(trunk: Trunk) -> dict[str, Any]:
         "schema": SCHEMA,
         "numerics": NUMERICS,
     }
+
+
+def _without_effect(data: Data) -> list[str]:
+    """Settings of what is not done."""
+    told = {
+        "crop_area": data.crop != "none",
+        "eval_crop_ratio": data.eval_crop != "none",
+        "randaugment_magnitude": data.randaugment_layers > 0,
+    }
+    return [key for key, has_effect in told.items() if not has_effect]
 
 
 def _differing(part: Any, default: Any) -> dict[str, Any]:

@@ -37,6 +37,9 @@ class Batch:
     images: UInt8[Tensor, "batch 3 height width"]
     labels: Int64[Tensor, batch]
     weights: Float[Tensor, batch]
+    share: float = 1.0
+    """What each image keeps of itself; the rest is the next image of the global batch, after the last one the first.
+    Below 1 the image that follows this part's last one stands behind it."""
 
 
 def device_name() -> str:
@@ -124,20 +127,35 @@ class Engine:
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = lr
         self.net.train()
-        (good,) = group.summed(float(batch.weights.sum()))
+        count = self.micro_batch * self.accumulation
+        (good,) = group.summed(float(batch.weights[:count].sum()))
         total = torch.zeros((), device=self.device)
-        for start in range(0, len(batch.labels), self.micro_batch):
+        for start in range(0, count, self.micro_batch):
             part = slice(start, start + self.micro_batch)
-            logits = self.engine(to_device(batch.images[part], self.device))
-            losses = self.losses(logits, batch.labels[part].to(self.device))
+            losses = self._blended(batch, part) if batch.share < 1 else self._plain(batch, part)
             loss = (losses * batch.weights[part].to(self.device)).sum() / max(good, 1.0)
             total += loss.detach()
             # DeepSpeed divides by accumulation steps and devices; this sum is over the whole batch already.
             self.engine.backward(loss * (self.accumulation * self.devices))
-            if start + self.micro_batch >= len(batch.labels):
+            if start + self.micro_batch >= count:
                 norm = gradient_norm(self.net)
             self.engine.step()
         return group.summed(float(total))[0], norm
+
+    def _plain(self, batch: Batch, part: slice) -> Float[Tensor, batch]:
+        logits = self.engine(to_device(batch.images[part], self.device))
+        return self.losses(logits, batch.labels[part].to(self.device))
+
+    def _blended(self, batch: Batch, part: slice) -> Float[Tensor, batch]:
+        """Mixup: images and losses, each with those of the next position of the global batch."""
+        following = slice(part.start + 1, part.stop + 1)
+        # One that could not be read is black: what it follows stays as it is.
+        share = torch.where(batch.weights[following] > 0, batch.share, 1.0).to(self.device)
+        own, other = (to_device(batch.images[which], self.device) for which in (part, following))
+        weight = share[:, None, None, None]
+        logits = self.engine(own.mul_(weight).add_(other.mul_(1 - weight)))
+        one, two = (self.losses(logits, batch.labels[which].to(self.device)) for which in (part, following))
+        return share * one + (1 - share) * two
 
     def losses(self, logits: Float[Tensor, "batch classes"], labels: Int64[Tensor, batch]) -> Float[Tensor, batch]:
         return per_image_loss(logits.float(), labels, self.recipe)

@@ -12,6 +12,7 @@ from torch import nn
 
 from vitscale.config import Recipe
 from vitscale.data.images import ArrayImages, Images
+from vitscale.data.preprocess import Preprocess
 from vitscale.errors import MISSING, VitscaleError
 from vitscale.train import group
 from vitscale.train.engine import per_image_loss, to_device
@@ -31,12 +32,12 @@ class Score:
 
 
 def chunks(
-    images: AnyImages, index: Int64[np.ndarray, n], resolution: int
+    images: AnyImages, index: Int64[np.ndarray, n], how: Preprocess
 ) -> Iterator[tuple[Int64[np.ndarray, b], UInt8[np.ndarray, "b 3 r r"]]]:
     """The readable images among `index`, some hundreds at a time, in order."""
     for start in range(0, len(index), CHUNK):
         part = index[start : start + CHUNK]
-        pixels, weights = images.eval_batch(part, resolution=resolution)
+        pixels, weights = images.eval_batch(part, how)
         good = weights > 0
         yield part[good], pixels[good]
 
@@ -48,7 +49,7 @@ def evaluate(
     labels: Int64[np.ndarray, all],
     index: Int64[np.ndarray, n],
     *,
-    resolution: int,
+    how: Preprocess,
     recipe: Recipe,
 ) -> Score:
     """Accuracy and loss of the network over the images of `index`; ones that cannot be read do not count.
@@ -58,7 +59,7 @@ def evaluate(
     net.eval()
     device = next(net.parameters()).device
     correct, loss, count = 0.0, 0.0, 0.0
-    for part, pixels in chunks(images, index[group.rank() :: group.world_size()], resolution):
+    for part, pixels in chunks(images, index[group.rank() :: group.world_size()], how):
         truth = torch.from_numpy(labels[part]).to(device)
         # Not net(...): that is compiled for training where the engine compiles, and would be compiled again for this.
         logits = net.forward(to_device(torch.from_numpy(pixels), device)).float()
@@ -69,13 +70,13 @@ def evaluate(
     return Score(accuracy=correct / max(count, 1), loss=loss / max(count, 1), images=int(count))
 
 
-def readable(images: AnyImages, index: Int64[np.ndarray, b], resolution: int) -> UInt8[np.ndarray, "b 3 r r"]:
+def readable(images: AnyImages, index: Int64[np.ndarray, b], how: Preprocess) -> UInt8[np.ndarray, "b 3 r r"]:
     """The images of `index`, of which none may be broken: a task's support sets and tests are the same for everybody.
 
     Raises:
         VitscaleError: one cannot be decoded (exit 5).
     """
-    pixels, weights = images.eval_batch(index, resolution=resolution)
+    pixels, weights = images.eval_batch(index, how)
     if (weights == 0).any():
         raise VitscaleError(
             f"image {index[weights == 0][0]} of a downstream task cannot be decoded",
@@ -86,7 +87,7 @@ def readable(images: AnyImages, index: Int64[np.ndarray, b], resolution: int) ->
 
 
 @torch.no_grad()
-def features(net: nn.Module, images: AnyImages, *, resolution: int, stop: Stop) -> Float64[np.ndarray, "n features"]:
+def features(net: nn.Module, images: AnyImages, *, how: Preprocess, stop: Stop) -> Float64[np.ndarray, "n features"]:
     """Representations of all images, from the test-time preprocessing.
 
     Raises:
@@ -98,6 +99,6 @@ def features(net: nn.Module, images: AnyImages, *, resolution: int, stop: Stop) 
     parts = []
     for start in range(0, len(index), CHUNK):
         stop.raise_if_requested()
-        pixels = readable(images, index[start : start + CHUNK], resolution)
+        pixels = readable(images, index[start : start + CHUNK], how)
         parts.append(net.features(to_device(torch.from_numpy(pixels), device)).double().cpu().numpy())  # type: ignore[operator]
     return np.concatenate(parts)

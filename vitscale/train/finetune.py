@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from vitscale.config import Recipe, Task, Transfer
 from vitscale.data import downstream
 from vitscale.data.downstream import Downstream
 from vitscale.data.order import global_batch
+from vitscale.data.preprocess import Preprocess, preprocess
 from vitscale.errors import MISSING, RUN_FAILED, VitscaleError
 from vitscale.models.counts import Head
 from vitscale.models.vit.positions import Resize, resize_axis, resize_pos_embedding
@@ -53,12 +55,13 @@ def _few_shot_rows(
 ) -> list[dict[str, Any]]:
     flops = 0
     resolution = settings.resolution or rundir.run.data.resolution
+    how = preprocess(task, resolution)
     if settings.init == "pixels":
-        train, test = raw_pixels(data.train, resolution), raw_pixels(data.test, resolution)
+        train, test = raw_pixels(data.train, how), raw_pixels(data.test, how)
     else:
         net = _at_resolution(_start(rundir, settings), rundir, resolution, settings.pos_resize)
-        train = features(net, data.train, resolution=resolution, stop=stop)
-        test = features(net, data.test, resolution=resolution, stop=stop)
+        train = features(net, data.train, how=how, stop=stop)
+        test = features(net, data.test, how=how, stop=stop)
         macs = rundir.arch.macs(resolution, Head(num_classes=task.num_classes)).total
         flops = forward_flops(macs, len(train) + len(test))
     return [
@@ -74,10 +77,10 @@ def _few_shot_rows(
     ]
 
 
-def raw_pixels(images: AnyImages, resolution: int) -> Float64[np.ndarray, "n features"]:
+def raw_pixels(images: AnyImages, how: Preprocess) -> Float64[np.ndarray, "n features"]:
     """What a network would see, in [-1, 1], as features: at most 32 px a side; grey images have one channel."""
-    side = min(resolution, 32)
-    pixels = readable(images, np.arange(len(images), dtype=np.int64), side)
+    how = replace(how, resolution=min(how.resolution, 32))
+    pixels = readable(images, np.arange(len(images), dtype=np.int64), how)
     if (pixels == pixels[:, :1]).all():
         pixels = pixels[:, :1]
     return pixels.reshape(len(pixels), -1) / 127.5 - 1.0
@@ -183,6 +186,7 @@ class _Tuner:
     ) -> None:
         self.rundir, self.start, self.settings, self.task = rundir, start, settings, task
         self.data, self.resolution, self.stop = data, resolution, stop
+        self.how = preprocess(task, resolution)
 
     def try_rate(self, lr: float, train: Int64[np.ndarray, n], dev: Int64[np.ndarray, m]) -> float:
         """Accuracy on the dev split; -1 for a rate that diverges, which loses to every other."""
@@ -225,15 +229,7 @@ class _Tuner:
 
         def batch_of(step: int) -> Batch:
             index, epoch = positions(step)
-            pixels, weights = self.data.train.train_batch(
-                index,
-                epoch,
-                seed=repetition,
-                resolution=self.resolution,
-                crop=self.task.crop,
-                crop_area=self.task.crop_area,
-                flip=self.task.flip,
-            )
+            pixels, weights = self.data.train.train_batch(index, epoch, self.how, seed=repetition)
             return Batch(
                 images=torch.from_numpy(pixels),
                 labels=torch.from_numpy(self.data.train_labels[index]),
@@ -249,6 +245,6 @@ class _Tuner:
             stop=self.stop,
         )
         loop.run(Progress(step=0))
-        score = evaluate(net, images, labels, measured_on, resolution=self.resolution, recipe=recipe)
+        score = evaluate(net, images, labels, measured_on, how=self.how, recipe=recipe)
         engine.close()
         return score

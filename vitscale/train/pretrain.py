@@ -14,7 +14,9 @@ from torch import nn
 from vitscale import exclusions, models
 from vitscale.config import Run
 from vitscale.data.images import Images
+from vitscale.data.mixup import mixing_share
 from vitscale.data.order import device_slots, global_batch
+from vitscale.data.preprocess import preprocess
 from vitscale.data.shards import Shards, open_shards
 from vitscale.data.subsets import split
 from vitscale.errors import MISSING, VitscaleError
@@ -80,7 +82,7 @@ class Upstream:
             excluded=exclusions.read(Path(machine["exclude"])) if run.data.exclude else None,
         )
         self.labels = self.split.labels(self.shards.labels)
-        self.slots = device_slots(run.recipe.batch_size, device=group.rank(), devices=group.world_size())
+        self.how = preprocess(run.data, run.data.resolution)
         self.test = _open(machine["test"], rundir.document["test"]) if rundir.document["test"] else None
         if self.test is not None and self.test.num_classes != self.shards.num_classes:
             raise VitscaleError(
@@ -101,22 +103,22 @@ class Upstream:
         )
         return self.split.train[index], epoch
 
+    def slots(self, following: bool) -> Int64[np.ndarray, s]:
+        """Places of the global batch that this device reads, the one after them included where it is `following`."""
+        own = device_slots(self.run.recipe.batch_size, device=group.rank(), devices=group.world_size())
+        return np.arange(own.start, own.stop + following, dtype=np.int64)
+
     def batch(self, step: int) -> Batch:
-        """What this device reads of a step's global batch."""
-        index, epoch = (found[self.slots] for found in self.positions(step))
-        data = self.run.data
-        pixels, weights = self.images.train_batch(
-            index,
-            epoch,
-            seed=self.run.seed,
-            resolution=data.resolution,
-            crop=data.crop,
-            crop_area=data.crop_area,
-            flip=data.flip,
-        )
+        """What this device reads of a step's global batch; with mixup also the image that follows its last one."""
+        share = mixing_share(self.run.seed, step, self.run.recipe.mixup)
+        index, epoch = (np.take(found, self.slots(share < 1), mode="wrap") for found in self.positions(step))
+        pixels, weights = self.images.train_batch(index, epoch, self.how, seed=self.run.seed)
         labels = np.maximum(self.labels[index], 0)  # of an image without a label, whose weight is 0
         return Batch(
-            images=torch.from_numpy(pixels), labels=torch.from_numpy(labels), weights=torch.from_numpy(weights)
+            images=torch.from_numpy(pixels),
+            labels=torch.from_numpy(labels),
+            weights=torch.from_numpy(weights),
+            share=share,
         )
 
     def keys(self, step: int) -> list[str]:
@@ -134,8 +136,7 @@ class Upstream:
     def _score(
         self, net: nn.Module, images: Images, labels: Int64[np.ndarray, all], index: Int64[np.ndarray, n]
     ) -> Score:
-        data, recipe = self.run.data, self.run.recipe
-        return evaluate(net, images, labels, index, resolution=data.resolution, recipe=recipe)
+        return evaluate(net, images, labels, index, how=self.how, recipe=self.run.recipe)
 
 
 def _open(folder: str, described: dict[str, Any]) -> Shards:
