@@ -87,7 +87,7 @@ def test_several_devices_train_the_same_model(rundir: Make, alone: RunDir) -> No
 
 
 def test_a_run_goes_on_with_other_devices_and_other_workers(rundir: Make) -> None:
-    settings = (*EXACT, "recipe.steps=60", "recipe.batch_size=840", "recipe.lr=1e-3", "recipe.keep=last")
+    settings = (*EXACT, "recipe.steps=60", "recipe.batch_size=840", "recipe.lr=3e-4", "recipe.keep=last")
     undisturbed, moved = rundir(*settings, runs="one"), rundir(*settings, runs="moved")
     assert run_on(1, undisturbed) == DONE
     assert stop_on(2, moved, step=0) == INTERRUPTED
@@ -99,6 +99,8 @@ def test_a_run_goes_on_with_other_devices_and_other_workers(rundir: Make) -> Non
     assert stop_on(1, moved, step=first) == INTERRUPTED
     assert run_on(3, moved) == DONE
     assert apart(moved, undisturbed) < ROUNDING
+    assert losses(moved)[60] == pytest.approx(losses(undisturbed)[60], rel=1e-5)
+    assert losses(moved)[60] < losses(undisturbed)[1] - 0.02  # it has learnt something
 
 
 def test_a_failure_on_one_device_is_the_run_s_and_ends_all(rundir: Make) -> None:

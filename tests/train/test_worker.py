@@ -102,9 +102,9 @@ def test_validation_images_are_never_trained_on(rundir: Make) -> None:
     data = pretrain.Upstream(rundir("data.examples=50"))
     seen = {int(i) for step in range(40) for i in data.positions(step)[0]}
     assert len(seen) == 50
-    assert seen == set(data.train.tolist())
-    assert not seen & set(data.validation.tolist())
-    assert len(data.validation) == 20
+    assert seen == set(data.split.train.tolist())
+    assert not seen & set(data.split.validation.tolist())
+    assert len(data.split.validation) == 20
 
 
 def test_transfers_of_a_run(rundir: Make) -> None:

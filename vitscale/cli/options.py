@@ -43,6 +43,10 @@ Devices = Annotated[
     int,
     typer.Option("--devices", min=1, help="Processes that pre-train one run together, a GPU or its threads for each."),
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Threads of each process that read and decode images. Default: the cores."),
+]
 MicroBatch = Annotated[
     int | None,
     typer.Option("--micro-batch", min=1, help="Images at once on a device. Default: its part of the global batch."),

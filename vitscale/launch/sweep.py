@@ -41,6 +41,8 @@ class Machine:
     threads: int
     devices: int = 1
     """Of each pre-training; transfers take one."""
+    workers: int | None = None
+    """Threads of each process that read and decode images; None: one a core."""
     micro_batch: int | None = None
     zero_stage: int = 0
     activation_checkpointing: bool = False

@@ -91,9 +91,9 @@ class Engine:
         part = recipe.batch_size // self.devices
         self.micro_batch = min(micro_batch or part, part)
         if recipe.batch_size % self.devices or part % self.micro_batch:
+            of = f" on {self.devices} devices" if self.devices > 1 else ""
             raise VitscaleError(
-                f"micro-batch {self.micro_batch} on {self.devices} devices does not divide the global batch "
-                f"{recipe.batch_size}",
+                f"micro-batch {self.micro_batch}{of} does not divide the global batch {recipe.batch_size}",
                 hint="give a divisor of recipe.batch_size to --devices, and one of each device's part to --micro-batch",
                 exit_code=2,
             )

@@ -72,7 +72,10 @@ class Upstream:
         run, machine = rundir.run, rundir.machine
         self.run: Run = run
         self.shards = _open(machine["shards"], rundir.document["dataset"])
-        self.images = Images(self.shards)
+        self.rundir = rundir
+        self.images = Images(
+            self.shards, max_bad=run.data.max_bad, workers=machine.get("workers"), on_bad=self._note_bad
+        )
         self.split = split(
             self.shards.keys,
             self.shards.labels,
@@ -120,6 +123,10 @@ class Upstream:
             weights=torch.from_numpy(weights),
             share=share,
         )
+
+    def _note_bad(self, shard: str, key: str, reason: str) -> None:
+        self.rundir.log("bad_sample", {"shard": shard, "key": key, "reason": reason})
+        print(f"{shard}: sample {key!r} is left out: {reason}", flush=True)
 
     def keys(self, step: int) -> list[str]:
         return [str(key) for key in self.shards.keys[self.positions(step)[0]]]
