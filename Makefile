@@ -11,7 +11,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(PIP_CONSTRAINT)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow check bench format data clean
+.PHONY: help venv demo test test-slow check bench bench-models bench-data format data clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -46,8 +46,13 @@ check: venv  ## format, lint, types, import contracts
 	$(BIN)/mypy vitscale
 	$(BIN)/lint-imports
 
-bench: venv  ## a training step beside Hugging Face's ViT and torch's matmul peak (5 minutes)
+bench: bench-models bench-data  ## both benchmarks (8 minutes)
+
+bench-models: venv  ## a training step beside Hugging Face's ViT and torch's matmul peak (5 minutes)
 	$(BIN)/python benchmarks/models.py
+
+bench-data: venv  ## shards to batches beside timm's way (3 minutes)
+	$(BIN)/python benchmarks/data.py
 
 format: venv  ## put the code into shape
 	$(BIN)/ruff format .

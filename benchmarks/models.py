@@ -12,7 +12,7 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from statistics import median
@@ -20,9 +20,9 @@ from statistics import median
 os.environ["HF_HUB_OFFLINE"] = "1"  # the peer is built from a folder of our own
 
 import cpuinfo
-import numpy as np
 import torch
 import transformers
+from tables import FEWEST_ROUNDS, at_least, interval, table
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from transformers import ViTForImageClassification
@@ -34,9 +34,7 @@ from vitscale.models.counts import Head
 SIZES = {"small": {"width": 64, "depth": 4, "mlp": 256, "heads": 2}}
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-FEWEST_ROUNDS = 8  # of fewer the bootstrap says little
 WARM_UP = 3  # AdamW's state is made in the first step
-RESAMPLES = 10_000
 # Sides of the square matrices. On a CPU core these are past the point where larger ones gain; a GPU needs more.
 SIDES = {"cpu": (1024, 2048), "cuda": (4096, 8192)}
 
@@ -99,10 +97,7 @@ class Rounds:
 
     def ratio(self) -> tuple[float, float, float]:
         """Median over the rounds of ours / peer, and its 95 % bootstrap interval: below 1, ours is faster."""
-        ratios = np.divide(self.ours, self.peer)
-        draws = np.random.default_rng(0).integers(len(ratios), size=(RESAMPLES, len(ratios)))
-        low, high = np.quantile(np.median(ratios[draws], axis=1), (0.025, 0.975))
-        return float(np.median(ratios)), float(low), float(high)
+        return interval([ours / peer for ours, peer in zip(self.ours, self.peer, strict=True)])
 
 
 def build(case: Case, place: Place) -> tuple[nn.Module, nn.Module]:
@@ -261,17 +256,6 @@ def profiles(case: Case, place: Place, rounds: int) -> Iterator[list[str]]:
 PROFILE_COLUMNS = ("model", "work", "ours", "peer", "share of ours", "share of the peer's")
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, markdown: bool) -> str:
-    if markdown:
-        lines = [columns, ["---"] * len(columns), *rows]
-        return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
-        for cells in (columns, *rows)
-    )
-
-
 def machine(place: Place) -> str:
     """What a number was measured on and with."""
     threads = torch.get_num_threads()
@@ -283,15 +267,6 @@ def machine(place: Place) -> str:
     )
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
     return f"{name}, {place.precision}, {place.clock} clock; {versions}"
-
-
-def at_least(fewest: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        if int(text) < fewest:
-            raise argparse.ArgumentTypeError(f"{text} is less than {fewest}")
-        return int(text)
-
-    return number
 
 
 def arguments() -> argparse.Namespace:

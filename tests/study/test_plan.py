@@ -48,7 +48,8 @@ def test_ids_are_twelve_hex_digits_and_each_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "setting",
     ["model.head_bias=-3.0", "recipe.weight_decay=0.2", "data.flip=false", "data.resolution=21", "recipe.examples=600", "recipe.loss=sigmoid",
-     "data.subset_seed=5", "recipe.validate_every=300", "data.shuffle_block=8", "recipe.precision=bf16"],
+     "data.subset_seed=5", "recipe.validate_every=300", "data.shuffle_block=8", "recipe.precision=bf16", "data.decode=scaled", "data.resize=torch", "data.eval_crop=center",
+     "data.randaugment_layers=2", "recipe.mixup=0.2"],
 )  # fmt: skip
 def test_what_changes_the_outcome_changes_the_id(tmp_path: Path, setting: str) -> None:
     assert not set(ids(planned(tmp_path))) & {
@@ -67,6 +68,7 @@ def test_what_changes_the_outcome_changes_the_id(tmp_path: Path, setting: str) -
         ('crop = "none"', 'crop = "none"\nclasses = 10'),  # all there are
         ('"data.examples" = [100, 400]', '"data.fraction" = [0.1111, 0.44444]'),  # the same numbers of 900
         ('title = "A small study"', 'title = "Another"'),
+        ('crop = "none"', 'crop = "none"\neval_crop_ratio = 0.5\nrandaugment_magnitude = 3\nresize = "pillow"'),
     ],
 )
 def test_what_does_not_change_the_outcome_keeps_the_id(tmp_path: Path, old: str, new: str) -> None:
@@ -347,6 +349,22 @@ def test_a_task_file_is_known_by_its_content_and_not_by_its_path(tmp_path: Path)
         text = STUDY.replace('task = "digits"', f'task = "{name}"')
         ids.append({j.id for j in finished(load(write(tmp_path, text), base=tmp_path)).jobs})
     assert ids[0] == ids[1]
+
+
+def test_a_task_s_preprocessing_is_its_own_and_the_run_s_that_of_its_pre_training(tmp_path: Path) -> None:
+    describe(tmp_path / "t", samples=500, fingerprint="t")
+    task = 'name = "mine"\nversion = 1\nsource = "shards"\nnum_classes = 10\ntrain = "t"\ntest = "t"\n'
+    text = STUDY.replace('task = "digits"', 'task = "task.toml"')
+
+    def baselines(settings: tuple[str, ...] = ()) -> set[str]:
+        jobs = finished(load(write(tmp_path, text), base=tmp_path, settings=list(settings))).jobs
+        return {job.id for job in jobs if job.role == "baseline"}
+
+    (tmp_path / "task.toml").write_text(task)
+    plain = baselines()
+    assert baselines(("data.decode=scaled", "data.eval_crop=center")) == plain
+    (tmp_path / "task.toml").write_text(task + 'eval_crop = "center"\n')
+    assert not baselines() & plain
 
 
 def test_a_thousand_runs_are_planned_in_a_second_of_this_process(tmp_path: Path) -> None:

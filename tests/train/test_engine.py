@@ -1,5 +1,7 @@
 """DeepSpeed's step beside a loop written out in torch."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -70,6 +72,35 @@ def test_five_steps_equal_a_plain_torch_loop(name: str, bad: int) -> None:
         # Softmax does not see the keys' bias: its gradient is rounding noise, which Adam makes as large as any.
         part = slice(None, 32) if key.endswith("qkv.bias") else slice(None)
         torch.testing.assert_close(a[part], b[part], rtol=1e-5, atol=1e-6, msg=key)
+
+
+def mixed_loop(net: nn.Module, batch: Batch, share: float, bad: int) -> float:
+    """The loss of a blended batch, image by image."""
+    images, total = to_device(batch.images, torch.device("cpu")), torch.zeros(())
+    count = len(batch.labels)
+    for i in range(count):
+        j = (i + 1) % count
+        if batch.weights[i] == 0:
+            continue
+        kept = share if batch.weights[j] > 0 else 1.0
+        logits = net((kept * images[i] + (1 - kept) * images[j])[None])
+        for weight, label in ((kept, batch.labels[i]), (1 - kept, batch.labels[j])):
+            total = total + weight * per_image_loss(logits, label[None], RECIPE)[0]
+    return float(total / (count - bad))
+
+
+@pytest.mark.parametrize("micro_batch", [8, 2])
+@pytest.mark.parametrize("bad", [0, 2])
+def test_mixup_blends_each_image_with_the_next_of_the_batch_unless_that_is_bad(bad: int, micro_batch: int) -> None:
+    batch = replace(batches(1, bad)[0], share=0.7)
+    net = net_of("ViT-nano/7")
+    nn.init.normal_(net.head.weight, std=0.2)
+    with torch.no_grad():
+        expected = mixed_loop(net.train(), batch, 0.7, bad)
+    engine = Engine(net, RECIPE, micro_batch=micro_batch)
+    loss, _ = engine.step(batch, 1e-3)
+    engine.close()
+    assert loss == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("micro_batch", [2, 4])

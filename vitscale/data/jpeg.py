@@ -10,6 +10,7 @@ import simplejpeg
 from jaxtyping import UInt8
 
 SOF = {0xC0: True, 0xC1: True, 0xC2: False}  # baseline, extended, progressive: is it read in one go?
+ALL_FREQUENCIES = b"\x00\x3f\x00"  # how the header of a scan ends that holds all of its channels' codes
 SOI, SOS, EOI = b"\xff\xd8", 0xDA, 0xD9
 TABLES = (0xFE, 0xDB, 0xC4, 0xDD)  # comment, DQT, DHT, DRI
 APP = range(0xE0, 0xF0)
@@ -58,8 +59,9 @@ def _with_scan(
     data: bytes, at: int, length: int, height_at: int, sequential: bool, channels: int, *, plain: bool
 ) -> Frame | None:
     height, width = (int.from_bytes(data[i : i + 2], "big") for i in (height_at, height_at + 2))
-    scan = at + 2 + length if sequential and data[at + 4] == channels else None
-    return Frame(width, height, height_at, scan, plain) if width and height else None
+    scan = at + 2 + length
+    one_pass = sequential and data[at + 4] == channels and data[scan - 3 : scan] == ALL_FREQUENCIES
+    return Frame(width, height, height_at, scan if one_pass else None, plain) if width and height else None
 
 
 def decode_jpeg(
