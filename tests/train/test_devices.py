@@ -20,7 +20,13 @@ Make = Callable[..., RunDir]
 # Every process needs seconds to import torch and DeepSpeed.
 pytestmark = pytest.mark.slow
 
-EXACT = ("recipe.dropout=0", "recipe.batch_size=42", "recipe.validate_every=420", "recipe.warmup_steps=2")
+EXACT = (
+    "recipe.dropout=0",
+    "recipe.lr=1e-3",
+    "recipe.batch_size=42",
+    "recipe.validate_every=420",
+    "recipe.warmup_steps=2",
+)
 MIXED = (*EXACT, "recipe.mixup=0.4")  # which reaches over the edges of what a device reads
 ROUNDING = 2e-5  # of weights of size 1, after some dozens of steps in fp32
 
