@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitscale.data.order import (
+    device_slots,
     epoch_order,
     global_batch,
     key_hashes,
@@ -63,6 +64,14 @@ def test_batches_are_slices_of_the_endless_stream(n: int, batch_size: int, block
         positions = np.arange(step * batch_size, (step + 1) * batch_size)
         np.testing.assert_array_equal(index, endless[positions])
         np.testing.assert_array_equal(epoch, positions // n)
+
+
+@pytest.mark.parametrize("devices", [1, 2, 7])
+def test_devices_share_a_batch_without_rest(devices: int) -> None:
+    index, _ = global_batch(5, batch_size=42, n=100, seed=0, block=8)
+    parts = [index[device_slots(42, device=device, devices=devices)] for device in range(devices)]
+    assert {len(part) for part in parts} == {42 // devices}
+    np.testing.assert_array_equal(np.concatenate(parts), index)
 
 
 def test_a_late_step_needs_no_earlier_one() -> None:

@@ -1,0 +1,82 @@
+"""Training past samples that cannot be used, and stopping where they are too many."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vitscale.data.shards import open_shards
+from vitscale.errors import DONE, MISSING
+from vitscale.launch.folders import prepare
+from vitscale.study.load import load
+from vitscale.study.plan import plan
+from vitscale.train import pretrain
+from vitscale.train.loop import Stop
+from vitscale.train.rundir import RunDir
+from vitscale.train.worker import work
+
+Spoil = Callable[..., RunDir]
+
+
+@pytest.fixture
+def spoilt(base: Path, tmp_path: Path) -> Spoil:
+    """A run over a copy of the data in which some training images are broken, in place and in their size."""
+
+    def made(count: int, *settings: str, runs: str = "runs") -> RunDir:
+        folder = tmp_path / f"spoilt-{count}"
+        if not folder.exists():
+            shutil.copytree(base, folder)
+            with open_shards(folder / "train") as shards:
+                places = [(shards.shard(i), *(int(x) for x in shards.places[i])) for i in range(10, 10 + count)]
+            for shard, _, offset, size in places:
+                with Path(shard).open("r+b") as file:
+                    file.seek(offset + 40)
+                    file.write(np.random.default_rng(0).bytes(size - 60))
+        jobs = plan(load(folder / "study.toml", base=folder, settings=settings), {}).jobs
+        return RunDir(prepare(jobs[0], tmp_path / runs, base=folder, machine={"threads": 1}))
+
+    return made
+
+
+def test_a_few_are_passed_over_and_each_is_logged_once(spoilt: Spoil) -> None:
+    run = spoilt(2, "data.max_bad=0.02", "recipe.steps=40")
+    assert work(run, Stop()) == DONE
+    logged = [event for event in run.events() if event["event"] == "bad_sample"]
+    with open_shards(run.machine["shards"]) as shards:
+        assert sorted(event["key"] for event in logged) == sorted(shards.keys[10:12].tolist())
+        assert {event["shard"] for event in logged} == {str(shards.shard(10))}
+    assert all(event["reason"] for event in logged)
+
+
+def test_it_keeps_its_slot_with_weight_0(spoilt: Spoil) -> None:
+    whole, broken = (
+        pretrain.Upstream(
+            spoilt(count, "data.max_bad=0.5", "data.val_examples=0", "recipe.keep=last", runs=f"r{count}")
+        )
+        for count in (0, 2)
+    )
+    found = set()
+    for step in range(8):
+        (index, _), one, other = broken.positions(step), whole.batch(step), broken.batch(step)
+        bad = np.isin(index, [10, 11])
+        found |= set(index[bad].tolist())
+        assert other.weights.tolist() == (~bad).astype(float).tolist()
+        good = torch.from_numpy(~bad)
+        assert torch.equal(one.images[good], other.images[good])
+        assert not other.images[~good].any()
+        assert torch.equal(one.labels, other.labels)
+    assert found == {10, 11}
+
+
+def test_too_many_stop_the_run_in_two_lines(spoilt: Spoil) -> None:
+    run = spoilt(4, "data.max_bad=0.01", "recipe.steps=40")
+    assert work(run, Stop()) == MISSING
+    result = run.result()
+    assert result is not None
+    assert result["status"] == "failed"
+    assert "of 120 are too many" in result["reason"]
+    assert "train" in result["reason"]
+    assert result["hint"].startswith("at most 1.00% may be bad: see `vitscale data verify ")
