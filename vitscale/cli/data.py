@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Make, fetch and check folders of WebDataset shards.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Location = Annotated[str, typer.Argument(help="A folder of shards, one .tar, a pattern, a list, or the URL of one.")]
 EVERY = 30.0  # seconds between two lines of progress where stderr is no terminal
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
@@ -115,16 +116,38 @@ def fractals_command(
     _report([packed], as_json)
 
 
-@app.command("info")
+@app.command("index")
 @reports_errors
-def info_command(
-    folder: Annotated[Path, typer.Argument(help="A folder of shards.")],
+def index_command(
+    location: Location,
+    again: Annotated[
+        bool, typer.Option("--again", help="Also where there is an index: the shards have changed.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
+    """Make the index that shards from elsewhere lack, in one pass. Run it again after an interruption: it goes on."""
+    from vitscale.data.indexing import build
+    from vitscale.data.inspect import info
+    from vitscale.locations import locate
+
+    with _progress(f"indexing {location}", "shards") as progress:
+        folder = build(locate(location), again=again, progress=progress)
+    facts = info(location)
+    _say_problems(facts)
+    if as_json:
+        print_json({**facts, "index": str(folder)})
+    else:
+        print(f"{location}: {_images_and_classes(facts)}, {_count(facts['shards'], 'shard')}; index in {folder}")
+
+
+@app.command("info")
+@reports_errors
+def info_command(location: Location, as_json: Json = False) -> None:
     """Say what a data set holds."""
     from vitscale.data.inspect import info
 
-    facts = info(folder)
+    facts = info(location)
+    _say_problems(facts)
     if as_json:
         print_json(facts)
         return
@@ -138,19 +161,28 @@ def info_command(
 
 @app.command("verify")
 @reports_errors
-def verify_command(
-    folder: Annotated[Path, typer.Argument(help="A folder of shards.")],
-    as_json: Json = False,
-) -> None:
+def verify_command(location: Location, as_json: Json = False) -> None:
     """Read every byte of a data set: checksums, index, keys, labels and images."""
     from vitscale.data.inspect import verify
 
-    with _progress(f"verifying {folder}") as progress:
-        facts = verify(folder, progress=progress)
+    with _progress(f"verifying {location}") as progress:
+        facts = verify(location, progress=progress)
     if as_json:
         print_json(facts)
     else:
-        print(f"{folder}: {_count(facts['samples'], 'image')} in {_count(facts['shards'], 'shard')}: all whole")
+        print(f"{location}: {_count(facts['samples'], 'image')} in {_count(facts['shards'], 'shard')}: all whole")
+
+
+def _say_problems(facts: dict[str, Any]) -> None:
+    """What of a set cannot be trained on, in a line each."""
+    for shard, reason in facts["damaged"].items():
+        say(f"warning: {shard}: {reason}; what came after it is lost")
+    if facts["problems"]:
+        first = facts["problems"][0]
+        say(
+            f"warning: {_count(len(facts['problems']), 'sample')} of {facts['samples']:,} cannot be trained on, "
+            f"the first being {first['key']!r}: {first['reason']}; vitscale data verify names all"
+        )
 
 
 def _report(packed: list[Packed], as_json: bool) -> None:
@@ -210,10 +242,10 @@ def _shard_name(name: str) -> str:
 
 
 @contextlib.contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+def _progress(what: str, unit: str = "images") -> Iterator[Callable[[int, int], None]]:
     """A bar with a count on a terminal, a line every half minute elsewhere; both on stderr."""
     if not sys.stderr.isatty():
-        yield _lines(what)
+        yield _lines(what, unit)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -224,13 +256,13 @@ def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _lines(what: str) -> Callable[[int, int], None]:
+def _lines(what: str, unit: str) -> Callable[[int, int], None]:
     last = time.monotonic()
 
     def line(done: int, total: int) -> None:
         nonlocal last
         if time.monotonic() - last >= EVERY:
             last = time.monotonic()
-            say(f"{what}: {done:,} of {total:,} images")
+            say(f"{what}: {done:,} of {total:,} {unit}")
 
     return line

@@ -235,7 +235,7 @@ class Images(_Batches):
             return None
 
     def _report(self, i: int, reason: str) -> None:
-        shard, key = str(self.shards.shard(i)), str(self.shards.keys[i])
+        shard, key = self.shards.shard(i), str(self.shards.keys[i])
         with self._lock:
             if i not in self._bad_index:
                 self._bad_index.add(i)
@@ -244,7 +244,7 @@ class Images(_Batches):
         if count > self.max_bad * len(self.shards):
             raise VitscaleError(
                 f"{shard}: sample {key!r} cannot be decoded ({reason}); {count} of {len(self.shards):,} are too many",
-                hint=f"at most {self.max_bad:.2%} may be bad: see `vitscale data verify {self.shards.folder}`",
+                hint=f"at most {self.max_bad:.2%} may be bad: see `vitscale data verify {self.shards.location}`",
                 exit_code=MISSING,
             )
 
