@@ -11,7 +11,7 @@ from fsspec.asyn import sync
 
 from vitscale.data.remote import Client, Failure, NoRanges, Stat
 
-VERSIONS = ("ETag", "etag", "oid", "blob_id", "md5Hash", "generation", "Last-Modified")
+VERSIONS = ("ETag", "etag", "blob_id")
 STREAMED = 2**20  # bytes at a time from a server that sends whole files
 
 
@@ -44,21 +44,20 @@ class Stored:
     def __init__(self, protocol: str, options: dict[str, Any]) -> None:
         self.fs = fsspec.filesystem(protocol, skip_instance_cache=True, **options)
         self.fs.retries = 1  # s3fs's own, which know no back-off of some length
+        # The hub's file system asks for the one file then, not for its whole folder, and reads nothing ahead.
+        self._afresh = {"refresh": True, "expand_info": True} if protocol == "hf" else {}
+        self._unbuffered = {"cache_type": "none"} if protocol == "hf" else {}
 
     def stat(self, url: str) -> Stat:
-        self.fs.invalidate_cache()
-        facts = self.fs.info(url)
-        facts = {**facts, **(facts.get("lfs") or {})}
+        facts = self.fs.info(url, **self._afresh)
         if facts["type"] != "file":
             raise FileNotFoundError(url)
         return Stat(int(facts["size"]), next((str(facts[key]) for key in VERSIONS if facts.get(key)), ""))
 
     def read(self, url: str, start: int, end: int) -> tuple[Stat, bytes]:
-        unbuffered = {"cache_type": "none"} if "hf" in self.fs.protocol else {}
-        return self.stat(url), self.fs.cat_file(url, start=start, end=end, **unbuffered)
+        return self.stat(url), self.fs.cat_file(url, start=start, end=end, **self._unbuffered)
 
     def list(self, url: str) -> list[str]:
-        self.fs.invalidate_cache()
         return [str(name) for name in self.fs.ls(url, detail=False)]
 
 
@@ -74,6 +73,7 @@ class Http:
         self.fs = fsspec.filesystem(
             "http", skip_instance_cache=True, client_kwargs={"timeout": wait, "trust_env": True}
         )
+        self._without_ranges: set[str] = set()
 
     def stat(self, url: str) -> Stat:
         return sync(self.fs.loop, self._stat, url)
@@ -84,6 +84,8 @@ class Http:
         try:
             if response.status == 206:
                 await response.read()  # one byte, after which the connection can be used again
+            elif response.status == 200:
+                self._without_ranges.add(url)
             return _stat_of(response)
         finally:
             response.close()
@@ -98,6 +100,8 @@ class Http:
         return response
 
     def read(self, url: str, start: int, end: int) -> tuple[Stat, bytes]:
+        if url in self._without_ranges:
+            raise NoRanges(lambda: self._whole(url))
         return sync(self.fs.loop, self._read, url, start, end)
 
     async def _read(self, url: str, start: int, end: int) -> tuple[Stat, bytes]:

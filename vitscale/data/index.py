@@ -100,6 +100,10 @@ def fingerprint(keys: Iterable[str], labels: Iterable[int]) -> str:
 def write_index(folder: Path, description: dict[str, Any], table: pa.Table) -> None:
     """Writes the index, then the description, whose presence says that the data set is whole."""
     write_whole(folder / INDEX, parquet(table))
+    write_description(folder, description)
+
+
+def write_description(folder: Path, description: dict[str, Any]) -> None:
     write_whole(folder / DESCRIPTION, (json.dumps(description, indent=1) + "\n").encode())
 
 

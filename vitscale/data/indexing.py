@@ -19,7 +19,17 @@ import pyarrow.parquet as pq
 from vitscale.data import remote
 from vitscale.data.access import Facts, cached, shard
 from vitscale.data.descriptors import Descriptors
-from vitscale.data.index import CLASSES, INDEX, SCHEMA, describe, index_table, parquet, read_description, write_index
+from vitscale.data.index import (
+    CLASSES,
+    INDEX,
+    SCHEMA,
+    describe,
+    index_table,
+    parquet,
+    read_description,
+    write_description,
+    write_index,
+)
 from vitscale.data.remote import Stat, UnreachableError
 from vitscale.data.tars import NO_LABEL, Contents, class_limit, index_tar
 from vitscale.data.threads import unordered
@@ -67,17 +77,25 @@ def _fetch(location: Location, folder: Path) -> bool:
     if location.names is not None or not location.remote:
         return False
     try:
-        description = remote.content(location.shard(DESCRIPTION))
-        document = json.loads(description)
-        if document["schema"] != SCHEMA or not document["shards"] or not document["fingerprint"]:
+        description = json.loads(remote.content(location.shard(DESCRIPTION)))
+        if description["schema"] != SCHEMA or not description["fingerprint"]:
             return False
+        shards = {shard["name"]: shard for shard in description["shards"]}
         index = remote.content(location.shard(INDEX))
     except (UnreachableError, ValueError, KeyError, TypeError):
         return False
+
+    def seen(name: str) -> tuple[str, Stat]:
+        found = remote.stat(location.shard(name))
+        remote.check(location.shard(name), found, Stat(shards[name]["bytes"]))
+        return name, found
+
+    for name, found in unordered(seen, list(shards), threads=THREADS):
+        shards[name]["version"] = found.version
     with contextlib.suppress(UnreachableError):
         write_whole(folder / CLASSES, remote.content(location.shard(CLASSES)))
     write_whole(folder / INDEX, index)
-    write_whole(folder / DESCRIPTION, description)
+    write_description(folder, description)
     return True
 
 

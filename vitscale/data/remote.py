@@ -21,6 +21,7 @@ CHUNK = 16 * 2**20  # bytes of one request in a stream
 REFUSED = {401: "access is refused", 403: "access is refused", 404: "there is no such file", 410: "the file is gone"}
 AGAIN = (408, 425, 429)  # of HTTP's 4xx: the server asks to come again
 MODULES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub"}
+CUT = ("ClientPayloadError", "IncompleteReadError", "ResponseStreamingError", "RemoteProtocolError")
 SELF_RETRYING = ("gs", "hf")  # their clients have tried again, with pauses, before they raise
 
 T = TypeVar("T")
@@ -187,10 +188,10 @@ def _failure(url: str, error: Exception) -> Failure:
         return Failure(f"{REFUSED.get(status, 'the server answers')} ({status})", status=status, passing=again)
     if isinstance(error, TimeoutError):
         return Failure(f"no byte came for {timeout():g} s", passing=True)
-    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}".rstrip(": ")
-    library = type(error).__module__.partition(".")[0]
+    name, library = type(error).__name__, type(error).__module__.partition(".")[0]
+    reason = "the transfer was cut off" if name in CUT else f"{name}: {' '.join(str(error).split())[:300]}"
     broken = isinstance(error, OSError | EOFError) or library in ("aiohttp", "botocore", "aiobotocore", "httpx2")
-    return Failure(reason, passing=broken and url.partition("://")[0] not in SELF_RETRYING)
+    return Failure(reason.rstrip(": "), passing=broken and url.partition("://")[0] not in SELF_RETRYING)
 
 
 def _status(error: BaseException) -> int | None:
@@ -199,14 +200,15 @@ def _status(error: BaseException) -> int | None:
         return 404
     if isinstance(error, PermissionError):
         return 403
-    response = getattr(error, "response", None)
-    if isinstance(response, dict):  # botocore's
-        response = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    for status in (getattr(error, "status", None), getattr(error, "code", None), response):
-        number = getattr(status, "status_code", status)
-        if isinstance(number, int | str) and str(number).isdigit():
-            return int(number)
-    return None if error.__cause__ is None else _status(error.__cause__)
+    if type(error).__name__ == "HttpError":  # gcsfs's
+        status = getattr(error, "code", None)
+    elif isinstance(error.__cause__, Exception) and isinstance(getattr(error.__cause__, "response", None), dict):
+        return _status(error.__cause__)  # s3fs's, of what botocore raised
+    else:
+        response = getattr(error, "response", None)
+        told = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
+        status = told.get("HTTPStatusCode") or getattr(response, "status_code", None) or getattr(error, "status", None)
+    return int(status) if isinstance(status, int | str) and str(status).isdigit() else None
 
 
 def _shown(url: str) -> str:
