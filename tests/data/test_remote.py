@@ -328,21 +328,36 @@ def test_s3_says_what_is_missing_and_what_was_replaced(bucket: str) -> None:
         open_shards(f"{bucket}/s-0000.tar").read(0)
 
 
-def test_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from huggingface_hub import constants, hf_file_system
+FROM_THE_HUB = """
+import sys
+from vitscale.data.indexing import build
+from vitscale.data.shards import open_shards
+from vitscale.errors import VitscaleError
+from vitscale.locations import locate
 
+place = "hf://datasets/people/set"
+for text in (place, place + "/s-{0000..0002}.tar"):
+    build(locate(text))
+    with open_shards(text) as shards:
+        print(shards.fingerprint, sum(len(shards.read(i)) for i in range(len(shards))))
+try:
+    build(locate(place + "/gone.tar"))
+except VitscaleError as error:
+    print(error.problems[0].message)
+"""
+
+
+def test_the_hub(tmp_path: Path) -> None:
+    """In a process of its own: the hub's library reads its address when it is imported."""
+    here = local(tmp_path)
     with file_server(foreign(tmp_path / "served"), HubServer) as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(hf_file_system.HfFileSystem, "endpoint", server.url, raising=False)
-        place = "hf://datasets/people/set"
-        build(locate(place))
-        assert_same(open_shards(place), local(tmp_path))
-        assert len(server.requests) == 3
-        pieces = place + "/s-{0000..0001}.tar"
-        build(locate(pieces))
-        assert len(open_shards(pieces)) == 12
-        with pytest.raises(VitscaleError, match=r"gone\.tar: there is no such file"):
-            build(locate(place + "/gone.tar"))
+        command, environment = [sys.executable, "-c", FROM_THE_HUB], os.environ | {"HF_ENDPOINT": server.url}
+        answer = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        requests = [path for path, _ in server.requests if path.endswith(".tar")]
+    expected = f"{here.fingerprint} {sum(len(here.read(i)) for i in range(18))}"
+    assert answer.stdout.splitlines()[:2] == [expected, expected], answer.stderr
+    assert answer.stdout.splitlines()[2] == "hf://datasets/people/set/gone.tar: there is no such file (404)"
+    assert len(requests) == 3  # the pattern's shards have the same URLs, and come from the cache
 
 
 def test_google_cloud_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ LABEL_FIELDS = ("label", "cls", "class", "class_id")  # of a sample's json, in o
 LONGEST_LABEL = {"cls": 1 << 12, "json": 1 << 24}  # bytes; those beside SA-1B's images reach some millions
 MOST_CLASSES = 1_000_000  # beyond every labelled set of images; a number above it is a time or an id
 NO_LABEL = -1  # of a sample that cannot be trained on
+UNLABELLED = "it has no label (neither cls nor a label in its json)"
 # True of a packed shard whatever is wrong with it: `pack` writes a missing one again, and takes one of the right size
 # for whole.
 AGAIN = (
@@ -127,7 +128,8 @@ def _entries(read: Read, size: int) -> Iterator[Entry]:
     except Damage:
         # What would have told the label of the last sample may be what is missing.
         for entry in _found(sample, size):
-            yield _bad(entry, "the shard is cut off or damaged in it") if entry.problem else entry
+            lost = entry.problem == UNLABELLED
+            yield replace(entry, problem="the shard is cut off or damaged in it") if lost else entry
         raise
     yield from _found(sample, size)
 
@@ -158,7 +160,7 @@ def _label(members: dict[str, bytes | None]) -> tuple[int, str]:
     """Label and problem."""
     kind = next((kind for kind, data in members.items() if data != b""), None)
     if kind is None:
-        return NO_LABEL, "it has no label (neither cls nor a label in its json)"
+        return NO_LABEL, UNLABELLED
     data = members[kind]
     if data is None:
         return NO_LABEL, f"its {kind} has more than {LONGEST_LABEL[kind]:,} bytes"
@@ -178,7 +180,7 @@ def _label_of_json(data: bytes) -> tuple[int, str]:
 
 def _number(text: str) -> tuple[int, str]:
     if not text:
-        return NO_LABEL, "it has no label (neither cls nor a label in its json)"
+        return NO_LABEL, UNLABELLED
     if not re.fullmatch(r"[+-]?[0-9]{1,18}(\.0*)?", text):
         return NO_LABEL, f"its label is no number: {text[:40]!r}"
     label = int(text.partition(".")[0])
