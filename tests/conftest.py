@@ -1,6 +1,7 @@
 """Before anything of vitscale is imported: shapes and types are checked at every call, and nothing opens a window."""
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,10 @@ from jaxtyping import install_import_hook
 os.environ["MPLBACKEND"] = "Agg"
 # pytest-xdist runs one process a core; threads of their own would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Nothing of a test comes from, or goes to, the cache of whoever runs it.
+_cache = tempfile.TemporaryDirectory(prefix="vitscale-cache-")
+os.environ["VITSCALE_CACHE"] = _cache.name
 
 install_import_hook("vitscale", "type_checks.check")
 

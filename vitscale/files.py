@@ -79,8 +79,8 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[bool]:
-    """Holds the lock file at `path`, which is gone afterwards; False where another process holds it.
+def locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Holds the lock file at `path`, which is gone afterwards; False where another process holds it, unless we `wait`.
 
     The kernel lets go of it when the process dies, however it dies.
     """
@@ -89,7 +89,7 @@ def locked(path: Path) -> Iterator[bool]:
         while not held:
             file = stack.enter_context(path.open("a"))
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
                 break
             # Who held it before may have removed the file between our opening and locking it.

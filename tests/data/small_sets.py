@@ -89,5 +89,15 @@ def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:
     return path
 
 
+def foreign(folder: Path, *, shards: int = 3, samples: int = 6, side: int = 12) -> Path:
+    """Shards from elsewhere: s-0000.tar, s-0001.tar, ...; keys and images are all different."""
+    for shard in range(shards):
+        members: dict[str, bytes] = {}
+        for i in range(shard * samples, (shard + 1) * samples):
+            members |= {f"{i:05d}.jpg": encoded(i, "JPEG", width=side, height=side), f"{i:05d}.cls": b"%d" % (i % 3)}
+        write_tar(folder / f"s-{shard:04d}.tar", members)
+    return folder
+
+
 def source_of(path: Path, **options: object):
     return open_source(path, options=Options(**options))  # type: ignore[arg-type]

@@ -31,7 +31,7 @@ def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
     out = packed(tmp_path).folder
     shards = open_shards(out)
     _, offset, size = (int(x) for x in shards.places[12])
-    path = shards.shard(12)
+    path = Path(shards.shard(12))
     data = bytearray(path.read_bytes())
     data[offset + size // 2] ^= 1
     path.write_bytes(data)

@@ -1,16 +1,26 @@
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
 import json
+import lzma
 import os
 import shutil
+import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from small_sets import encoded, packed, write_tar
+from vitscale.data import access
+from vitscale.data.pack import Plan
 from vitscale.data.shards import open_shards
+from vitscale.data.tars import index_shard
 from vitscale.errors import VitscaleError
 
 
@@ -101,51 +111,107 @@ def test_truncated_packed_shard_is_named(tmp_path: Path, cut: int) -> None:
         open_shards(out)
 
 
-def test_truncated_foreign_shard_is_named_wherever_it_is_cut(tmp_path: Path) -> None:
+def test_a_truncated_foreign_shard_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
     whole = foreign(tmp_path / "wds") / "train-0000.tar"
+    sizes = [entry.offset + entry.size for entry in index_shard(whole)]
     data = whole.read_bytes()
-    end = len(data.rstrip(b"\0"))
-    for size in range(0, end, 700):
+    for size in range(sizes[0] + 2000, len(data.rstrip(b"\0")), 700):
         cut = tmp_path / f"cut{size}"
         cut.mkdir()
         (cut / "train-0000.tar").write_bytes(data[:size])
-        with pytest.raises(VitscaleError, match=r"train-0000\.tar: ") as error:
-            open_shards(cut)
-        assert error.value.exit_code == 5
+        with open_shards(cut) as shards:
+            assert "truncated" in shards.damaged["train-0000.tar"]
+            good = np.flatnonzero(shards.labels >= 0).tolist()
+            assert len(good) >= sum(end + 1536 <= size for end in sizes)
+            assert [shards.read(i) for i in good] == [encoded(i, "JPEG") for i in good]
+            assert list(shards.problems) in ([], [len(good)])  # at most the sample at the cut, which is the last
         shutil.rmtree(cut)
 
 
-def test_damaged_header_is_not_the_end(tmp_path: Path) -> None:
+def test_what_follows_a_damaged_header_is_lost_and_said_so(tmp_path: Path) -> None:
     shard = foreign(tmp_path / "wds") / "train-0000.tar"
     data = bytearray(shard.read_bytes())
-    data[data.index(b"train/0003.jpg") + 150] ^= 0xFF
+    data[data.index(b"train/0003.cls") + 150] ^= 0xFF
     shard.write_bytes(data)
-    with pytest.raises(VitscaleError, match="the shard is damaged at byte"):
-        open_shards(shard.parent)
+    shards = open_shards(shard.parent)
+    assert "the shard is damaged at byte" in shards.damaged["train-0000.tar"]
+    assert shards.labels.tolist() == [0, 1, 2, -1, 1, 2]
+    assert shards.problems == {3: "the shard is cut off or damaged in it"}
+    assert shards.num_classes == 3
 
 
-@pytest.mark.parametrize(
-    ("label", "message"),
-    [(None, "has no label"), (b"cat", "is no number: 'cat'"), (b"-1", "outside the range: -1"), (b"", "has no label")],
-)
-def test_bad_labels_name_shard_and_key(tmp_path: Path, label: bytes | None, message: str) -> None:
-    members = {"x/7.png": encoded(0)} | ({} if label is None else {"x/7.cls": label})
-    write_tar(tmp_path / "a.tar", members)
-    with pytest.raises(VitscaleError, match=message) as error:
-        open_shards(tmp_path)
-    assert "a.tar: " in str(error.value)
-    assert "'x/7'" in str(error.value)
+def test_shards_with_nothing_to_read_are_an_error_only_where_all_are(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", {"0.png": encoded(0), "0.cls": b"0"})
+    (tmp_path / "b.tar").write_bytes(b"")
+    (tmp_path / "c.tar").write_bytes(b"no tar at all" * 100)
+    shards = open_shards(tmp_path)
+    assert len(shards) == 1
+    assert shards.damaged == {"b.tar": "the shard is empty (0 bytes)", "c.tar": "the shard is damaged at byte 0"}
+    (tmp_path / "none").mkdir()
+    (tmp_path / "b.tar").rename(tmp_path / "none" / "b.tar")
+    with pytest.raises(VitscaleError, match=r"no images in its shard \(b\.tar: the shard is empty") as error:
+        open_shards(tmp_path / "none")
+    assert error.value.exit_code == 5
 
 
-@pytest.mark.parametrize("label", [b"2000000000", b"1000000"])
-def test_a_time_or_an_id_is_no_label(tmp_path: Path, label: bytes) -> None:
-    write_tar(tmp_path / "a.tar", {"x/6.png": encoded(0), "x/6.cls": b"0"})
-    write_tar(tmp_path / "b.tar", {"x/7.png": encoded(0), "x/7.cls": label})
+BAD_LABELS = [
+    (None, "it has no label"),
+    (b"cat", "its label is no number: 'cat'"),
+    (b"-1", "its label is outside the range: -1"),
+    (b"", "it has no label"),
+    (b"1_0", "its label is no number"),
+    (b"nan", "its label is no number"),
+    (b"2000000000", "its label is no number of a class: 2000000000"),
+    (b"1000000", "its label is no number of a class: 1000000"),
+    (b"9" * 5000, "its cls has more than 4,096 bytes"),
+]
+
+
+@pytest.mark.parametrize(("label", "problem"), BAD_LABELS)
+def test_a_bad_label_keeps_the_place_of_its_sample(tmp_path: Path, label: bytes | None, problem: str) -> None:
+    write_tar(tmp_path / "a.tar", {"x/6.png": encoded(0), "x/6.cls": b"1"})
+    write_tar(tmp_path / "b.tar", {"x/7.png": encoded(1)} | ({} if label is None else {"x/7.cls": label}))
+    for _ in range(2):  # made, then read
+        shards = open_shards(tmp_path)
+        assert shards.labels.tolist() == [1, -1]
+        assert shards.num_classes == 2
+        assert list(shards.problems) == [1]
+        assert shards.problems[1].startswith(problem)
+        assert shards.read(1) == encoded(1)
+
+
+def test_a_set_without_any_label_is_an_error(tmp_path: Path) -> None:
+    """As img2dataset writes it."""
+    caption = b'{"key": "000000000", "caption": "a cat", "url": "http://x", "width": 12}'
+    write_tar(
+        tmp_path / "00000.tar", {"000000000.jpg": encoded(0), "000000000.txt": b"a cat", "000000000.json": caption}
+    )
     with pytest.raises(
-        VitscaleError, match=rf"b\.tar: the label of sample 'x/7' is no number .*{label.decode()}"
+        VitscaleError, match=r"no label in its shard \(sample '000000000' of 00000\.tar: it has no label"
     ) as error:
         open_shards(tmp_path)
-    assert error.value.exit_code == 5
+    assert "images and captions have none" in error.value.problems[0].hint
+
+
+def test_keys_that_begin_anew_in_each_shard_stay_apart(tmp_path: Path) -> None:
+    for name in ("00000", "00001"):
+        write_tar(tmp_path / f"{name}.tar", {"0.png": encoded(0), "0.cls": b"0", "1.png": encoded(1), "1.cls": b"1"})
+    shards = open_shards(tmp_path)
+    assert shards.keys.tolist() == ["0", "1", "00001/0", "00001/1"]
+    assert not shards.problems
+
+
+def test_the_second_sample_of_a_key_in_one_shard_is_bad(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", {"0.png": encoded(0), "0.cls": b"0", "1.png": encoded(1), "1.cls": b"1"})
+    with tarfile.open(tmp_path / "a.tar", "a") as tar:
+        for name, data in {"0.png": encoded(2), "0.cls": b"1"}.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    shards = open_shards(tmp_path)
+    assert shards.labels.tolist() == [0, 1, -1]
+    assert shards.problems == {2: "its key names an earlier sample of the shard"}
+    assert len(set(shards.keys.tolist())) == 3
 
 
 def test_a_shard_that_goes_away_while_reading(tmp_path: Path) -> None:
@@ -155,8 +221,97 @@ def test_a_shard_that_goes_away_while_reading(tmp_path: Path) -> None:
     with pytest.raises(VitscaleError, match=r"set-000000\.tar: No such file"):
         shards.read(0)
     os.truncate(out / "set-000001.tar", 600)
-    with pytest.raises(VitscaleError, match=r"set-000001\.tar: the shard is truncated: sample 'class"):
+    with pytest.raises(VitscaleError, match=r"set-000001\.tar: the shard is truncated: 600 bytes, and the index says"):
         shards.read(15)
+
+
+def test_a_shard_that_is_replaced_while_reading(tmp_path: Path) -> None:
+    out = packed(tmp_path).folder
+    shards = open_shards(out)
+    shards.read(0)
+    path = out / "set-000000.tar"
+    shutil.copy(path, tmp_path / "copy.tar")
+    (tmp_path / "copy.tar").replace(path)
+    shards.close()  # as when many others were read meanwhile
+    with pytest.raises(VitscaleError, match=r"set-000000\.tar: the shard was replaced while it was read"):
+        shards.read(0)
+    data = bytearray(path.read_bytes())
+    again = open_shards(out)
+    again.read(0)
+    data[2000] ^= 1
+    path.write_bytes(data)  # into the file that is open
+    os.utime(path, ns=(1, 1))  # however coarse the clock of the file system is
+    with pytest.raises(VitscaleError, match="was replaced while"):
+        again.read(0)
+
+
+def test_more_shards_than_a_process_may_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = packed(tmp_path, plan=Plan(name="set", shard_samples=1)).folder
+    shards = open_shards(out)
+    monkeypatch.setattr(shards.access._descriptors, "most", 4)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with ThreadPoolExecutor(4) as pool:
+        images = list(pool.map(shards.read, list(range(24)) * 20))
+    assert images[:24] * 20 == images
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 4
+
+
+def test_one_tar_a_pattern_and_a_list_are_sets_too(tmp_path: Path) -> None:
+    folder = foreign(tmp_path / "wds")
+    whole = open_shards(folder)
+    (tmp_path / "list.txt").write_text("# both\nwds/train-0000.tar\n\nwds/train-0001.tar  # the second\n")
+    for place in (
+        folder / "train-{0000..0001}.tar",
+        f"{folder}/train-0000.tar::{folder}/train-0001.tar",
+        tmp_path / "list.txt",
+    ):
+        shards = open_shards(str(place))
+        assert shards.fingerprint == whole.fingerprint
+        assert shards.read(7) == whole.read(7)
+    assert len(open_shards(folder / "train-0001.tar")) == 2
+    backwards = open_shards(f"{folder}/train-0001.tar::{folder}/train-0000.tar")
+    assert backwards.keys.tolist()[:2] == ["b", "c"]
+
+
+COMPRESSED = {".tar.gz": gzip.compress, ".tgz": gzip.compress, ".tar.bz2": bz2.compress, ".tar.xz": lzma.compress}
+
+
+@pytest.mark.parametrize("suffix", [*COMPRESSED, ".tar.zst"])
+def test_compressed_tars_are_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    monkeypatch.setenv("VITSCALE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(access, "PIECE", 1000)
+    whole = open_shards(foreign(tmp_path / "wds"))
+    pack = COMPRESSED.get(suffix, lambda data: pa.compress(data, "zstd", asbytes=True))
+    (tmp_path / "packed").mkdir()
+    for path in (tmp_path / "wds").glob("*.tar"):
+        (tmp_path / "packed" / (path.stem + suffix)).write_bytes(pack(path.read_bytes()))
+    shards = open_shards(tmp_path / "packed")
+    assert shards.fingerprint == whole.fingerprint
+    assert [shards.read(i) for i in range(8)] == [whole.read(i) for i in range(8)]
+    for path in (tmp_path / "cache" / "shards").glob("*/[0-9]*"):
+        path.unlink()  # evicted
+    shards.close()
+    assert [shards.read(i) for i in range(8)] == [whole.read(i) for i in range(8)]
+
+
+def test_a_compressed_tar_that_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITSCALE_CACHE", str(tmp_path / "cache"))
+    data = (foreign(tmp_path / "wds") / "train-0000.tar").read_bytes()
+    (tmp_path / "packed").mkdir()
+    packed = gzip.compress(data)
+    (tmp_path / "packed" / "a.tar.gz").write_bytes(packed[: len(packed) // 2])
+    shards = open_shards(tmp_path / "packed")
+    assert "its compression is cut off or damaged" in shards.damaged["a.tar.gz"]
+    assert 0 < (shards.labels >= 0).sum() < 6
+    assert shards.read(0) == encoded(0, "JPEG")
+
+
+def test_an_index_without_problems_has_the_columns_it_always_had(tmp_path: Path) -> None:
+    packed(tmp_path)
+    assert pq.read_table(tmp_path / "set" / "index.parquet").column_names == [
+        "shard", "offset", "size", "ext", "key", "label",
+    ]  # fmt: skip
+    assert "problems" not in json.loads((tmp_path / "set" / "dataset.json").read_text())
 
 
 def test_unfinished_pack_is_not_taken_for_a_data_set(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +16,7 @@ from vitscale.errors import USAGE, VitscaleError
 app = typer.Typer(help="Make, fetch and check folders of WebDataset shards.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Location = Annotated[str, typer.Argument(help="A folder of shards, one .tar, a pattern, a list, or the URL of one.")]
 
 
 @app.command("pack")
@@ -108,16 +109,38 @@ def fractals_command(
     report([packed], as_json)
 
 
-@app.command("info")
+@app.command("index")
 @reports_errors
-def info_command(
-    folder: Annotated[Path, typer.Argument(help="A folder of shards.")],
+def index_command(
+    location: Location,
+    again: Annotated[
+        bool, typer.Option("--again", help="Also where there is an index: the shards have changed.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
+    """Make the index that shards from elsewhere lack, in one pass. Run it again after an interruption: it goes on."""
+    from vitscale.data.indexing import build
+    from vitscale.data.inspect import info
+    from vitscale.locations import locate
+
+    with progress_of(f"indexing {location}", "shards") as progress:
+        folder = build(locate(location), again=again, progress=progress)
+    facts = info(location)
+    _say_problems(facts)
+    if as_json:
+        print_json({**facts, "index": str(folder)})
+    else:
+        print(f"{location}: {images_and_classes(facts)}, {count(facts['shards'], 'shard')}; index in {folder}")
+
+
+@app.command("info")
+@reports_errors
+def info_command(location: Location, as_json: Json = False) -> None:
     """Say what a data set holds."""
     from vitscale.data.inspect import info
 
-    facts = info(folder)
+    facts = info(location)
+    _say_problems(facts)
     if as_json:
         print_json(facts)
         return
@@ -131,19 +154,28 @@ def info_command(
 
 @app.command("verify")
 @reports_errors
-def verify_command(
-    folder: Annotated[Path, typer.Argument(help="A folder of shards.")],
-    as_json: Json = False,
-) -> None:
+def verify_command(location: Location, as_json: Json = False) -> None:
     """Read every byte of a data set: checksums, index, keys, labels and images."""
     from vitscale.data.inspect import verify
 
-    with progress_of(f"verifying {folder}") as progress:
-        facts = verify(folder, progress=progress)
+    with progress_of(f"verifying {location}") as progress:
+        facts = verify(location, progress=progress)
     if as_json:
         print_json(facts)
     else:
-        print(f"{folder}: {count(facts['samples'], 'image')} in {count(facts['shards'], 'shard')}: all whole")
+        print(f"{location}: {count(facts['samples'], 'image')} in {count(facts['shards'], 'shard')}: all whole")
+
+
+def _say_problems(facts: dict[str, Any]) -> None:
+    """What of a set cannot be trained on, in a line each."""
+    for shard, reason in facts["damaged"].items():
+        say(f"warning: {shard}: {reason}; what came after it is lost")
+    if facts["problems"]:
+        first = facts["problems"][0]
+        say(
+            f"warning: {count(len(facts['problems']), 'sample')} of {facts['samples']:,} cannot be trained on, "
+            f"the first being {first['key']!r}: {first['reason']}; vitscale data verify names all"
+        )
 
 
 app.command("subset")(subset_command)

@@ -26,7 +26,9 @@ def pretrain(
     model: Annotated[
         str | None, typer.Option("--model", help="The literature's name instead, e.g. R26+ViT-S/32.")
     ] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="Folder of WebDataset shards.")] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="WebDataset shards: a folder, a pattern, or a URL.")
+    ] = None,
     settings: options.Settings = None,
     threads: options.Threads = None,
     devices: options.Devices = 1,
@@ -61,13 +63,13 @@ def _name(family: str, size: str, patch: int) -> str:
     return forms[family]
 
 
-def _job(name: str, data: Path | None, settings: list[str]) -> Job:
+def _job(name: str, data: str | None, settings: list[str]) -> Job:
     from vitscale.study.load import Cell, Study, read_settings
     from vitscale.study.plan import plan
 
     given: dict[str, Any] = {
         "model.name": name,
-        **({"data.shards": str(data)} if data else {}),
+        **({"data.shards": data} if data else {}),
         **read_settings(settings),
     }
     if given.get("model.checkpoint"):

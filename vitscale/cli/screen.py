@@ -82,10 +82,10 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
 
 
 @contextlib.contextmanager
-def progress_of(what: str) -> Iterator[Callable[[int, int], None]]:
+def progress_of(what: str, unit: str = "images") -> Iterator[Callable[[int, int], None]]:
     """A bar with a count on a terminal, a line every half minute elsewhere; both on stderr."""
     if not sys.stderr.isatty():
-        yield _lines(what)
+        yield _lines(what, unit)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -96,13 +96,13 @@ def progress_of(what: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _lines(what: str) -> Callable[[int, int], None]:
+def _lines(what: str, unit: str) -> Callable[[int, int], None]:
     last = time.monotonic()
 
     def line(done: int, total: int) -> None:
         nonlocal last
         if time.monotonic() - last >= LINE_SECONDS:
             last = time.monotonic()
-            say(f"{what}: {done:,} of {total:,} images")
+            say(f"{what}: {done:,} of {total:,} {unit}")
 
     return line

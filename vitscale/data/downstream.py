@@ -82,7 +82,7 @@ def _from_shards(task: Task) -> Downstream:
     for shards in (train, test):
         if shards.num_classes != task.num_classes:
             raise VitscaleError(
-                f"{shards.folder}: {shards.num_classes} classes, and task {task.name!r} says {task.num_classes}",
+                f"{shards.location}: {shards.num_classes} classes, and task {task.name!r} says {task.num_classes}",
                 hint="correct num_classes in the task file, or its folders",
                 exit_code=MISSING,
             )

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vitscale.data.idx import open_idx
+from vitscale.data.index import read_description
 from vitscale.data.pack import Packed, Plan, Progress, is_whole, pack
-from vitscale.data.shards import read_description
 from vitscale.data.sources import Options, fail
 from vitscale.files import disk_errors, write_whole
 

@@ -246,7 +246,7 @@ class Images(_Batches):
         return self.shards.read(i)
 
     def _report(self, i: int, reason: str) -> None:
-        shard, key = str(self.shards.shard(i)), str(self.shards.keys[i])
+        shard, key = self.shards.shard(i), str(self.shards.keys[i])
         with self._lock:
             if i not in self._bad:
                 self._bad.add(i)
@@ -256,7 +256,7 @@ class Images(_Batches):
         if count > self.max_bad * len(self.shards):
             raise VitscaleError(
                 f"{shard}: sample {key!r} cannot be used ({reason}); {count} of {len(self.shards):,} are too many",
-                hint=f"at most {self.max_bad:.2%} may be bad: see `vitscale data verify {self.shards.folder}`",
+                hint=f"at most {self.max_bad:.2%} may be bad: see `vitscale data verify {self.shards.location}`",
                 exit_code=MISSING,
             )
 

@@ -8,29 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from vitscale.data.decode import BadImage, decode
+from vitscale.data.index import INDEX, fingerprint, index_table, read_description
+from vitscale.data.indexing import normalised
 from vitscale.data.pack import Progress
-from vitscale.data.shards import (
-    DESCRIPTION,
-    INDEX,
-    Shards,
-    fingerprint,
-    index_table,
-    open_shards,
-    read_description,
-)
-from vitscale.data.tars import AGAIN, index_tar
+from vitscale.data.shards import Shards, open_shards
+from vitscale.data.tars import AGAIN, Entry, index_tar
 from vitscale.errors import MISSING, Problem, VitscaleError
+from vitscale.locations import DESCRIPTION, locate
 
 SHOWN = 20  # problems that are printed; the others are counted
+HASHED = 2**20  # bytes at a time
 
 
-def info(folder: Path) -> dict[str, Any]:
+def info(place: str | Path) -> dict[str, Any]:
     """Facts about a data set, with the size of its largest and smallest class."""
-    with open_shards(folder) as shards:
-        description = read_description(folder) or _described(shards)
+    with open_shards(place) as shards:
+        description = _description(shards)
         counts = description["class_counts"]
         return {
-            "folder": str(folder),
+            "folder": str(place),
             "name": description["name"],
             "samples": len(shards),
             "num_classes": shards.num_classes,
@@ -43,83 +39,108 @@ def info(folder: Path) -> dict[str, Any]:
             "source": description["source"],
             "classes": list(shards.classes),
             "class_counts": counts,
+            "problems": [{"key": str(shards.keys[i]), "reason": reason} for i, reason in shards.problems.items()],
+            "damaged": dict(shards.damaged),
         }
 
 
-def _described(shards: Shards) -> dict[str, Any]:
-    """For a folder whose index could not be written."""
-    counts = Counter(shards.labels.tolist())
-    return {
-        "name": shards.folder.resolve().name,
-        "class_counts": [counts[c] for c in range(shards.num_classes)],
-        "image_size": None,
-        "bytes": sum((shards.folder / name).stat().st_size for name in shards.names),
-        "source": "",
-    }
+def _description(shards: Shards) -> dict[str, Any]:
+    folder = locate(shards.location).described
+    description = None if folder is None else read_description(folder)
+    assert description is not None  # the shards are open
+    return description
 
 
-def verify(folder: Path, *, progress: Progress | None = None) -> dict[str, Any]:
-    """Reads everything: checksums, headers against the index, keys, and every image.
+def verify(place: str | Path, *, progress: Progress | None = None) -> dict[str, Any]:
+    """Reads everything: checksums, headers against the index, keys, labels and every image.
 
     Raises `VitscaleError` (exit 5) with a problem for each thing that is wrong.
     """
-    with open_shards(folder) as shards:
-        problems = _shard_problems(shards, read_description(folder))
-        problems += _key_problems(shards)
-        problems += _image_problems(shards, progress)
+    with open_shards(place) as shards:
+        problems, lost = _shard_problems(shards)
+        problems += _sample_problems(shards)
+        problems += _image_problems(shards, lost, progress)
         if problems:
             hidden = len(problems) - SHOWN
             if hidden > 0:
                 more = f"{hidden:,} {'problem' if hidden == 1 else 'problems'} more"
-                problems = [*problems[:SHOWN], Problem(f"{folder}: {more}", "mend these first")]
+                problems = [*problems[:SHOWN], Problem(f"{place}: {more}", "mend these first")]
             raise VitscaleError.of(problems, exit_code=MISSING)
-        return {"folder": str(folder), "samples": len(shards), "shards": len(shards.names)}
+        return {"folder": str(place), "samples": len(shards), "shards": len(shards.names)}
 
 
-def _shard_problems(shards: Shards, description: dict[str, Any] | None) -> list[Problem]:
-    problems = []
-    entries = {}
-    sums = {shard["name"]: shard["sha256"] for shard in description["shards"]} if description else {}
-    for name in shards.names:
-        path = shards.folder / name
-        if sums.get(name) and _sha256(path) != sums[name]:
-            problems.append(Problem(f"{path}: its bytes are not those that were packed (SHA-256)", AGAIN))
+def _shard_problems(shards: Shards) -> tuple[list[Problem], set[int]]:
+    """What is wrong with whole shards, and the numbers of those that cannot be read."""
+    problems: list[Problem] = []
+    entries: dict[str, list[Entry]] = {}
+    lost = set()
+    sums = [shard["sha256"] for shard in _description(shards)["shards"]]
+    for number, name in enumerate(shards.names):
+        place = shards.access.place(number)
         try:
-            entries[name] = index_tar(path)
+            if sums[number] and _sha256(shards, number) != sums[number]:
+                problems.append(Problem(f"{place}: its bytes are not those that were packed (SHA-256)", AGAIN))
+            contents = index_tar(lambda o, s, n=number: shards.access.read(n, o, s), shards.access.size(number))
         except VitscaleError as error:
             problems += error.problems
-    if len(entries) == len(shards.names):
-        found = index_table(entries)
-        keys, labels = found["key"].to_pylist(), found["label"].to_pylist()
-        if fingerprint(keys, labels) != shards.fingerprint:
-            index = f"{shards.folder / INDEX} and {shards.folder / DESCRIPTION}"
-            hint = AGAIN if problems else f"delete {index}; they are made again from the shards"
-            problems.append(Problem(f"{shards.folder}: keys and labels in the shards are not those of the index", hint))
-    return problems
+            lost.add(number)
+            continue
+        entries[name] = contents.entries
+        if damage := shards.damaged.get(name, contents.damage):
+            problems.append(Problem(f"{place}: {damage}", AGAIN))
+    problems += _repeated_keys(shards, entries)
+    if not lost:
+        problems += _index_problems(shards, entries, mended=not problems)
+    return problems, lost
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256(shards: Shards, number: int) -> str:
+    digest = hashlib.sha256()
+    for offset in range(0, shards.access.size(number), HASHED):
+        digest.update(shards.access.read(number, offset, HASHED))
+    return digest.hexdigest()
 
 
-def _key_problems(shards: Shards) -> list[Problem]:
-    twice = [key for key, times in Counter(shards.keys.tolist()).items() if times > 1]
+def _repeated_keys(shards: Shards, entries: dict[str, list[Entry]]) -> list[Problem]:
+    """Keys of several shards. In one shard, the later sample has a problem of its own."""
+    times = Counter(key for found in entries.values() for key in {entry.key for entry in found})
+    hint = "no harm to training, where the shard's name is put before the later ones; packing again numbers them anew"
     return [
-        Problem(f"{shards.folder}: the key {key!r} names several samples", "pack the data set again") for key in twice
+        Problem(f"{shards.location}: the key {key!r} names several samples", hint) for key, n in times.items() if n > 1
     ]
 
 
-def _image_problems(shards: Shards, progress: Progress | None) -> list[Problem]:
+def _index_problems(shards: Shards, entries: dict[str, list[Entry]], *, mended: bool) -> list[Problem]:
+    table = normalised(index_table(entries))
+    if fingerprint(table["key"].to_pylist(), table["label"].to_pylist()) == shards.fingerprint:
+        return []
+    folder = locate(shards.location).described
+    assert folder is not None  # the shards are open
+    hint = (
+        f"delete {folder / INDEX} and {folder / DESCRIPTION}; they are made again from the shards" if mended else AGAIN
+    )
+    return [Problem(f"{shards.location}: keys and labels in the shards are not those of the index", hint)]
+
+
+def _sample_problems(shards: Shards) -> list[Problem]:
+    hint = "pack the data set again without it; training passes over it, up to data.max_bad"
+    return [
+        Problem(f"{shards.shard(i)}: sample {str(shards.keys[i])!r}: {reason}", hint)
+        for i, reason in shards.problems.items()
+    ]
+
+
+def _image_problems(shards: Shards, lost: set[int], progress: Progress | None) -> list[Problem]:
     problems = []
     for i in range(len(shards)):
-        try:
-            decode(shards.read(i))
-        except BadImage as error:
-            message = f"{shards.shard(i)}: sample {str(shards.keys[i])!r} cannot be decoded ({error})"
-            problems.append(Problem(message, "pack the data set again without it"))
-        except VitscaleError as error:
-            problems += error.problems
+        if i not in shards.problems and int(shards.places[i, 0]) not in lost:
+            try:
+                decode(shards.read(i))
+            except BadImage as error:
+                message = f"{shards.shard(i)}: sample {str(shards.keys[i])!r} cannot be decoded ({error})"
+                problems.append(Problem(message, "pack the data set again without it"))
+            except VitscaleError as error:
+                problems += error.problems
         if progress is not None:
             progress(i + 1, len(shards))
     return problems

@@ -13,13 +13,9 @@ from typing import Any
 import numpy as np
 
 from vitscale.data.decode import BadImage
-from vitscale.data.order import Indices, key_hashes, stream
-from vitscale.data.shards import (
+from vitscale.data.index import (
     CLASSES,
-    DESCRIPTION,
     INDEX,
-    LOCK,
-    STATE,
     damaged,
     describe,
     index_table,
@@ -27,9 +23,12 @@ from vitscale.data.shards import (
     read_index,
     write_index,
 )
+from vitscale.data.order import Indices, key_hashes, stream
+from vitscale.data.shards import LOCK, STATE
 from vitscale.data.sources import Encoded, Source, encoded, fail
-from vitscale.data.tars import index_tar
+from vitscale.data.tars import index_shard
 from vitscale.files import HashedFile, disk_errors, locked, write_whole
+from vitscale.locations import DESCRIPTION
 from vitscale.sampling import PACK
 
 SHARD_SAMPLES = 10_000
@@ -212,7 +211,7 @@ def _mend(source: Source, out: Path, description: dict[str, Any], workers: int |
             chosen = np.array([number[key] for key in held[shard["name"]]], dtype=np.int64)
             _write_again(source, chosen, out, shard, workers)
     if not (out / INDEX).is_file():
-        entries = {shard["name"]: index_tar(out / shard["name"]) for shard in description["shards"]}
+        entries = {shard["name"]: index_shard(out / shard["name"]) for shard in description["shards"]}
         write_index(out, description, index_table(entries))
     _write_classes(source, out)
     return tuple(shard["name"] for shard in lost)
@@ -367,13 +366,13 @@ def _check_classes(source: Source, order: Indices, state: _State, bad: list[tupl
 
 def _finish(source: Source, out: Path, plan: Plan, state: _State) -> dict[str, Any]:
     """Index and description, made from what lies on the disk."""
-    entries = {shard["name"]: index_tar(out / shard["name"]) for shard in state.shards}
+    table = index_table({shard["name"]: index_shard(out / shard["name"]) for shard in state.shards})
     sizes = {None if shard["image_size"] is None else (*shard["image_size"],) for shard in state.shards}
     keep = ("name", "bytes", "samples", "sha256")
     description = describe(
         plan.name,
         [{key: shard[key] for key in keep} for shard in state.shards],
-        entries,
+        table,
         num_classes=len(source.classes),
         image_size=sizes.pop() if len(sizes) == 1 else None,
         source=f"{source.kind} {source.path}",
@@ -381,7 +380,7 @@ def _finish(source: Source, out: Path, plan: Plan, state: _State) -> dict[str, A
     description["task"] = state.task
     description["seed"] = plan.seed
     _write_classes(source, out)
-    write_index(out, description, index_table(entries))
+    write_index(out, description, table)
     (out / STATE).unlink()
     return description
 

@@ -1,20 +1,25 @@
-"""Reading the headers of a tar of samples: where each image lies, and its label."""
+"""The samples of a tar: where each image lies, and its label."""
 
 from __future__ import annotations
 
 import json
+import os
 import posixpath
-import tarfile
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO
 
+from vitscale.data.headers import Damage, Member, Read, members
 from vitscale.errors import MISSING, VitscaleError
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+LABEL_SUFFIXES = ("cls", "json")  # in order of preference
 LABEL_FIELDS = ("label", "cls", "class", "class_id")  # of a sample's json, in order of preference
+LONGEST_LABEL = {"cls": 1 << 12, "json": 1 << 24}  # bytes; those beside SA-1B's images reach some millions
 MOST_CLASSES = 1_000_000  # beyond every labelled set of images; a number above it is a time or an id
+NO_LABEL = -1  # of a sample that cannot be trained on
+UNLABELLED = "it has no label (neither cls nor a label in its json)"
 # True of a packed shard whatever is wrong with it: `pack` writes a missing one again, and takes one of the right size
 # for whole.
 AGAIN = (
@@ -31,23 +36,62 @@ class Entry:
     size: int
     ext: str
     label: int
+    problem: str = ""
+    """Why the sample cannot be trained on; its label is then `NO_LABEL`."""
 
 
-def index_tar(path: Path) -> list[Entry]:
-    """All samples of one shard in order. Raises `VitscaleError` that names the shard and the sample."""
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """All samples of a shard in order. `damage` says why there may be more that could not be read."""
+
+    entries: list[Entry]
+    damage: str = ""
+
+
+@dataclass(slots=True)
+class _Sample:
+    """Consecutive members that share a key."""
+
+    key: str
+    members: dict[str, Member] = field(default_factory=dict)
+    labels: dict[str, bytes | None] = field(default_factory=dict)
+    """What the small members hold that may tell the label; None where that is too long to be one."""
+
+
+def index_tar(read: Read, size: int) -> Contents:
+    """The samples of a tar of `size` bytes, from its headers and labels alone. Never raises for what the tar holds.
+
+    A bad sample keeps its place: one without a label, cut off by the end of the tar, or of a key that was there before.
+    """
+    entries: list[Entry] = []
+    keys: set[str] = set()
+    damage = ""
+    try:
+        for entry in _entries(read, size):
+            entries.append(_bad(entry, "its key names an earlier sample of the shard") if entry.key in keys else entry)
+            keys.add(entry.key)
+    except Damage as error:
+        damage = str(error) if size else "the shard is empty (0 bytes)"
+    return Contents(entries, damage)
+
+
+def index_shard(path: Path) -> list[Entry]:
+    """The samples of a whole local shard. Raises `VitscaleError` that names the shard, and the sample if it is one."""
     try:
         with path.open("rb") as file:
-            return [entry for entry in _entries(path, file) if entry is not None]
-    except tarfile.TarError as error:
-        raise broken(path, str(error)) from error
+            contents = index_tar(lambda offset, size: os.pread(file.fileno(), size, offset), path.stat().st_size)
+    except OSError as error:
+        raise broken(path, error.strerror or str(error)) from error
+    for entry in contents.entries:
+        if entry.problem:
+            raise broken(path, f"sample {entry.key!r}: {entry.problem}")
+    if contents.damage:
+        raise broken(path, contents.damage)
+    return contents.entries
 
 
-def broken(path: Path, reason: str) -> VitscaleError:
-    return VitscaleError(
-        f"{path}: {reason}",
-        hint=AGAIN,
-        exit_code=MISSING,
-    )
+def broken(path: str | Path, reason: str) -> VitscaleError:
+    return VitscaleError(f"{path}: {reason}", hint=AGAIN, exit_code=MISSING)
 
 
 def class_limit(images: int) -> int:
@@ -55,72 +99,91 @@ def class_limit(images: int) -> int:
     return max(images, MOST_CLASSES)
 
 
-def _entries(path: Path, file: IO[bytes]) -> Iterator[Entry | None]:
-    if not path.stat().st_size:
-        raise broken(path, "the shard is empty (0 bytes)")
-    with tarfile.open(fileobj=file, mode="r:") as tar:
-        key, members = "", dict[str, tarfile.TarInfo]()
-        for member in tar:
-            if not member.isfile():
-                continue
-            name, suffix = split_name(member.name)
-            if name != key or suffix in members:
-                yield _sample(path, file, key, members)
-                key, members = name, {}
-            members[suffix] = member
-        yield _sample(path, file, key, members)
-        # A tar ends with a block of zeros. tarfile takes a cut-off or damaged header for an end, too.
-        file.seek(tar.offset)
-        block = file.read(tarfile.BLOCKSIZE)
-        if len(block) < tarfile.BLOCKSIZE:
-            raise broken(path, f"the shard is truncated after {tar.offset:,} bytes")
-        if block.strip(b"\0"):
-            raise broken(path, f"the shard is damaged at byte {tar.offset:,}")
+def _bad(entry: Entry, problem: str) -> Entry:
+    return replace(entry, label=NO_LABEL, problem=entry.problem or problem)
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Key and suffix as webdataset splits them: at the first dot of the base name."""
-    name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """Key and suffix as webdataset splits them: at the first dot of the base name. A hidden file has no key ("")."""
     folder, base = posixpath.split(name)
     stem, _, suffix = base.partition(".")
-    return posixpath.join(folder, stem), suffix.lower()
+    return posixpath.join(folder, stem) if stem else "", suffix.lower()
 
 
-def _sample(path: Path, file: IO[bytes], key: str, members: dict[str, tarfile.TarInfo]) -> Entry | None:
-    """The sample made of the members that share a key; None where none of them is an image."""
-    ext = next((suffix for suffix in members if suffix in IMAGE_SUFFIXES), None)
-    if ext is None:
-        return None
-    label = _label(path, file, key, members)
-    return Entry(key, members[ext].offset_data, members[ext].size, ext, label)
-
-
-def _label(path: Path, file: IO[bytes], key: str, members: dict[str, tarfile.TarInfo]) -> int:
-    if "cls" in members:
-        text = _read(file, members["cls"]).decode("utf-8", "replace").strip()
-    elif "json" in members:
-        try:
-            fields = json.loads(_read(file, members["json"]))
-        except ValueError as error:
-            raise broken(path, f"the json of sample {key!r} cannot be read ({error})") from error
-        found = [fields[name] for name in LABEL_FIELDS if name in fields] if isinstance(fields, dict) else []
-        text = str(found[0]) if found else ""
-    else:
-        text = ""
-    if not text:
-        raise broken(path, f"sample {key!r} has no label (neither cls nor a label in its json)")
+def _entries(read: Read, size: int) -> Iterator[Entry]:
+    sample = _Sample("")
     try:
-        label = int(text)
-    except ValueError as error:
-        raise broken(path, f"the label of sample {key!r} is no number: {text[:40]!r}") from error
+        for member in members(read, size):
+            key, suffix = split_name(member.name)
+            if not key:
+                continue
+            if key != sample.key or suffix in sample.members:
+                yield from _found(sample, size)
+                sample = _Sample(key)
+            sample.members[suffix] = member
+            kind = suffix.rpartition(".")[2]
+            if kind in LABEL_SUFFIXES and member.offset + member.size <= size:
+                short = member.size <= LONGEST_LABEL[kind]
+                sample.labels[suffix] = read(member.offset, member.size) if short else None
+    except Damage:
+        # What would have told the label of the last sample may be what is missing.
+        for entry in _found(sample, size):
+            lost = entry.problem == UNLABELLED
+            yield replace(entry, problem="the shard is cut off or damaged in it") if lost else entry
+        raise
+    yield from _found(sample, size)
+
+
+def _found(sample: _Sample, size: int) -> Iterator[Entry]:
+    """The sample that the members make; several where the base names have more dots; none where there is no image."""
+    inner = [""] if any(suffix in IMAGE_SUFFIXES for suffix in sample.members) else _inner(sample)
+    for part in inner:
+        ext = next(ext for suffix in sample.members for ext in IMAGE_SUFFIXES if suffix == part + ext)
+        image = sample.members[part + ext]
+        key = sample.key + ("." + part[:-1] if part else "")
+        told = {kind: sample.labels.get(part + kind, sample.labels.get(kind, b"")) for kind in LABEL_SUFFIXES}
+        label, problem = _label(told)
+        if image.offset + image.size > size:
+            start = min(image.offset, size)
+            yield Entry(key, start, size - start, ext, NO_LABEL, "its bytes are cut off by the end of the shard")
+        else:
+            yield Entry(key, image.offset, image.size, ext, label, problem)
+
+
+def _inner(sample: _Sample) -> list[str]:
+    """What stands between the first and the last dot of images like photo.2024.jpg, with its dot, in order."""
+    split = [suffix.rpartition(".") for suffix in sample.members]
+    return list(dict.fromkeys(part + dot for part, dot, ext in split if ext in IMAGE_SUFFIXES))
+
+
+def _label(members: dict[str, bytes | None]) -> tuple[int, str]:
+    """Label and problem."""
+    kind = next((kind for kind, data in members.items() if data != b""), None)
+    if kind is None:
+        return NO_LABEL, UNLABELLED
+    data = members[kind]
+    if data is None:
+        return NO_LABEL, f"its {kind} has more than {LONGEST_LABEL[kind]:,} bytes"
+    if kind == "json":
+        return _label_of_json(data)
+    return _number(data.decode("utf-8", "replace").strip())
+
+
+def _label_of_json(data: bytes) -> tuple[int, str]:
+    try:
+        fields = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        return NO_LABEL, f"its json cannot be read ({error})"
+    found = [fields[name] for name in LABEL_FIELDS if name in fields] if isinstance(fields, dict) else []
+    return _number(str(found[0]).strip() if found and found[0] is not None else "")
+
+
+def _number(text: str) -> tuple[int, str]:
+    if not text:
+        return NO_LABEL, UNLABELLED
+    if not re.fullmatch(r"[+-]?[0-9]{1,18}(\.0*)?", text):
+        return NO_LABEL, f"its label is no number: {text[:40]!r}"
+    label = int(text.partition(".")[0])
     if not 0 <= label < 2**31:
-        raise broken(path, f"the label of sample {key!r} is outside the range: {label}")
-    return label
-
-
-def _read(file: IO[bytes], member: tarfile.TarInfo) -> bytes:
-    position = file.tell()
-    file.seek(member.offset_data)
-    data = file.read(member.size)
-    file.seek(position)
-    return data
+        return NO_LABEL, f"its label is outside the range: {label}"
+    return label, ""

@@ -239,7 +239,7 @@ def _test_set(data: Data, dataset: Dataset, base: Path) -> list[Complaint]:
     if test.num_classes != dataset.num_classes:
         message = f"{data.test} has {test.num_classes} classes and {data.shards} {dataset.num_classes}"
         return [Complaint("data.test", message, hint)]
-    pairs = zip(class_names(base / data.shards), class_names(base / data.test), strict=False)
+    pairs = zip(class_names(data.shards, base=base), class_names(data.test, base=base), strict=False)
     for label, (one, other) in enumerate(pairs):
         if one == other:
             continue

@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from vitscale.config import Task
-from vitscale.errors import INVALID_STUDY, MISSING, VitscaleError
+from vitscale.errors import INVALID_STUDY, MISSING, USAGE, VitscaleError
 from vitscale.exclusions import Exclusions
+from vitscale.locations import DESCRIPTION, Location, is_tar, locate
 from vitscale.study.fields import convert
 from vitscale.study.fields import types as field_types
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """A folder of shards, or the size of one that is not at hand (no fingerprint)."""
+    """A set of shards, or the size of one that is not at hand (no fingerprint)."""
 
     name: str
     samples: int
@@ -59,39 +60,44 @@ class Dataset:
         )
 
 
-def describe(folder: str, *, base: Path) -> Dataset:
-    """Reads `dataset.json` of a packed folder; a relative path is looked up from `base`.
+def describe(place: str, *, base: Path) -> Dataset:
+    """Reads the description of the data set at a folder, a list or a URL; a relative path is looked up from `base`.
 
     Raises:
-        VitscaleError: there are no shards there, or they lack the description (exit 5).
+        VitscaleError: there are no shards there, or they lack the description (exit 5); no place is named so (exit 3).
     """
-    path = base / folder
     try:
-        return _described(path, (path / "dataset.json").stat().st_mtime_ns)
-    except (FileNotFoundError, NotADirectoryError):
-        raise VitscaleError(
-            f"no data set at {path}: " + (_found(path) if path.is_dir() else "there is no such folder"),
-            hint=_way_out(folder),
-            exit_code=MISSING,
+        location = locate(place, base=base)
+    except VitscaleError as error:
+        raise VitscaleError.of(
+            error.problems, exit_code=INVALID_STUDY if error.exit_code == USAGE else MISSING
         ) from None
+    folder = location.described
+    if folder is None:
+        raise VitscaleError(
+            f"no data set at {location.text}: {_found(location)}", hint=_way_out(place, location), exit_code=MISSING
+        )
+    path = folder / DESCRIPTION
+    try:
+        return _described(location, path, path.stat().st_mtime_ns)
     except (ValueError, KeyError, TypeError) as error:
         raise VitscaleError(
-            f"{path / 'dataset.json'} is damaged ({type(error).__name__}: {error})",
-            hint="delete it: vitscale data info FOLDER makes it again from the shards",
+            f"{path} is damaged ({type(error).__name__}: {error})",
+            hint="delete it: vitscale data index LOCATION makes it again from the shards",
             exit_code=MISSING,
         ) from None
     except OSError as error:
         raise VitscaleError(
-            f"{path / 'dataset.json'} cannot be read: {error.strerror}", hint="make it readable", exit_code=MISSING
+            f"{path} cannot be read: {error.strerror}", hint="make it readable", exit_code=MISSING
         ) from None
 
 
 @lru_cache(maxsize=64)
-def _described(path: Path, written: int) -> Dataset:  # noqa: ARG001  # `written` makes a changed file another key
-    """Reads the description and compares the shards' sizes with it, once for all runs of a study."""
-    facts = json.loads((path / "dataset.json").read_text())
-    for shard in facts.get("shards", []):
-        file = path / shard["name"]
+def _described(location: Location, path: Path, written: int) -> Dataset:  # noqa: ARG001  # a changed file is another key
+    """Reads the description and compares local shards' sizes with it, once for all runs of a study."""
+    facts = json.loads(path.read_text())
+    for shard in [] if location.remote else facts.get("shards", []):
+        file = Path(location.shard(shard["name"]))
         size = file.stat().st_size if file.is_file() else None
         if size != shard["bytes"]:
             what = "is missing" if size is None else f"has {size:,} bytes and should have {shard['bytes']:,}"
@@ -113,26 +119,37 @@ def _described(path: Path, written: int) -> Dataset:  # noqa: ARG001  # `written
 
 
 @lru_cache(maxsize=64)
-def class_names(path: Path) -> tuple[str, ...]:
-    """The names of a packed folder's classes by label; none where they are not told."""
+def class_names(place: str, *, base: Path) -> tuple[str, ...]:
+    """The names of a described set's classes by label; none where they are not told."""
+    folder = locate(place, base=base).described
+    if folder is None:
+        return ()
     try:
-        return tuple(map(str, json.loads((path / "classes.json").read_text("utf-8"))))
+        return tuple(map(str, json.loads((folder / "classes.json").read_text("utf-8"))))
     except (OSError, ValueError, TypeError):
         return ()
 
 
-def _found(path: Path) -> str:
-    if any(path.glob("*.tar")):
+def _found(location: Location) -> str:
+    folder = location.folder
+    if folder is None:
+        return "its shards have no index yet"
+    if not folder.is_dir():
+        return "there is no such folder"
+    if any(is_tar(path.name) for path in folder.iterdir()):
         return "its shards have no dataset.json"
-    return "the folder holds no shards" if any(path.iterdir()) else "the folder is empty"
+    return "the folder holds no shards" if any(folder.iterdir()) else "the folder is empty"
 
 
-def _way_out(folder: str) -> str:
-    if "fashion" in folder:
+def _way_out(place: str, location: Location) -> str:
+    if location.folder is not None and "fashion" in place:
         return "vitscale data fetch fashion-mnist"
-    if "fractal" in folder:
-        return f"vitscale data fractals {folder}"
-    return "vitscale data pack SOURCE OUT makes shards; vitscale data info FOLDER indexes shards from elsewhere"
+    if location.folder is not None and "fractal" in place:
+        return f"vitscale data fractals {place}"
+    index = f"vitscale data index {location.text}"
+    if location.folder is None:
+        return f"{index} reads them once"
+    return f"vitscale data pack SOURCE OUT makes shards; {index} indexes shards from elsewhere"
 
 
 def load_task(name: str, *, base: Path) -> Task:
@@ -195,8 +212,8 @@ def _task(text: str, origin: str, anchor: Path) -> Task:
             )
         return replace(
             task,
-            train=str(anchor / task.train),
-            test=str(anchor / task.test),
+            train=locate(task.train, base=anchor).text,
+            test=locate(task.test, base=anchor).text,
             train_examples=train.samples,
             test_examples=test.samples,
             smallest_class=train.smallest_class or 0,

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from vitscale import models
 from vitscale.config import Model, Run, Task, Transfer
+from vitscale.locations import locate
 from vitscale.models.counts import Counting, Head
 from vitscale.study import cost, fields, select
 from vitscale.study.archs import arch_of
@@ -232,7 +233,9 @@ class _Facts:
         return self._datasets[key]
 
     def test(self, run: Run) -> Dataset | None:
-        if not run.data.test or (run.data.size is not None and not (self.study.base / run.data.test).exists()):
+        if not run.data.test:
+            return None
+        if run.data.size is not None and not locate(run.data.test, base=self.study.base).at_hand:
             return None
         key = run.data.test
         if key not in self._datasets:
@@ -320,10 +323,10 @@ def _baselines(study: Study, cells: Sequence[Job]) -> Iterator[Job]:
 
 
 def files_of(study_base: Path, run: Run) -> dict[str, str]:
-    """Absolute paths of a run's shards and of its published checkpoint, for the worker."""
+    """Where a run's shards and its published checkpoint lie, from any working directory, for the worker."""
     return {
-        "shards": str((study_base / run.data.shards).resolve()) if run.data.shards else "",
-        "test": str((study_base / run.data.test).resolve()) if run.data.test else "",
+        "shards": locate(run.data.shards, base=study_base).text if run.data.shards else "",
+        "test": locate(run.data.test, base=study_base).text if run.data.test else "",
         "exclude": str((study_base / run.data.exclude).resolve()) if run.data.exclude else "",
         "checkpoint": str((study_base / run.model.checkpoint).resolve()) if run.model.checkpoint else "",
     }

@@ -89,7 +89,7 @@ class Upstream:
         self.test = _open(machine["test"], rundir.document["test"]) if rundir.document["test"] else None
         if self.test is not None and self.test.num_classes != self.shards.num_classes:
             raise VitscaleError(
-                f"{self.test.folder} has {self.test.num_classes} classes and {self.shards.folder} "
+                f"{self.test.location} has {self.test.num_classes} classes and {self.shards.location} "
                 f"{self.shards.num_classes}",
                 hint="data.test must hold the classes of data.shards",
                 exit_code=MISSING,
