@@ -77,11 +77,12 @@ def decode_jpeg(
         return None
     cut = rows + CONTEXT * smaller + WORTH <= height and frame.scan is not None and _ends_well(data, frame.scan)
     # The whole height in any case, as Pillow's resize depends on it.
-    pixels = np.zeros((_ceil(height, smaller), _ceil(width, smaller), 3), dtype=np.uint8)
+    pixels = np.empty((_ceil(height, smaller), _ceil(width, smaller), 3), dtype=np.uint8)
     if cut:
         height = rows + CONTEXT * smaller
         data = data[: frame.height_at] + height.to_bytes(2, "big") + data[frame.height_at + 2 :]
     shape = (_ceil(height, smaller), _ceil(width, smaller), 3)
+    pixels[shape[0] :] = 0
     try:
         found = simplejpeg.decode_jpeg(
             data,
