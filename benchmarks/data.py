@@ -4,9 +4,9 @@ The images are made here: noise whose spectrum falls as that of photographs, as 
 A round is one shard. In each round every way has its turn, so that what else the machine does falls on all alike: read
 the ratios. All but the last lines use one thread.
 
-timm's way is what its loader does with default settings (create_transform(224, is_training=True), one image at a time):
-Pillow decodes to RGB, crops, resizes bilinearly or bicubically at random, and mirrors half of the images; the result is
-transposed to a CHW array, which is copied into the batch. Its boxes are ours, and its colour jitter is left out.
+timm's way is what its loader does by default (create_transform(224, is_training=True) and fast_collate): Pillow decodes
+to RGB, crops, resizes bilinearly or bicubically at random (here: in turn) and mirrors half of the images; ToNumpy turns
+the axes, and each image is added to a batch of zeros. The boxes are those of ours; its colour jitter is left out.
 """
 
 from __future__ import annotations
@@ -98,15 +98,15 @@ def read_tar(shards: Shards) -> Way:
 
 
 def timm(shards: Shards, resolution: int, filters: Sequence[Image.Resampling]) -> Way:
-    def work(index: np.ndarray) -> np.ndarray:
-        batch = np.empty((len(index), 3, resolution, resolution), dtype=np.uint8)
+    def work(index: np.ndarray) -> torch.Tensor:
+        batch = torch.zeros((len(index), 3, resolution, resolution), dtype=torch.uint8)
         mirrored = uniform(0, np.zeros_like(index), index, 1)[:, 0] < 0.5
         for b, box in enumerate(boxes(index, *shards.image_size)):  # type: ignore[misc]
             image = Image.open(io.BytesIO(shards.read(int(index[b])))).convert("RGB")
             square = image.crop(box).resize((resolution, resolution), filters[b % len(filters)])
             if mirrored[b]:
                 square = square.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-            batch[b] = np.asarray(square, dtype=np.uint8).transpose(2, 0, 1)
+            batch[b] += torch.from_numpy(np.rollaxis(np.array(square, dtype=np.uint8), 2))
         return batch
 
     return work
@@ -273,6 +273,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     options = arguments()
+    torch.set_num_threads(1)  # as in a worker of torch's loader
     print(machine(), flush=True)
     if options.only != "memory":
         with tempfile.TemporaryDirectory() as folder:

@@ -78,6 +78,7 @@ BROKEN = {
     "a png's bomb": claiming(GREY, 60_000, 60_000),
     "a jpeg's bomb": jpeg_claiming(JPEG, 60_000, 60_000),
     "a png that lies about its size": claiming(saved(photo(0)), 480, 360),
+    "a jpeg that lies about its size": jpeg_claiming(JPEG[:-100], 12_000, 12_000),
     "a text that unpacks to 100 MB": with_text(GREY, b"a\0\0" + zlib.compress(bytes(100 << 20))),
     "a program": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n",
 }

@@ -11,7 +11,7 @@ from PIL import Image
 from vitscale.data.jpeg import decode_jpeg, read_frame
 
 PROGRAMS = ("EPS", "WMF")  # Pillow hands them to an interpreter
-MAX_PIXELS = 178_956_970  # a billion bytes as RGB and more is a bomb, not a picture; twice Pillow's own warning
+MAX_PIXELS = 178_956_970  # half a gigabyte as RGB; more is a bomb, not a picture; twice Pillow's own warning
 
 
 class BadImage(Exception):  # noqa: N818
@@ -23,7 +23,8 @@ class Picture:
 
     def __init__(self, data: bytes) -> None:
         """Raises `BadImage` for what is no image, or one that is too large; no pixels are allocated."""
-        self._data, self._image = data, None
+        self._data = data
+        self._image: Image.Image | None = None
         self._frame = read_frame(data)
         if self._frame is not None and self._frame.plain:
             self.width, self.height = self._frame.width, self._frame.height

@@ -73,18 +73,21 @@ def decode_jpeg(
     None where the file is not quite in order: Pillow decides then.
     """
     height, width = frame.height, frame.width
+    if height * width > 64 * 8 * len(data):  # fewer bits than blocks: no memory for what cannot be there
+        return None
     cut = rows + CONTEXT * smaller + WORTH <= height and frame.scan is not None and _ends_well(data, frame.scan)
     # The whole height in any case, as Pillow's resize depends on it.
-    pixels = np.zeros((_ceil(height, smaller), _ceil(width, smaller), 3), dtype=np.uint8)
+    pixels = np.empty((_ceil(height, smaller), _ceil(width, smaller), 3), dtype=np.uint8)
     if cut:
         height = rows + CONTEXT * smaller
         data = data[: frame.height_at] + height.to_bytes(2, "big") + data[frame.height_at + 2 :]
     shape = (_ceil(height, smaller), _ceil(width, smaller), 3)
+    pixels[shape[0] :] = 0
     try:
         found = simplejpeg.decode_jpeg(
             data,
             fastupsample=not exact,
-            # Of libjpeg's factors the smallest that gives so many pixels; without a minimum it is 1.
+            # Of libjpeg's factors, the smallest that gives so many pixels is taken; without a minimum, 1.
             min_height=shape[0] if smaller > 1 else 0,
             min_width=shape[1] if smaller > 1 else 0,
             min_factor=smaller,

@@ -51,8 +51,8 @@ def _by_torch(pixels: UInt8[np.ndarray, "h w 3"], resolution: int, *, antialias:
     import torch  # packing and indexing do without it
     from torch.nn.functional import interpolate
 
-    # Made whole and in this order, the strides are those of a channels-last image, for which the kernel is fast.
-    image = torch.from_numpy(pixels.copy()).unsqueeze(0).permute(0, 3, 1, 2)
+    # A copy in one piece, turned: the strides of a channels-last image, for which the kernel is fast.
+    image = torch.from_numpy(pixels.copy().reshape(1, *pixels.shape).transpose(0, 3, 1, 2))
     square = interpolate(image, (resolution, resolution), mode="bilinear", align_corners=False, antialias=antialias)
-    out: np.ndarray = square[0].permute(1, 2, 0).numpy()
+    out: np.ndarray = square.numpy()[0].transpose(1, 2, 0)
     return out
