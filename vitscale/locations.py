@@ -119,7 +119,7 @@ def _absolute(part: str, base: Path) -> str:
     if scheme[1].lower() == "file":
         return str(Path(part[len(scheme[0]) :]).resolve())
     if scheme[1] not in SCHEMES:
-        near = difflib.get_close_matches(scheme[1].lower(), SCHEMES, n=1)
+        near = difflib.get_close_matches(scheme[1].lower(), SCHEMES, n=1, cutoff=0.5)
         known = ", ".join(f"{name}://" for name in SCHEMES)
         raise _wrong(
             f"{part}: unknown scheme {scheme[0]!r}",

@@ -89,6 +89,28 @@ def test_verify_names_a_truncated_tar(images: Path, tmp_path: Path) -> None:
     assert_refused(run("verify", out), 5, "set-000000.tar: the shard is truncated")
 
 
+def test_index_says_what_it_found_and_where_it_lies(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VITSCALE_CACHE", str(tmp_path / "cache"))
+    run("pack", images, tmp_path / "set", "--shard-size", "5")
+    pattern = f"{tmp_path}/set/set-{{000000..000001}}.tar"
+    result = run("index", pattern)
+    kept = next((tmp_path / "cache" / "index").iterdir())
+    assert result.stdout == f"{pattern}: 10 images, 2 classes, 2 shards; index in {kept}\n"
+    assert result.stderr == ""
+    assert json.loads(run("index", pattern, "--json").stdout)["index"] == str(kept)
+    assert run("verify", pattern).stdout == f"{pattern}: 10 images in 2 shards: all whole\n"
+    os.truncate(tmp_path / "set" / "set-000001.tar", 5700)
+    again = run("index", pattern, "--again")
+    assert again.exit_code == 0
+    assert [line.split(":")[0] for line in again.stderr.splitlines()] == ["warning", "warning"]
+    assert "set-000001.tar: the shard is truncated after 5,700 bytes" in again.stderr
+    assert "1 sample of " in again.stderr
+    assert_refused(run("index", tmp_path / "set", "--again"), 5, "was packed, and its index with it")
+    assert_refused(run("index", "s4://bucket/"), 2, "unknown scheme 's4://'")
+
+
 def test_wrong_words(images: Path, tmp_path: Path) -> None:
     assert_refused(run("fetch", "imagenet"), 2, "unknown data set 'imagenet'")
     assert_refused(run("pack", images, tmp_path / "a", "--shard-size", "many"), 2, "'many' is not understood")

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from servers import file_server
 from small_sets import encoded, packed, write_tar
+from vitscale.data.indexing import build
 from vitscale.data.inspect import info, verify
 from vitscale.data.pack import Packed, Plan, pack
 from vitscale.data.shards import open_shards
 from vitscale.data.sources import open_source
 from vitscale.errors import VitscaleError
+from vitscale.locations import locate
 
 
 def test_info(tmp_path: Path) -> None:
@@ -87,3 +91,44 @@ def test_another_shard_of_the_same_size_is_found(tmp_path: Path) -> None:
     for name in ("index.parquet", "dataset.json"):
         (tmp_path / name).unlink()
     assert verify(tmp_path)["samples"] == 1
+
+
+def test_verify_finds_what_the_index_found_and_more(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    write_tar(
+        folder / "a.tar",
+        {"0.png": encoded(0), "0.cls": b"0", "1.png": encoded(1), "2.png": encoded(2), "2.cls": b"cat"},
+    )
+    whole = write_tar(folder / "b.tar", {"3.png": encoded(3), "3.cls": b"0", "4.png": encoded(4), "4.cls": b"1"})
+    os.truncate(whole, 2700)
+    (folder / "c.tar").write_bytes(b"")
+    with pytest.raises(VitscaleError) as error:
+        verify(folder)
+    assert error.value.exit_code == 5
+    assert [problem.message.removeprefix(f"{folder}/") for problem in error.value.problems] == [
+        "b.tar: the shard is truncated after 2,700 bytes",
+        "c.tar: the shard is empty (0 bytes)",
+        "a.tar: sample '1': it has no label (neither cls nor a label in its json)",
+        "a.tar: sample '2': its label is no number: 'cat'",
+        "b.tar: sample '4': its bytes are cut off by the end of the shard",
+    ]
+    facts = info(folder)
+    assert [problem["key"] for problem in facts["problems"]] == ["1", "2", "4"]
+    assert sorted(facts["damaged"]) == ["b.tar", "c.tar"]
+    assert facts["class_counts"] == [2]
+
+
+def test_a_remote_set_is_verified_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITSCALE_CACHE", str(tmp_path / "cache"))
+    out = packed(tmp_path).folder
+    with file_server(out) as server:
+        build(locate(server.url))
+        assert verify(server.url)["samples"] == 24
+        data = bytearray((out / "set-000001.tar").read_bytes())
+        data[-2000] ^= 1
+        (out / "set-000001.tar").write_bytes(data)
+        for path in (tmp_path / "cache" / "shards").glob("*/*"):
+            path.unlink()
+        with pytest.raises(VitscaleError, match=r"set-000001\.tar: the shard was replaced") as error:
+            verify(server.url)
+        assert len(error.value.problems) == 1

@@ -105,8 +105,6 @@ def test_what_passes_is_tried_again(server: FileServer, tmp_path: Path, fault: F
     server.ranges = ranges
     shards = indexed(server)
     forget_pieces()
-    if fault.kind == "short" and not ranges:
-        fault = Fault("cut", 700)  # a whole file whose headers agree is another file
     server.faults = [fault, fault]
     assert shards.read(0) == local(tmp_path).read(0)
     assert len(server.requests) == 3
@@ -256,6 +254,18 @@ def test_what_a_killed_process_had_begun_is_never_used(server: FileServer, tmp_p
     assert list((cache_folder() / "shards").glob("*/*.partial"))
     assert shards.read(0) == local(tmp_path).read(0)
     assert not list((cache_folder() / "shards").glob("*/*.partial"))
+
+
+def test_a_set_larger_than_the_cache(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access, "PIECE", 2000)
+    monkeypatch.setenv("VITSCALE_CACHE_SIZE", "20kB")  # of 61 kB
+    build(locate(pattern(server)))
+    assert len(server.requests) == len(set(server.requests))  # no piece twice
+    shards = open_shards(pattern(server))
+    shards.access._descriptors.most = 2
+    assert_same(shards, local(tmp_path))
+    assert_same(shards, local(tmp_path))
+    assert sum(path.stat().st_size for path in (cache_folder() / "shards").glob("*/*")) <= 20_000
 
 
 def test_without_the_package_of_a_protocol(monkeypatch: pytest.MonkeyPatch) -> None:

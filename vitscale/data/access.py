@@ -63,7 +63,7 @@ class Plain:
         if facts.st_size != self.facts.stored:
             what = "is truncated" if facts.st_size < self.facts.stored else "has changed"
             sizes = f"{facts.st_size:,} bytes, and the index says {self.facts.stored:,}"
-            raise broken(self.place, f"the shard {what}: {sizes}")
+            raise broken(self.place, f"the shard {what}: {sizes}", packed=bool(self.facts.sha256))
         now = (facts.st_ino, facts.st_mtime_ns)
         if self._first is None:
             self._first = now

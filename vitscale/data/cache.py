@@ -125,7 +125,7 @@ class Cache:
 
     def _entries(self) -> Iterator[tuple[float, int, Path]]:
         """(last use, bytes, path). What a process that died had begun is removed."""
-        for path in self.folder.glob("*/*"):
+        for path in (path for folder in _listed(self.folder) for path in _listed(folder)):
             with contextlib.suppress(FileNotFoundError):
                 if path.suffix == PARTIAL:
                     _remove_abandoned(path)
@@ -182,6 +182,14 @@ def _claimed(partial: Path) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def _listed(folder: Path) -> list[Path]:
+    """None for a folder that is gone, or is none: others evict too."""
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _remove_abandoned(partial: Path) -> None:

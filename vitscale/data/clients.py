@@ -38,11 +38,20 @@ def _options(protocol: str, timeout: float) -> dict[str, Any]:
     return {}
 
 
+def _file_system(protocol: str) -> Any:
+    if protocol == "gs":
+        # The one that is registered asks another service over gRPC, for minutes, what kind of bucket it has.
+        from gcsfs.core import GCSFileSystem
+
+        return GCSFileSystem
+    return fsspec.get_filesystem_class(protocol)
+
+
 class Stored:
     """Objects in a store that states size and version of each."""
 
     def __init__(self, protocol: str, options: dict[str, Any]) -> None:
-        self.fs = fsspec.filesystem(protocol, skip_instance_cache=True, **options)
+        self.fs = _file_system(protocol)(skip_instance_cache=True, **options)
         self.fs.retries = 1  # s3fs's own, which know no back-off of some length
         # The hub's file system asks for the one file then, not for its whole folder, and reads nothing ahead.
         self._afresh = {"refresh": True, "expand_info": True} if protocol == "hf" else {}

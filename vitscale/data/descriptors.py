@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any
 
-MOST = 256  # a process may have 1,024 by default, and a set as many shards
+MOST = 128  # a process may have 1,024, and a set as many shards; an evicted piece takes up room until it is closed
 
 
 class Descriptor:

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from vitscale.data import remote
 from vitscale.data.access import Facts, cached, shard
 from vitscale.data.descriptors import Descriptors
+from vitscale.data.headers import Read
 from vitscale.data.index import (
     CLASSES,
     INDEX,
@@ -39,7 +40,9 @@ from vitscale.locations import DESCRIPTION, Location, is_compressed, is_tar, is_
 
 PARTS = ".indexing"  # a table for each shard that is done, until all are
 LOCK = ".indexing.lock"
-THREADS = 8  # shards at once: enough to wait for a server, and 8 pieces of a shard in memory
+THREADS = 8  # shards at once from a server: enough to wait for it, and 8 pieces in memory
+LOCAL_THREADS = 2  # there is little to wait for
+WINDOW = 8192  # bytes: label and description of a sample, but little of its image
 META = b"vitscale"
 
 Progress = Callable[[int, int], None]
@@ -104,7 +107,8 @@ def _build(location: Location, folder: Path, progress: Progress | None) -> None:
     parts = folder / PARTS
     parts.mkdir(exist_ok=True)
     tables: dict[str, pa.Table] = {}
-    for name, table in unordered(lambda name: (name, _part(location, name, parts)), names, threads=THREADS):
+    threads = THREADS if location.remote else LOCAL_THREADS
+    for name, table in unordered(lambda name: (name, _part(location, name, parts)), names, threads=threads):
         tables[name] = table
         if progress is not None:
             progress(len(tables), len(names))
@@ -244,5 +248,19 @@ def contents_of(place: str, found: Stat) -> tuple[Contents, int]:
     if is_compressed(place):
         size, damage = cached(place, facts, descriptors).store()
         facts = Facts(found.size, size, found.version)
-    contents = index_tar(shard(place, facts, descriptors).read, facts.size)
+    contents = index_tar(_Window(shard(place, facts, descriptors).read).read, facts.size)
     return Contents(contents.entries, damage or contents.damage), facts.size
+
+
+class _Window:
+    """Reads a little more than is asked for: a label lies right behind its header, and often the next header, too."""
+
+    def __init__(self, read: Read) -> None:
+        self._read = read
+        self._start, self._data = 0, b""
+
+    def read(self, offset: int, size: int) -> bytes:
+        start = offset - self._start
+        if start < 0 or start + size > len(self._data):
+            self._start, self._data, start = offset, self._read(offset, max(size, WINDOW)), 0
+        return self._data[start : start + size]

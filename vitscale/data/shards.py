@@ -103,7 +103,7 @@ def open_shards(place: str | Path) -> Shards:
     assert description is not None  # it was there, or was made just now
     if not location.remote:
         _check_sizes(location, description)
-        _check_names(location, description)
+        _check_names(location, folder, description)
     return _shards(location, folder, description, read_index(folder))
 
 
@@ -130,16 +130,17 @@ def _check_unfinished(location: Location) -> None:
 
 def _check_sizes(location: Location, description: dict[str, Any]) -> None:
     for shard in description["shards"]:
-        path = Path(location.shard(shard["name"]))
+        path, packed = Path(location.shard(shard["name"])), bool(shard["sha256"])
         size = path.stat().st_size if path.is_file() else None
         if size is None:
-            raise broken(path, "the shard is missing")
+            raise broken(path, "the shard is missing", packed=packed)
         if size != shard["bytes"]:
             what = "is truncated" if size < shard["bytes"] else "has changed"
-            raise broken(path, f"the shard {what}: {size:,} bytes, and the index says {shard['bytes']:,}")
+            sizes = f"{size:,} bytes, and the index says {shard['bytes']:,}"
+            raise broken(path, f"the shard {what}: {sizes}", packed=packed)
 
 
-def _check_names(location: Location, description: dict[str, Any]) -> None:
+def _check_names(location: Location, described: Path, description: dict[str, Any]) -> None:
     """Shards that came after the index was made would never be read."""
     if location.folder is None:
         return
@@ -149,7 +150,7 @@ def _check_names(location: Location, description: dict[str, Any]) -> None:
         more = f" and {len(later) - 1:,} more" if len(later) > 1 else ""
         raise VitscaleError(
             f"{location.folder / later[0]}{more}: the index does not know this shard",
-            hint=f"delete {location.folder / DESCRIPTION}, and all shards are indexed again; or move the shard away",
+            hint=f"delete {described / DESCRIPTION}, and all shards are indexed again; or move the shard away",
             exit_code=MISSING,
         )
 

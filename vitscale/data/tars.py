@@ -25,6 +25,7 @@ UNLABELLED = "it has no label (neither cls nor a label in its json)"
 AGAIN = (
     "copy this shard again; or delete it and run the `vitscale data` command that made it: only this is written anew"
 )
+INDEX_AGAIN = "copy this shard again; or, if it is right, make the index again: `vitscale data index LOCATION --again`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +91,8 @@ def index_shard(path: Path) -> list[Entry]:
     return contents.entries
 
 
-def broken(path: str | Path, reason: str) -> VitscaleError:
-    return VitscaleError(f"{path}: {reason}", hint=AGAIN, exit_code=MISSING)
+def broken(path: str | Path, reason: str, *, packed: bool = True) -> VitscaleError:
+    return VitscaleError(f"{path}: {reason}", hint=AGAIN if packed else INDEX_AGAIN, exit_code=MISSING)
 
 
 def class_limit(images: int) -> int:

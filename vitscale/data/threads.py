@@ -31,6 +31,7 @@ def unordered(function: Callable[[T], R], items: Sequence[T], *, threads: int) -
             try:
                 done.put((function(item), None))
             except BaseException as error:
+                stopped.set()
                 done.put((None, error))
 
     for _ in range(min(threads, len(items))):

@@ -74,8 +74,9 @@ def describe(place: str, *, base: Path) -> Dataset:
         ) from None
     folder = location.described
     if folder is None:
+        shown = place if location.folder is None else base / place
         raise VitscaleError(
-            f"no data set at {location.text}: {_found(location)}", hint=_way_out(place, location), exit_code=MISSING
+            f"no data set at {shown}: {_found(location)}", hint=_way_out(place, location), exit_code=MISSING
         )
     path = folder / DESCRIPTION
     try:
@@ -136,7 +137,7 @@ def _found(location: Location) -> str:
         return "its shards have no index yet"
     if not folder.is_dir():
         return "there is no such folder"
-    if any(is_tar(path.name) for path in folder.iterdir()):
+    if _has_tars(folder):
         return "its shards have no dataset.json"
     return "the folder holds no shards" if any(folder.iterdir()) else "the folder is empty"
 
@@ -146,10 +147,13 @@ def _way_out(place: str, location: Location) -> str:
         return "vitscale data fetch fashion-mnist"
     if location.folder is not None and "fractal" in place:
         return f"vitscale data fractals {place}"
-    index = f"vitscale data index {location.text}"
-    if location.folder is None:
-        return f"{index} reads them once"
-    return f"vitscale data pack SOURCE OUT makes shards; {index} indexes shards from elsewhere"
+    if location.folder is None or _has_tars(location.folder):
+        return f"vitscale data index {location.text} reads them once"
+    return "vitscale data pack SOURCE OUT makes shards; vitscale data index LOCATION indexes shards from elsewhere"
+
+
+def _has_tars(folder: Path) -> bool:
+    return folder.is_dir() and any(is_tar(path.name) for path in folder.iterdir())
 
 
 def load_task(name: str, *, base: Path) -> Task:
