@@ -52,9 +52,10 @@ class Model:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Data:
     shards: str = ""
-    """A folder of WebDataset shards. Not part of the run id: the fingerprint of its sample index is."""
+    """WebDataset shards: a folder, a pattern such as `train-{0000..1023}.tar`, a list, or a URL of these; see
+    docs/data.md. Not part of the run id: the fingerprint of its sample index is."""
     test: str = ""
-    """A folder of shards with the upstream test set; empty: none."""
+    """Shards with the upstream test set; empty: none."""
     size: int | None = None
     """Images in a data set that is not at hand, to plan without it (run ids are then provisional)."""
     num_classes: int | None = None
@@ -186,9 +187,9 @@ class Task:
     """scikit-learn's digits, or folders of shards."""
     num_classes: int
     train: str = ""
-    """Folder of shards, with source = "shards"."""
+    """With source = "shards": as `Data.shards`."""
     test: str = ""
-    """Folder of shards, with source = "shards"."""
+    """With source = "shards": as `Data.shards`."""
     train_examples: int = 0
     """Images in the training split (dev included)."""
     test_examples: int = 0

@@ -65,6 +65,10 @@ def trained_net(rundir: RunDir) -> nn.Module:
     return net
 
 
+AHEAD = 16
+"""Steps whose samples are fetched before they are needed: seconds of training, and few enough pieces to be kept."""
+
+
 class Upstream:
     """The pre-training data of a run: its subset, validation images and test set."""
 
@@ -73,6 +77,9 @@ class Upstream:
         self.run: Run = run
         self.shards = _open(machine["shards"], rundir.document["dataset"])
         self.rundir = rundir
+        self.steps: int = rundir.document["steps"]
+        self.asked = -1
+        """The last step that something was fetched for."""
         self.images = Images(
             self.shards, max_bad=run.data.max_bad, workers=machine.get("workers"), on_bad=self._note_bad
         )
@@ -111,8 +118,18 @@ class Upstream:
         own = device_slots(self.run.recipe.batch_size, device=group.rank(), devices=group.world_size())
         return np.arange(own.start, own.stop + following, dtype=np.int64)
 
+    def fetch_ahead(self, step: int) -> None:
+        """Has what later steps will read fetched from its server; does nothing where it is local."""
+        if self.shards.access.local:
+            return
+        last = min(step + AHEAD, self.steps - 1)
+        for coming in range(max(self.asked + 1, step + 1), last + 1):
+            self.shards.prefetch(self.positions(coming)[0][self.slots(False)])
+        self.asked = max(self.asked, last)
+
     def batch(self, step: int) -> Batch:
         """What this device reads of a step's global batch; with mixup also the image that follows its last one."""
+        self.fetch_ahead(step)
         share = mixing_share(self.run.seed, step, self.run.recipe.mixup)
         index, epoch = (np.take(found, self.slots(share < 1), mode="wrap") for found in self.positions(step))
         pixels, weights = self.images.train_batch(index, epoch, self.how, seed=self.run.seed)
