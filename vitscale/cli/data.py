@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from vitscale.cli.packed import images_and_classes, images_or_bytes, report, sha
 from vitscale.cli.screen import count, print_json, progress_of, reports_errors, say
 from vitscale.cli.subset import subset_command
 from vitscale.errors import USAGE, VitscaleError
+from vitscale.files import disk_errors, write_whole
 
 app = typer.Typer(help="Make, fetch and check folders of WebDataset shards.", no_args_is_help=True)
 
@@ -135,21 +137,58 @@ def index_command(
 
 @app.command("info")
 @reports_errors
-def info_command(location: Location, as_json: Json = False) -> None:
-    """Say what a data set holds."""
+def info_command(
+    location: Location,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Write a contact sheet, images of 12 classes, to this PNG.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a data set holds: images, classes, balance, sizes, bytes."""
     from vitscale.data.inspect import info
 
     facts = info(location)
     _say_problems(facts)
+    if sheet is not None:
+        _write_sheet(location, sheet)
     if as_json:
         print_json(facts)
         return
-    size = facts["image_size"]
+    few, many, effective = facts["smallest_class"], facts["largest_class"], facts["effective_classes"]
     print(f"{facts['name']}: {images_and_classes(facts)}")
-    print(f"images a class: {facts['smallest_class']:,} to {facts['largest_class']:,}")
-    print(f"image size: {f'{size[0]} x {size[1]} pixels' if size else 'varies or unknown'}")
+    print(f"images a class: {few:,} to {many:,}; as varied as {effective:,.1f} classes of one size")
+    print(f"image size: {_sizes(facts)}")
     print(f"stored: {facts['bytes'] / 1e6:,.1f} MB in {count(facts['shards'], 'shard')}")
     print(f"fingerprint: {facts['fingerprint']}")
+
+
+def _sizes(facts: dict[str, Any]) -> str:
+    """What is known, or else what a sample of the images shows: smallest, median and largest."""
+    sampled, size = facts["sampled"], facts["image_size"]
+    if not sampled["images"]:
+        return f"{size[0]} x {size[1]} pixels" if size else "unknown: none could be read"
+    formats = ", ".join(f"{share / sampled['images']:.0%} {name}" for name, share in sampled["formats"].items())
+    kilobytes = f"{sampled['mean_bytes'] / 1e3:,.1f} KB each"
+    if size:
+        return f"{size[0]} x {size[1]} pixels, {formats}, {kilobytes}"
+    sides = (f"{side} {low:,} to {high:,} (median {mid:,})" for side, (low, mid, high) in _ranges(sampled))
+    return f"{', '.join(sides)} pixels, {formats}, {kilobytes}; of {count(sampled['images'], 'image')}"
+
+
+def _ranges(sampled: dict[str, Any]) -> list[tuple[str, list[int]]]:
+    return [(side, sampled[side]) for side in ("width", "height")]
+
+
+def _write_sheet(location: str, path: Path) -> None:
+    from vitscale.data.contact import contact_sheet
+    from vitscale.data.shards import open_shards
+
+    out = BytesIO()
+    with open_shards(location) as shards:
+        contact_sheet(shards).save(out, format="PNG")
+    with disk_errors(path.resolve().parent):
+        write_whole(path, out.getvalue())
+    say(f"contact sheet: {path}")
 
 
 @app.command("verify")

@@ -30,7 +30,7 @@ class Picture:
             self.width, self.height = self._frame.width, self._frame.height
             _check_size(self.width, self.height)
             return
-        self._image = _open(data)
+        self._image = open_header(data)
         self.width, self.height = self._image.size
         if self._image.format != "JPEG":
             self._frame = None
@@ -45,7 +45,7 @@ class Picture:
             pixels = decode_jpeg(self._data, self._frame, rows=count, smaller=smaller, exact=exact)
             if pixels is not None:
                 return pixels
-        image = _load(self._image or _open(self._data))
+        image = _load(self._image or open_header(self._data))
         try:
             return np.asarray(to_rgb(image))
         except Exception as error:
@@ -54,10 +54,11 @@ class Picture:
 
 def open_image(data: bytes) -> Image.Image:
     """The decoded picture in its own mode. Raises `BadImage` for anything that is not a whole picture."""
-    return _load(_open(data))
+    return _load(open_header(data))
 
 
-def _open(data: bytes) -> Image.Image:
+def open_header(data: bytes) -> Image.Image:
+    """Size, mode and format; no pixels yet. Raises `BadImage`."""
     if not data:
         raise BadImage("the file is empty")
     try:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from vitscale.data.decode import BadImage, decode
+import numpy as np
+
+from vitscale.data.decode import BadImage, decode, open_header
 from vitscale.data.index import INDEX, fingerprint, index_table, read_description
 from vitscale.data.indexing import normalised
 from vitscale.data.pack import Progress
@@ -16,6 +19,7 @@ from vitscale.data.tars import AGAIN, Entry, index_tar
 from vitscale.errors import MISSING, Problem, VitscaleError
 from vitscale.locations import DESCRIPTION, locate
 
+SAMPLED = 200  # images that are looked at for their size
 SHOWN = 20  # problems that are printed; the others are counted
 HASHED = 2**20  # bytes at a time
 
@@ -32,7 +36,9 @@ def info(place: str | Path) -> dict[str, Any]:
             "num_classes": shards.num_classes,
             "smallest_class": min(counts),
             "largest_class": max(counts),
+            "effective_classes": _effective(counts),
             "image_size": description["image_size"],
+            "sampled": _sampled(shards),
             "bytes": description["bytes"],
             "shards": len(shards.names),
             "fingerprint": shards.fingerprint,
@@ -42,6 +48,38 @@ def info(place: str | Path) -> dict[str, Any]:
             "problems": [{"key": str(shards.keys[i]), "reason": reason} for i, reason in shards.problems.items()],
             "damaged": dict(shards.damaged),
         }
+
+
+def _effective(counts: list[int]) -> float:
+    """How many classes of equal size would be as varied: 1 / sum of squared shares."""
+    total = sum(counts)
+    return total**2 / sum(count**2 for count in counts) if total else 0.0
+
+
+def _sampled(shards: Shards) -> dict[str, Any]:
+    """Sizes and formats of some images from their headers: spread over a local set, the first ones of a remote one."""
+    last = len(shards) - 1 if shards.access.local else min(SAMPLED, len(shards)) - 1
+    index = np.unique(np.linspace(0, last, min(SAMPLED, len(shards))).astype(np.int64))
+    index = index[shards.labels[index] >= 0]
+    sizes, formats, total = [], Counter[str](), 0
+    for i in index.tolist():
+        with contextlib.suppress(BadImage, VitscaleError):  # `verify` says what is wrong with them
+            data = shards.read(i)
+            image = open_header(data)
+            sizes.append(image.size)
+            formats[str(image.format)] += 1
+            total += len(data)
+    if not sizes:
+        return {"images": 0}
+    widths, heights = (sorted(side) for side in zip(*sizes, strict=True))
+    middle = len(sizes) // 2
+    return {
+        "images": len(sizes),
+        "width": [widths[0], widths[middle], widths[-1]],
+        "height": [heights[0], heights[middle], heights[-1]],
+        "mean_bytes": total / len(sizes),
+        "formats": dict(formats.most_common()),
+    }
 
 
 def _description(shards: Shards) -> dict[str, Any]:
