@@ -13,9 +13,10 @@ from vitscale.cli.screen import reports_errors, say
 from vitscale.errors import INTERRUPTED, INVALID_STUDY, RUN_FAILED, USAGE, VitscaleError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from vitscale.launch.sweep import Ended, Machine, Sweep
+    from vitscale.study.load import Study
     from vitscale.study.plan import Job
 
 
@@ -47,25 +48,19 @@ def sweep(
 
     Stop it at any time: the next sweep goes on where this one was.
     """
-    from vitscale.launch import folders
-    from vitscale.launch.sweep import Sweep, current_plan
-    from vitscale.launch.sweep import retry_failed as set_failed_aside
+    from vitscale.launch.sweep import Sweep
     from vitscale.study.load import load
 
     loaded = load(study, settings=settings or [])
     wanted = options.only(only)
-    now = current_plan(loaded, runs)
     if retry_failed and not dry_run:
-        count = set_failed_aside([job for job in now.jobs if wanted(job)], runs)
-        say(f"trying {count} failed runs again")
-        now = current_plan(loaded, runs)
-    everything = [job for job in [*now.jobs, *now.waiting] if wanted(job)]
+        _set_failed_aside(loaded, runs, wanted)
+    everything, states = _planned(loaded, runs, wanted)
     if not everything:
         raise VitscaleError(
             f"--only {only}: no run of {study} is named so", hint=f"vitscale plan {study} lists them", exit_code=USAGE
         )
     options.check_micro_batch(micro_batch, devices, everything)
-    states = {job.id: folders.state(runs / job.id) for job in now.jobs}
     machine = options.machine(
         jobs,
         threads,
@@ -93,6 +88,23 @@ def sweep(
         accept_code_change=accept_code_change,
     )
     _tell(running.run(), running, study, results / loaded.name)
+
+
+def _set_failed_aside(study: Study, runs: Path, wanted: Callable[[Job], bool]) -> None:
+    from vitscale.launch.sweep import current_plan, retry_failed
+
+    count = retry_failed([job for job in current_plan(study, runs).jobs if wanted(job)], runs)
+    say(f"trying {count} failed runs again")
+
+
+def _planned(study: Study, runs: Path, wanted: Callable[[Job], bool]) -> tuple[list[Job], Mapping[str, str]]:
+    """The jobs that are wanted, those that wait for a selection included; and where each of all jobs stands."""
+    from vitscale.launch import folders
+    from vitscale.launch.sweep import current_plan
+
+    now = current_plan(study, runs)
+    states = {job.id: folders.state(runs / job.id) for job in now.jobs}
+    return [job for job in [*now.jobs, *now.waiting] if wanted(job)], states
 
 
 def _tell(ended: Ended, running: Sweep, study: Path, place: Path) -> None:

@@ -75,7 +75,7 @@ def transfer_id(trunk: Trunk, transfer: Transfer, task: Task) -> str:
 
 def trunk_identity(trunk: Trunk) -> dict[str, Any]:
     """What is hashed: architecture by its numbers, data by fingerprint, duration in steps, the rest by difference."""
-    run, arch, dataset, test = trunk.run, trunk.arch, trunk.dataset, trunk.test
+    run, arch = trunk.run, trunk.arch
     if trunk.checkpoint is not None:
         return {
             "arch": models.to_dict(arch),
@@ -85,27 +85,7 @@ def trunk_identity(trunk: Trunk) -> dict[str, Any]:
             "schema": SCHEMA,
             "numerics": NUMERICS,
         }
-    data = _differing(run.data, Data())
-    for key in ("shards", "test", "size", "num_classes", "exclude", "max_bad", "fraction"):
-        data.pop(key, None)
-    data["dataset"] = dataset.fingerprint or {"size": dataset.samples, "num_classes": dataset.num_classes}
-    if dataset.empty_classes:
-        data["num_classes"] = dataset.num_classes
-    data["examples"] = training_examples(dataset, run)
-    if data["examples"] < available(dataset, run.data):
-        data["subset_seed"] = subset_seed(run)
-    else:
-        data.pop("subset_seed", None)
-    if run.data.classes == dataset.num_classes:
-        data.pop("classes")
-    elif run.data.classes is not None and run.data.fraction is not None:
-        data["fraction_of_all"] = fraction_of(available(dataset, run.data), run.data.fraction)
-    if dataset.exclusions is not None:
-        data["exclude"] = dataset.exclusions
-    for key in _without_effect(run.data):
-        data.pop(key, None)
-    if test is not None:
-        data["test"] = test.fingerprint
+    data = _data_identity(trunk)
     recipe = _differing(run.recipe, Recipe())
     for key in ("epochs", "examples"):
         recipe.pop(key, None)
@@ -130,6 +110,34 @@ def trunk_identity(trunk: Trunk) -> dict[str, Any]:
         "schema": SCHEMA,
         "numerics": NUMERICS,
     }
+
+
+def _data_identity(trunk: Trunk) -> dict[str, Any]:
+    run, dataset, test = trunk.run, trunk.dataset, trunk.test
+    data = _differing(run.data, Data())
+    for key in ("shards", "test", "size", "num_classes", "exclude", "max_bad", "fraction"):
+        data.pop(key, None)
+    data["dataset"] = dataset.fingerprint or {"size": dataset.samples, "num_classes": dataset.num_classes}
+    if dataset.empty_classes:
+        data["num_classes"] = dataset.num_classes
+    data["examples"] = training_examples(dataset, run)
+    if data["examples"] < available(dataset, run.data):
+        data["subset_seed"] = subset_seed(run)
+    else:
+        data.pop("subset_seed", None)
+    if run.data.classes == dataset.num_classes:
+        data.pop("classes")
+    elif run.data.classes is not None and run.data.fraction is not None:
+        share = fraction_of(available(dataset, run.data), run.data.fraction)
+        if share < available(dataset, run.data):
+            data["fraction_of_all"] = share
+    if dataset.exclusions is not None:
+        data["exclude"] = dataset.exclusions
+    for key in _without_effect(run.data):
+        data.pop(key, None)
+    if test is not None:
+        data["test"] = test.fingerprint
+    return data
 
 
 def _without_effect(data: Data) -> list[str]:
