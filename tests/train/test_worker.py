@@ -88,6 +88,18 @@ def test_an_interrupted_run_resumes_to_the_bit(rundir: Make) -> None:
     }[12]
 
 
+def test_the_number_of_loader_workers_changes_no_bit(rundir: Make) -> None:
+    """Not even where a run goes on with another one."""
+    expected = rundir("data.crop_area=0.3", runs="a", workers=1)
+    resumed = rundir("data.crop_area=0.3", runs="b", workers=3)
+    done(expected)
+    assert work(resumed, StopAfter(4)) == INTERRUPTED
+    edit(resumed.folder / "run.json", machine={**resumed.machine, "workers": 2})
+    done(RunDir(resumed.folder))
+    ours, theirs = weights(resumed), weights(expected)
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
 def test_the_best_checkpoint_by_validation_is_kept(rundir: Make) -> None:
     run = rundir("recipe.steps=24")
     result = done(run)

@@ -21,11 +21,14 @@ def process_group() -> Iterator[None]:
 
     Alone it meets over a store in memory: no launcher, no port, no mpi4py.
     """
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    os.environ.setdefault("LOCAL_RANK", "0")
+    backend = "gloo"
+    if torch.cuda.is_available():
+        backend = "nccl"
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if is_one_of_several():
         distributed.init_process_group(backend)
     else:
-        os.environ["LOCAL_RANK"] = "0"
         distributed.init_process_group(backend, store=distributed.HashStore(), rank=0, world_size=1)
     try:
         yield

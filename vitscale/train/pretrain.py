@@ -20,6 +20,7 @@ from vitscale.data.preprocess import preprocess
 from vitscale.data.shards import Shards, open_shards
 from vitscale.data.subsets import split
 from vitscale.errors import MISSING, VitscaleError
+from vitscale.sampling import DROPOUT, stream_key
 from vitscale.study.archs import default_head_bias
 from vitscale.study.cost import forward_flops
 from vitscale.study.subsets import subset_seed
@@ -189,6 +190,8 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
         progress = start.progress
         engine.load_state(start.optimizer, progress.step)
         torch.set_rng_state(start.optimizer["rng"])
+    if not group.is_first():  # whose draws the checkpoint holds; the others' must not be the same
+        torch.manual_seed(stream_key(DROPOUT, run.seed, group.rank(), progress.step))
     flops_per_step = rundir.document["flops_per_example"] * run.recipe.batch_size
     macs = rundir.document["flops_per_example"] // 6
 
