@@ -302,3 +302,13 @@ def test_a_list_of_exclusions_that_does_not_fit_is_refused(tmp_path: Path, conte
     (tmp_path / "dup.json").write_text(content)
     found = mistakes(tmp_path, STUDY.replace("val_examples = 100", "val_examples = 100\nexclude = 'dup.json'"))
     assert any(message in told for told, _ in found), found
+
+
+def test_a_set_with_too_many_bad_samples_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    write(tmp_path)
+    facts = json.loads((tmp_path / "train" / "dataset.json").read_text())
+    (tmp_path / "train" / "dataset.json").write_text(json.dumps({**facts, "problems": 2}))
+    with pytest.raises(VitscaleError, match="2 of 1,000 images of train cannot be trained on") as error:
+        load(tmp_path / "study.toml", base=tmp_path)
+    assert error.value.problems[0].hint == "data.max_bad allows 0.10%; vitscale data verify train names them"
+    load(tmp_path / "study.toml", base=tmp_path, settings=["data.max_bad=0.002"])

@@ -181,6 +181,10 @@ def _subset(run: Run, base: Path) -> list[Complaint]:
     if available(dataset, data) < 1:
         message = f"data.val_examples is {data.val_examples:,} of {dataset.samples:,} images"
         found.append(Complaint("data.val_examples", message, "leave some to train on"))
+    elif dataset.problems > data.max_bad * dataset.samples:
+        message = f"{dataset.problems:,} of {dataset.samples:,} images of {dataset.name} cannot be trained on"
+        hint = f"data.max_bad allows {data.max_bad:.2%}; vitscale data verify {data.shards} names them"
+        found.append(Complaint("data.max_bad", message, hint))
     elif too_many := _too_many(dataset, run):
         found += too_many
     elif found_test := _test_set(data, dataset, base):

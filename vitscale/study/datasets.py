@@ -36,6 +36,8 @@ class Dataset:
     """Images of the class that has fewest; None where nobody counted."""
     class_counts: tuple[int, ...] = field(default=(), repr=False)
     """Images of each class; none where nobody counted."""
+    problems: int = 0
+    """Samples that were found bad when the set was indexed."""
     excluded: int = 0
     """Images that a list of exclusions leaves out; `samples` and `class_counts` are without them."""
     exclusions: str | None = None
@@ -116,6 +118,7 @@ def _described(location: Location, path: Path, written: int) -> Dataset:  # noqa
         empty_classes=sum(count == 0 for count in counts),
         smallest_class=min(counts, default=None),
         class_counts=tuple(counts),
+        problems=facts.get("problems", 0),
     )
 
 

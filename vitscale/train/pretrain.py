@@ -84,6 +84,9 @@ class Upstream:
         self.images = Images(
             self.shards, max_bad=run.data.max_bad, workers=machine.get("workers"), on_bad=self._note_bad
         )
+        for shard, reason in self.shards.damaged.items():
+            rundir.log("damaged_shard", {"shard": shard, "reason": reason})
+            print(f"{shard}: {reason}; what came after it is not trained on", flush=True)
         self.split = split(
             self.shards.keys,
             self.shards.labels,
