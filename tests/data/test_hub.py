@@ -3,6 +3,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,8 +13,6 @@ from vitscale.data.pack import Plan, pack
 from vitscale.data.shards import open_shards
 from vitscale.data.sources import Options, open_source
 from vitscale.errors import VitscaleError
-
-datasets = pytest.importorskip("datasets")
 
 
 @pytest.fixture(autouse=True)

@@ -32,13 +32,18 @@ def keys(contents: Contents) -> list[str]:
     return [entry.key for entry in contents.entries]
 
 
-@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-@pytest.mark.parametrize("length", [2, 50, 99, 100, 101, 150, 240])
+@pytest.mark.parametrize(
+    ("form", "length"),
+    [
+        (form, length)
+        for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
+        for length in (2, 50, 99, 100, 101, 150, 240)
+        if form != tarfile.USTAR_FORMAT or length <= 180  # it has no room for more
+    ],
+)
 def test_offsets_and_names_are_those_of_tarfile(form: int, length: int) -> None:
     """For names of all lengths, in the three ways in which they are written."""
     name = f"train/{'d' * (length // 2)}/ü{'k' * (length // 2)}"
-    if form == tarfile.USTAR_FORMAT and length > 180:
-        pytest.skip("ustar has no room for it")
     members = [(f"{name}{i}.{ext}", b"%d" % i * (300 * i + 1)) for i in range(5) for ext in ("jpg", "cls")]
     data = tar(*members, form=form)
     with tarfile.open(fileobj=io.BytesIO(data)) as file:
