@@ -171,12 +171,12 @@ def _sizes(facts: dict[str, Any]) -> str:
     kilobytes = f"{sampled['mean_bytes'] / 1e3:,.1f} KB each"
     if size:
         return f"{size[0]} x {size[1]} pixels, {formats}, {kilobytes}"
-    sides = (f"{side} {low:,} to {high:,} (median {mid:,})" for side, (low, mid, high) in _ranges(sampled))
-    return f"{', '.join(sides)} pixels, {formats}, {kilobytes}; of {count(sampled['images'], 'image')}"
+    sides = (f"{side} {_range(*sampled[side])}" for side in ("width", "height"))
+    return f"{', '.join(sides)} pixels, {formats}, {kilobytes}; of {count(sampled['images'], 'image')} looked at"
 
 
-def _ranges(sampled: dict[str, Any]) -> list[tuple[str, list[int]]]:
-    return [(side, sampled[side]) for side in ("width", "height")]
+def _range(low: int, median: int, high: int) -> str:
+    return f"{low:,}" if low == high else f"{low:,} to {high:,} (median {median:,})"
 
 
 def _write_sheet(location: str, path: Path) -> None:
