@@ -122,7 +122,9 @@ class Recipe:
     warmup_steps: int = 10_000
     """Steps of linear warm-up from 0."""
     cooldown: float = 0.0
-    """Last share of the duration, 0 to 1, over which the rate falls linearly to `end_lr`."""
+    """Last share of the duration, 0 to 1, over which the rate falls to `end_lr`."""
+    cooldown_shape: Literal["linear", "sqrt"] = "linear"
+    """Of the rate's fall in the cool-down: linear, or fast at first, as 1 - sqrt(share done)."""
     end_lr: float = 0.0
     """Learning rate at the end of the schedule."""
     weight_decay: float = 0.1
@@ -135,6 +137,9 @@ class Recipe:
     """Largest global gradient norm; 0: not clipped."""
     dropout: float = 0.0
     """Rate after every dense layer but qkv, and after the position embedding."""
+    stochastic_depth: float = 0.0
+    """Rate at which the last block's branches are left out for an image, 0 to 1; that of the others grows linearly with
+    their depth, from 0 (arXiv 1603.09382)."""
     label_smoothing: float = 0.0
     """Share of the target spread evenly over all classes."""
     mixup: float = 0.0

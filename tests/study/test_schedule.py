@@ -41,6 +41,16 @@ def test_a_cooldown_falls_from_where_the_shape_stands_to_the_end_value() -> None
     assert all(a > b for a, b in itertools.pairwise(rates))
 
 
+def test_a_square_root_cooldown_falls_fast_at_first_and_ends_alike() -> None:
+    linear = replace(BASE, schedule="constant", cooldown=0.2)
+    root = replace(linear, cooldown_shape="sqrt")
+    assert learning_rate(root, 87, 110) == 2.0
+    for step in range(88, 110):
+        share = (step - 87) / 23
+        assert learning_rate(root, step, 110) == pytest.approx(2.0 * (1 - math.sqrt(share)))
+        assert learning_rate(root, step, 110) < learning_rate(linear, step, 110)
+
+
 def test_a_trunk_does_not_depend_on_its_length() -> None:
     recipe = replace(BASE, schedule="constant")
     assert [learning_rate(recipe, s, 100) for s in range(50)] == [learning_rate(recipe, s, 1000) for s in range(50)]

@@ -110,6 +110,7 @@ def build(
     resolution: int,
     pre_logits: int | None = None,
     dropout: float = 0.0,
+    stochastic_depth: float = 0.0,
     head_bias: float = 0.0,
 ) -> nn.Module:
     """The network of an architecture, initialised as published from torch's generator.
@@ -122,6 +123,7 @@ def build(
     net = import_module(f"{__name__}.{arch.family}.net")
     head = Head(num_classes=num_classes, pre_logits=pre_logits)
     module: nn.Module = net.Net(arch, resolution=resolution, head=head, dropout=dropout, head_bias=head_bias)
+    import_module(f"{__name__}.stochastic_depth").set_rates(module.residual_blocks, stochastic_depth)
     return module
 
 
@@ -134,6 +136,7 @@ def create(
     sizes: Sizes | None = None,
     pre_logits: int | None = None,
     dropout: float = 0.0,
+    stochastic_depth: float = 0.0,
     head_bias: float = 0.0,
     **options: Any,
 ) -> nn.Module:
@@ -163,5 +166,6 @@ def create(
         resolution=resolution,
         pre_logits=pre_logits,
         dropout=dropout,
+        stochastic_depth=stochastic_depth,
         head_bias=head_bias,
     )

@@ -109,6 +109,7 @@ def _ranges(data: Data, recipe: Recipe) -> list[Complaint]:
         ("data.eval_crop_ratio", data.eval_crop_ratio),
         ("recipe.cooldown", recipe.cooldown),
         ("recipe.dropout", recipe.dropout),
+        ("recipe.stochastic_depth", recipe.stochastic_depth),
         ("recipe.label_smoothing", recipe.label_smoothing),
         ("recipe.beta1", recipe.beta1),
         ("recipe.beta2", recipe.beta2),
@@ -125,7 +126,7 @@ def _ranges(data: Data, recipe: Recipe) -> list[Complaint]:
     found += [
         Complaint(key, f"{key} is {share}", "it must be below 1")
         for key, share in shares
-        if share == 1 and key in ("recipe.beta1", "recipe.beta2", "recipe.dropout")
+        if share == 1 and key in ("recipe.beta1", "recipe.beta2", "recipe.dropout", "recipe.stochastic_depth")
     ]
     if data.fraction is not None and not 0 < data.fraction <= 1:
         found.append(

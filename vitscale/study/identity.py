@@ -93,6 +93,8 @@ def trunk_identity(trunk: Trunk) -> dict[str, Any]:
     recipe.pop("validate_every", None)
     if run.recipe.keep == "best" and run.recipe.validate_every is not None:
         recipe["validate_steps"] = max(run.recipe.validate_every // run.recipe.batch_size, 1)
+    if not run.recipe.cooldown:
+        recipe.pop("cooldown_shape", None)
     model = _differing(run.model, Model())
     for key in IN_ARCH:
         model.pop(key, None)

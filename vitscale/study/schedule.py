@@ -10,9 +10,9 @@ from vitscale.config import Recipe
 def learning_rate(recipe: Recipe, step: int, total: int) -> float:
     """Rate of optimizer step `step` (0 is the first) out of `total`.
 
-    Linear warm-up to `recipe.lr`; then the schedule's shape; over the last `recipe.cooldown` of the steps a linear
-    descent to `recipe.end_lr` from wherever the shape then stands. The reciprocal square root follows the step, not
-    the share done (arXiv 2106.04560), with the warm-up as its time scale.
+    Linear warm-up to `recipe.lr`; then the schedule's shape; over the last `recipe.cooldown` of the steps a descent to
+    `recipe.end_lr` from wherever the shape then stands, linear or as 1 - sqrt (arXiv 2405.18392). The reciprocal square
+    root follows the step, not the share done (arXiv 2106.04560), with the warm-up as its time scale.
     """
     warmup = recipe.warmup_steps
     if step < warmup:
@@ -21,7 +21,7 @@ def learning_rate(recipe: Recipe, step: int, total: int) -> float:
     if step >= cooldown_start:
         share = (step - cooldown_start + 1) / (total - cooldown_start + 1)
         start = _shape(recipe, cooldown_start, total)
-        return start + (recipe.end_lr - start) * share
+        return start + (recipe.end_lr - start) * (sqrt(share) if recipe.cooldown_shape == "sqrt" else share)
     return _shape(recipe, step, total)
 
 

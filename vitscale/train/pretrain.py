@@ -43,6 +43,7 @@ def new_net(rundir: RunDir) -> nn.Module:
         resolution=rundir.run.data.resolution,
         pre_logits=rundir.head.pre_logits,
         dropout=recipe.dropout,
+        stochastic_depth=recipe.stochastic_depth,
         head_bias=_head_bias(rundir.run),
     )
 

@@ -10,6 +10,7 @@ from vitscale.models.counts import Head
 from vitscale.models.hybrid.arch import Arch
 from vitscale.models.recompute import through
 from vitscale.models.standardize import Standardization, standardize
+from vitscale.models.stochastic_depth import DropBranch
 from vitscale.models.vit.net import Net as ViT
 from vitscale.models.vit.net import lecun_normal
 
@@ -59,6 +60,7 @@ class Bottleneck(nn.Module):
         projected = inputs != outside
         self.shortcut = StdConv2d(inputs, outside, 1, stride, how) if projected else None
         self.shortcut_norm = norm(arch, outside) if projected else None
+        self.drop_branch = DropBranch()
 
     def forward(self, x: Float[Tensor, "batch inputs height width"]) -> Float[Tensor, "batch outputs out_h out_w"]:
         shortcut = x
@@ -66,7 +68,7 @@ class Bottleneck(nn.Module):
             shortcut = self.shortcut_norm(self.shortcut(x))
         y = F.relu(self.norm1(self.conv1(x)))
         y = F.relu(self.norm2(self.conv2(y)))
-        return F.relu(self.norm3(self.conv3(y)) + shortcut)
+        return F.relu(self.drop_branch(self.norm3(self.conv3(y))) + shortcut)
 
 
 def norm(arch: Arch, channels: int) -> nn.GroupNorm:
@@ -107,6 +109,11 @@ class Net(nn.Module):
     @recompute.setter
     def recompute(self, value: bool) -> None:
         self._recompute = self.vit.recompute = value
+
+    @property
+    def residual_blocks(self) -> list[nn.Module]:
+        """The backbone's, then the transformer's."""
+        return [*self.stages, *self.vit.residual_blocks]
 
     def feature_map(
         self, images: Float[Tensor, "batch channels height width"]

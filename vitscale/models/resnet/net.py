@@ -15,6 +15,7 @@ from vitscale.models.counts import Head
 from vitscale.models.recompute import through
 from vitscale.models.resnet.arch import Arch
 from vitscale.models.standardize import Standardization, standardize
+from vitscale.models.stochastic_depth import DropBranch
 
 
 class StdConv2d(nn.Conv2d):
@@ -41,13 +42,14 @@ class Bottleneck(nn.Module):
         self.norm3 = norm(arch, inside)
         self.conv3 = StdConv2d(inside, outside, 1, 1, how)
         self.shortcut = StdConv2d(inputs, outside, 1, stride, how) if inputs != outside else None
+        self.drop_branch = DropBranch()
 
     def forward(self, x: Float[Tensor, "batch inputs height width"]) -> Float[Tensor, "batch outputs out_h out_w"]:
         active = F.relu(self.norm1(x))
         shortcut = x if self.shortcut is None else self.shortcut(active)
         y = self.conv1(active)
         y = self.conv2(F.relu(self.norm2(y)))
-        return self.conv3(F.relu(self.norm3(y))) + shortcut
+        return self.drop_branch(self.conv3(F.relu(self.norm3(y)))) + shortcut
 
 
 def norm(arch: Arch, channels: int) -> nn.GroupNorm:
@@ -82,6 +84,11 @@ class Net(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
         nn.init.zeros_(self.head.weight)
         nn.init.constant_(self.head.bias, head_bias)
+
+    @property
+    def residual_blocks(self) -> list[nn.Module]:
+        """From the first to the last."""
+        return list(self.blocks)
 
     def features(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
         x = self.root(images)

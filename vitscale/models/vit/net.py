@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vitscale.models.counts import Head
 from vitscale.models.recompute import through
+from vitscale.models.stochastic_depth import DropBranch
 from vitscale.models.vit.arch import Arch
 from vitscale.models.vit.positions import RowsAndColumns
 
@@ -60,10 +61,11 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(arch.width, eps=1e-6)
         self.mlp = Mlp(arch, dropout)
         self.dropout = nn.Dropout(dropout)
+        self.drop_branch = DropBranch()
 
     def forward(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
-        x = x + self.dropout(self.attention(self.norm1(x)))
-        return x + self.mlp(self.norm2(x))
+        x = x + self.drop_branch(self.dropout(self.attention(self.norm1(x))))
+        return x + self.drop_branch(self.mlp(self.norm2(x)))
 
 
 class Net(nn.Module):
@@ -85,6 +87,11 @@ class Net(nn.Module):
         self.pre_logits = nn.Linear(width, head.pre_logits) if head.pre_logits else None
         self.head = nn.Linear(head.pre_logits or width, head.num_classes)
         initialise(self, head_bias)
+
+    @property
+    def residual_blocks(self) -> list[nn.Module]:
+        """From the first to the last."""
+        return list(self.blocks)
 
     def _positions(self, arch: Arch, resolution: int) -> nn.Parameter | RowsAndColumns | None:
         if arch.pos_embedding == "1d":
