@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -46,11 +49,20 @@ def device_name() -> str:
     """The accelerator's name, or the processor's."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
+    threads = torch.get_num_threads()
+    return f"{processor()}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+@cache
+def processor() -> str:
+    """The processor's name. Linux says it at once; py-cpuinfo, which knows the other systems, asks for a second."""
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        if name := next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None):
+            return name
     import cpuinfo
 
-    brand = cpuinfo.get_cpu_info().get("brand_raw", "CPU")
-    threads = torch.get_num_threads()
-    return f"{brand}, {threads} thread{'s' if threads > 1 else ''}"
+    return str(cpuinfo.get_cpu_info().get("brand_raw", "CPU"))
 
 
 def check_precision(recipe: Recipe) -> None:
