@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
-import simplejpeg
 from jaxtyping import UInt8
 
 SOF = {0xC0: True, 0xC1: True, 0xC2: False}  # baseline, extended, progressive: is it read in one go?
@@ -72,6 +71,8 @@ def decode_jpeg(
     At the full size and `exact`, the pixels are those of Pillow; else colours are interpolated less smoothly.
     None where the file is not quite in order: Pillow decides then.
     """
+    import simplejpeg  # a tenth of a second that sets without JPEGs need not wait
+
     height, width = frame.height, frame.width
     if height * width > 64 * 8 * len(data):  # fewer bits than blocks: no memory for what cannot be there
         return None
