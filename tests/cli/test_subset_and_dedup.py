@@ -85,6 +85,16 @@ def test_keys_that_leave_their_folder_are_written_inside_it(tmp_path: Path) -> N
     assert not any(name.startswith("/") or ".." in name.split("/") for name in names)
 
 
+def test_keys_with_dots_stay_samples_of_their_own(tmp_path: Path) -> None:
+    names = ("a", "c", "a.b", "d", "a.b.c")
+    source = shards_of(tmp_path / "dots", {name: picture(i) for i, name in enumerate(names)}, shards=5)
+    for command in ("pack", "subset"):
+        words = ("--examples", 5) if command == "subset" else ()
+        assert run(command, source, tmp_path / command, *words)[0] == 0
+        with open_shards(tmp_path / command) as shards:
+            assert sorted(shards.keys.tolist()) == ["a", "a%2Eb", "a%2Eb%2Ec", "c", "d"]
+
+
 def test_near_duplicates_of_a_test_set_are_listed_and_left_out(tmp_path: Path, train: Path) -> None:
     tests = shards_of(tmp_path / "test", {f"t{i}": picture(i, quality=50) for i in (7, 31, 1000)}, shards=1)
     code, stdout, stderr = run("dedup", train, "--against", tests, "--out", tmp_path / "list.json")
@@ -123,11 +133,23 @@ def test_a_task_is_named_and_no_duplicate_is_an_answer_too(tmp_path: Path, train
         (("subset", "{train}", "{out}", "--exclude", "{out}"), 5, "No such file", "vitscale data dedup TRAIN"),
         (("dedup", "{train}", "--against", "{train}", "--out", "{train}"), 2, "is a folder", "--out names"),
         (("dedup", "{train}", "--against", "digit"), 5, "digit: no such folder", ""),
-        (("dedup", "{train}", "--against", "digits", "--out", "{out}/no/list.json"), 5, "No such file", "choose a folder"),
+        (("dedup", "{train}", "--against", "digits", "--out", "{out}/no/list.json"), 5, "no such folder", "make it"),
+        (("subset", "{train}", "{out}", "--classes", 9), 5, "9 classes were asked for and 4 have images", "at most 4"),
+        (("subset", "{train}", "{out}", "--fraction", 0), 2, "--fraction is 0", "above 0"),
+        (("subset", "{train}", "{out}", "--exclude", "{foreign}"), 5, "was made for another data set", "dedup on this one"),
+        (("subset", "{train}", "{out}", "--exclude", "{mislabelled}"), 5, "is excluded with label 0 and has 3 in the data set", "again"),
+        (("subset", "{train}", "{out}", "--exclude", "{everything}"), 5, "all images are excluded", "again"),
     ],
 )  # fmt: skip
 def test_mistakes(tmp_path: Path, train: Path, words: tuple[object, ...], code: int, message: str, hint: str) -> None:
-    filled = [str(word).format(train=train, out=tmp_path / "out") for word in words]
+    keys = {f"n{i % 4}/{i:03d}": i % 4 for i in range(60)}
+    lists = {"foreign": ({}, "beef"), "mislabelled": ({"n3/007": 0}, None), "everything": (keys, None)}
+    for name, (excluded, fingerprint) in lists.items():
+        entries = [{"key": key, "label": label} for key, label in excluded.items()]
+        document = {"schema": 1, "fingerprint": fingerprint, "excluded": entries}
+        (tmp_path / f"{name}.json").write_text(json.dumps(document))
+    paths = {name: tmp_path / f"{name}.json" for name in lists}
+    filled = [str(word).format(train=train, out=tmp_path / "out", **paths) for word in words]
     status, _, stderr = run(*filled)
     error, way_out = stderr.splitlines()[-2:]
     assert (status, error[:7], way_out[:6]) == (code, "error: ", "hint: "), stderr

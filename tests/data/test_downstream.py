@@ -9,7 +9,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 import vitscale.data
-from small_sets import packed
+from small_sets import encoded, packed, write_tar
 from vitscale.config import Task
 from vitscale.data.downstream import load, support_sets
 from vitscale.data.preprocess import Preprocess
@@ -90,3 +90,23 @@ def test_a_task_of_shards(tmp_path: Path) -> None:
 def test_digits_with_another_class_count_are_refused() -> None:
     with pytest.raises(VitscaleError, match="label 9 in the train data is outside its 9 classes"):
         load(replace(digits(), num_classes=9))
+
+
+def test_a_task_with_a_sample_that_has_no_label_is_refused_by_name(tmp_path: Path) -> None:
+    members = {
+        name: data for i in range(6) for name, data in ((f"{i}.png", encoded(i)), (f"{i}.cls", str(i % 2).encode()))
+    }
+    write_tar(tmp_path / "test" / "a.tar", members)
+    del members["3.cls"]
+    write_tar(tmp_path / "train" / "a.tar", members)
+    task = Task(
+        name="own",
+        version=1,
+        source="shards",
+        num_classes=2,
+        train=str(tmp_path / "train"),
+        test=str(tmp_path / "test"),
+    )
+    with pytest.raises(VitscaleError, match=r"train/a\.tar: sample '3' of task 'own': it has no label") as error:
+        load(task)
+    assert error.value.exit_code == 5

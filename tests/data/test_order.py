@@ -80,7 +80,9 @@ def test_a_late_step_needs_no_earlier_one() -> None:
     assert len(set(index.tolist())) == 64
 
 
-@pytest.mark.parametrize(("block", "least"), [(1, 9.0), (16, 6.0), (256, 6.0)])
+@pytest.mark.parametrize(
+    ("block", "least"), [(1, 9.5), (16, 6.2), (64, 6.2), (128, 6.4), (256, 6.8), (512, 7.2), (1024, 7.8)]
+)
 def test_blocks_of_a_class_sorted_set_are_spread_over_batches(block: int, least: float) -> None:
     """Effective number of the ten classes (inverse Simpson index) in a batch of 256, class after class on disk."""
     labels = np.repeat(np.arange(10), 2000)

@@ -1,5 +1,6 @@
 """Training past samples that cannot be used, and stopping where they are too many."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from vitscale.data.shards import open_shards
-from vitscale.errors import DONE, MISSING
+from vitscale.errors import DONE, MISSING, VitscaleError
 from vitscale.launch.folders import prepare
 from vitscale.study.load import load
 from vitscale.study.plan import plan
@@ -80,3 +81,49 @@ def test_too_many_stop_the_run_in_two_lines(spoilt: Spoil) -> None:
     assert "of 120 are too many" in result["reason"]
     assert "train" in result["reason"]
     assert result["hint"].startswith("at most 1.00% may be bad: see `vitscale data verify ")
+
+
+def test_the_share_is_of_what_is_trained_on_and_not_of_the_whole_set(spoilt: Spoil) -> None:
+    run = spoilt(2, "data.max_bad=0.05", "data.val_examples=0", "recipe.keep=last", "recipe.steps=40")
+    whole = pretrain.Upstream(run)
+    assert whole.images.used == 120
+    few = pretrain.Upstream(spoilt(2, "data.max_bad=0.05", "data.examples=20", "data.val_examples=10", runs="few"))
+    assert few.images.used == 30
+
+
+def test_a_bad_test_image_is_noted_and_does_not_count(spoilt: Spoil) -> None:
+    run = spoilt(0, "data.max_bad=0.05")
+    test = Path(run.machine["test"])
+    with open_shards(test) as shards:
+        shard, (_, offset, size) = Path(shards.shard(3)), (int(x) for x in shards.places[3])
+        key = str(shards.keys[3])
+    data = shard.read_bytes()
+    shard.write_bytes(data[: offset + 40] + bytes(size - 40) + data[offset + size :])
+    assert work(run, Stop()) == DONE
+    assert [event["key"] for event in run.events() if event["event"] == "bad_sample"] == [key]
+    result = run.result()
+    assert result is not None
+    assert {row["n_test"] for row in result["rows"] if row["task"] == "upstream_test"} == {39}
+
+
+def test_each_process_logs_the_bad_samples_that_it_meets(spoilt: Spoil) -> None:
+    folder = spoilt(0).folder
+    second = RunDir(folder, number=1)
+    second.log("step", {"step": 3})
+    second.log("bad_sample", {"key": "a"})
+    assert second.events() == []
+    (line,) = (folder / "events-1.jsonl").read_text().splitlines()
+    assert json.loads(line)["key"] == "a"
+
+
+def test_a_list_of_exclusions_that_changed_since_the_plan_is_refused(spoilt: Spoil, base: Path, tmp_path: Path) -> None:
+    with open_shards(base / "train") as shards:
+        entries = [{"key": str(shards.keys[i]), "label": int(shards.labels[i])} for i in range(4)]
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps({"schema": 1, "excluded": entries}))
+    run = spoilt(0, f"data.exclude={path}")
+    assert len(pretrain.Upstream(run).split.train) == 120 - 20 - 4
+    path.write_text(json.dumps({"schema": 1, "excluded": entries[1:]}))
+    with pytest.raises(VitscaleError, match="is not the list that the run was planned with") as error:
+        pretrain.Upstream(run)
+    assert error.value.exit_code == MISSING

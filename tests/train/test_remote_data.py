@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from servers import file_server
 from vitscale.data.indexing import build
+from vitscale.data.shards import Shards
 from vitscale.errors import DONE
 from vitscale.launch.folders import prepare
 from vitscale.locations import locate
@@ -25,6 +26,23 @@ def weights(run: RunDir) -> dict[str, torch.Tensor]:
     return load_file(run.folder / "checkpoints" / result["checkpoint"] / "model.safetensors")
 
 
+def asked_for(data: pretrain.Upstream, step: int) -> list[int]:
+    """The steps whose samples are fetched ahead while `step` is read."""
+    asked: list[list[int]] = []
+    data.shards = Watched(data.shards, asked)  # type: ignore[assignment]
+    data.fetch_ahead(step)
+    batches = {tuple(data.positions(other)[0].tolist()): other for other in range(12)}
+    return [batches[tuple(index)] for index in asked]
+
+
+class Watched:
+    """Shards that note what they are asked to fetch."""
+
+    def __init__(self, shards: Shards, asked: list[list[int]]) -> None:
+        self.access = shards.access
+        self.prefetch = lambda index: asked.append(index.tolist())
+
+
 def test_a_run_over_http_is_the_local_run(base: Path, tmp_path: Path, rundir: Callable[..., RunDir]) -> None:
     local = rundir(runs="local")
     assert work(local, Stop()) == DONE
@@ -34,9 +52,8 @@ def test_a_run_over_http_is_the_local_run(base: Path, tmp_path: Path, rundir: Ca
         job = plan(study, {}).jobs[0]
         assert job.id == local.id
         remote = RunDir(prepare(job, tmp_path / "remote", base=base, machine={"threads": 1}))
-        data = pretrain.Upstream(remote)
-        data.fetch_ahead(0)
-        assert data.asked == 11  # all steps: the run has 12
+        assert asked_for(pretrain.Upstream(remote), 0) == list(range(1, 12))
+        assert asked_for(pretrain.Upstream(remote), 9) == [10, 11]  # the run has 12 steps
         assert work(remote, Stop()) == DONE
     ours, theirs = weights(remote), weights(local)
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vitscale.cli.screen import count, print_json, progress_of, reports_errors, say
-from vitscale.errors import USAGE, VitscaleError
+from vitscale.errors import MISSING, USAGE, VitscaleError
 from vitscale.exclusions import SCHEMA
 from vitscale.files import disk_errors, write_whole
 
@@ -37,6 +37,9 @@ def dedup_command(
 
     if out.is_dir():
         raise VitscaleError(f"{out} is a folder", hint="--out names the list's file", exit_code=USAGE)
+    if not out.resolve().parent.is_dir():
+        what = f"{out.resolve().parent}: no such folder"
+        raise VitscaleError(what, hint="make it, or name a file elsewhere with --out", exit_code=MISSING)
     with open_shards(train) as shards:
         sets = {name: _test_images(name) for name in against}
         with progress_of("hashing test images") as progress:

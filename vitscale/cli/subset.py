@@ -9,7 +9,7 @@ import typer
 
 from vitscale.cli.packed import images_or_bytes, report, shard_name
 from vitscale.cli.screen import progress_of, reports_errors
-from vitscale.errors import USAGE, VitscaleError
+from vitscale.errors import MISSING, USAGE, VitscaleError
 
 
 @reports_errors
@@ -31,6 +31,8 @@ def subset_command(
     if examples is None and fraction is None and classes is None and exclude is None:
         what = "nothing says which part of the set"
         raise VitscaleError(what, hint="--examples, --fraction, --classes or --exclude", exit_code=USAGE)
+    if fraction == 0:
+        raise VitscaleError("--fraction is 0", hint="a share above 0, at most 1", exit_code=USAGE)
     if examples is not None and fraction is not None:
         raise VitscaleError("--examples and --fraction are both given", hint="keep one of them", exit_code=USAGE)
     samples, size_bytes = images_or_bytes(size)
@@ -44,6 +46,9 @@ def subset_command(
     data = Data(examples=examples, fraction=fraction, classes=classes, val_examples=val_examples)
     left_out = exclusions.read(exclude) if exclude is not None else None
     with open_shards(shards) as whole:
+        if left_out is not None and left_out.fingerprint not in (None, whole.fingerprint):
+            what = f"{exclude} was made for another data set than {shards}"
+            raise VitscaleError(what, hint="run vitscale data dedup on this one", exit_code=MISSING)
         part = split(whole.keys, whole.labels, data, num_classes=whole.num_classes, seed=seed, excluded=left_out)
         source = part_of(whole, part, shards)
         plan = Plan(

@@ -86,6 +86,13 @@ def _from_shards(task: Task) -> Downstream:
                 hint="correct num_classes in the task file, or its folders",
                 exit_code=MISSING,
             )
+        if shards.problems:
+            i, reason = min(shards.problems.items())
+            raise VitscaleError(
+                f"{shards.shard(i)}: sample {str(shards.keys[i])!r} of task {task.name!r}: {reason}",
+                hint="a task is the same for everybody: mend it; vitscale data verify names all that is wrong",
+                exit_code=MISSING,
+            )
     return Downstream(task, Images(train), train.labels, Images(test), test.labels)
 
 

@@ -51,6 +51,8 @@ def _load(name: str, split: str) -> Dataset:
             hint="pip install 'vitscale[hf]'",
             exit_code=MISSING,
         ) from None
+    if not name:
+        raise fail(f"{HUB}: names no data set", "hf:NAME, or hf:NAME:CONFIG")
     path, _, config = name.partition(":") if not Path(name).exists() else (name, "", "")
     try:
         return datasets.load_dataset(path, config or None, split=split)

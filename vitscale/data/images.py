@@ -173,7 +173,7 @@ class Images(_Batches):
     """Pixels of a `Shards`. One that fits into memory is decoded once, as it is asked for; the pixels are the same.
 
     `on_bad(shard, key, reason)` is told of each sample that cannot be used, when it is first met. More than `max_bad`
-    of the data set are an error.
+    of the `used` samples (all, where nothing is said) are an error.
     """
 
     def __init__(
@@ -182,11 +182,13 @@ class Images(_Batches):
         *,
         memory_bytes: int = 2 << 30,
         max_bad: float = 0.001,
+        used: int | None = None,
         workers: int | None = None,
         on_bad: Callable[[str, str, str], None] | None = None,
     ) -> None:
         self.shards = shards
         self.max_bad = max_bad
+        self.used = len(shards) if used is None else used
         self.workers = workers or _cores()
         self.on_bad = on_bad
         self._problems: Mapping[int, str] = getattr(shards, "problems", {})
@@ -253,9 +255,9 @@ class Images(_Batches):
                 if self.on_bad is not None:
                     self.on_bad(shard, key, reason)
             count = len(self._bad)
-        if count > self.max_bad * len(self.shards):
+        if count > self.max_bad * self.used:
             raise VitscaleError(
-                f"{shard}: sample {key!r} cannot be used ({reason}); {count} of {len(self.shards):,} are too many",
+                f"{shard}: sample {key!r} cannot be used ({reason}); {count} of {self.used:,} are too many",
                 hint=f"at most {self.max_bad:.2%} may be bad: see `vitscale data verify {self.shards.location}`",
                 exit_code=MISSING,
             )

@@ -26,7 +26,7 @@ from vitscale.data.index import (
 from vitscale.data.order import Indices, key_hashes, stream
 from vitscale.data.shards import LOCK, STATE
 from vitscale.data.sources import Encoded, Source, encoded, fail
-from vitscale.data.tars import index_shard
+from vitscale.data.tars import Entry, index_shard
 from vitscale.files import HashedFile, disk_errors, locked, write_whole
 from vitscale.locations import DESCRIPTION
 from vitscale.sampling import PACK
@@ -364,9 +364,17 @@ def _check_classes(source: Source, order: Indices, state: _State, bad: list[tupl
             raise fail(message, "repair its files or remove the class")
 
 
+def _indexed(out: Path, shard: dict[str, Any]) -> list[Entry]:
+    found = index_shard(out / shard["name"])
+    if len(found) != shard["samples"]:
+        what = f"{shard['samples']:,} images were written, and readers of shards find {len(found):,}"
+        raise fail(f"{out / shard['name']}: {what}", "the names of two images are one key to them: rename one")
+    return found
+
+
 def _finish(source: Source, out: Path, plan: Plan, state: _State) -> dict[str, Any]:
     """Index and description, made from what lies on the disk."""
-    table = index_table({shard["name"]: index_shard(out / shard["name"]) for shard in state.shards})
+    table = index_table({shard["name"]: _indexed(out, shard) for shard in state.shards})
     sizes = {None if shard["image_size"] is None else (*shard["image_size"],) for shard in state.shards}
     keep = ("name", "bytes", "samples", "sha256")
     description = describe(

@@ -55,13 +55,21 @@ def _source(
 
 
 def _harmless(keys: list[str]) -> list[str]:
-    """Keys as names of a tar's members that stay inside the folder where somebody unpacks it."""
-    inside = [posixpath.normpath("/" + key).lstrip("/") or "%2E" for key in keys]
+    """Keys as names of a tar's members that stay inside the folder where somebody unpacks it.
+
+    Dots of base names are escaped: readers take what follows the first one for the suffix, and `a.b` for a part of `a`.
+    """
+    inside = [_without_dots(posixpath.normpath("/" + key).lstrip("/") or "%2E") for key in keys]
     times = Counter(inside)
     return [
         clean if times[clean] == 1 or clean == key else f"{clean}%{i}"
         for i, (key, clean) in enumerate(zip(keys, inside, strict=True))
     ]
+
+
+def _without_dots(key: str) -> str:
+    folder, base = posixpath.split(key)
+    return posixpath.join(folder, base.replace(".", "%2E"))
 
 
 def _read(shards: Shards, index: Int64[np.ndarray, " i"], wanted: Int64[np.ndarray, " b"]) -> list[Encoded | BadImage]:

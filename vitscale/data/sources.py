@@ -17,6 +17,7 @@ from PIL import Image
 from vitscale.data.decode import BadImage, encode_png, open_image, to_rgb
 from vitscale.data.tars import class_limit
 from vitscale.errors import MISSING, USAGE, VitscaleError
+from vitscale.locations import is_tar
 
 KINDS = ("folder", "idx", "cifar", "table", "shards", "hub")
 
@@ -116,7 +117,7 @@ def kind_of(path: Path) -> str:
             return "idx"
         raise fail(f"{path}: neither a table nor an IDX file", f"tables end in {', '.join(table.SUFFIXES)}")
     names = {child.name for child in path.iterdir()}
-    if any(name.endswith(".tar") for name in names):
+    if any(is_tar(name) for name in names):
         return "shards"
     if cifar.LAYOUTS.keys() & {next((k for k, v in cifar.LAYOUTS.items() if v.meta in names), "")}:
         return "cifar"

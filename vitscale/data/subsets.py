@@ -13,6 +13,8 @@ from vitscale.errors import MISSING, VitscaleError
 from vitscale.exclusions import Exclusions
 from vitscale.sampling import choose_classes, fraction_of
 
+AGAIN = "make the list again with vitscale data dedup"
+
 
 @dataclass(frozen=True)
 class Split:
@@ -50,7 +52,7 @@ def split(
     Raises:
         VitscaleError: there are fewer images than asked for, or an excluded one is not in the data set.
     """
-    kept = _kept(keys, excluded)
+    kept = _kept(keys, labels, excluded)
     inside, held_out = split_validation(keys[kept], labels[kept], examples=data.val_examples)
     train, validation = kept[inside], kept[held_out]
     if data.fraction is not None:
@@ -58,7 +60,11 @@ def split(
     classes = None
     if data.classes is not None and data.classes != num_classes:
         present = np.unique(labels[kept])
-        classes = tuple(choose_classes(present[present >= 0].tolist(), data.classes, seed=seed))
+        present = present[present >= 0]
+        if len(present) < data.classes:
+            what = f"{data.classes:,} classes were asked for and {len(present):,} have images"
+            raise VitscaleError(what, hint=f"ask for at most {len(present):,}", exit_code=MISSING)
+        classes = tuple(choose_classes(present.tolist(), data.classes, seed=seed))
         train = train[np.isin(labels[train], classes)]
         validation = validation[np.isin(labels[validation], classes)]
     if data.examples is not None:
@@ -72,12 +78,19 @@ def _subset(
     return index[subset(keys[index], labels[index], examples=examples, seed=seed)]
 
 
-def _kept(keys: np.ndarray, excluded: Exclusions | None) -> Int64[np.ndarray, " k"]:
+def _kept(keys: np.ndarray, labels: Int64[np.ndarray, " n"], excluded: Exclusions | None) -> Int64[np.ndarray, " k"]:
     if excluded is None or not excluded:
         return np.arange(len(keys), dtype=np.int64)
     left_out: Bool[np.ndarray, " n"] = np.isin(keys, np.array(list(excluded.labels), dtype=np.str_))
     if left_out.sum() != len(excluded):
         unknown = sorted(set(excluded.labels) - set(keys[left_out].tolist()))
         what = f"{unknown[0]!r} is excluded and not in the data set" if unknown else "an excluded key names two images"
-        raise VitscaleError(what, hint="make the list again with vitscale data dedup", exit_code=MISSING)
+        raise VitscaleError(what, hint=AGAIN, exit_code=MISSING)
+    told = dict(zip(keys[left_out].tolist(), labels[left_out].tolist(), strict=True))
+    wrong = next((key for key, label in excluded.labels.items() if told[key] != label), None)
+    if wrong is not None:
+        what = f"{wrong!r} is excluded with label {excluded.labels[wrong]} and has {told[wrong]} in the data set"
+        raise VitscaleError(what, hint=AGAIN, exit_code=MISSING)
+    if left_out.all():
+        raise VitscaleError("all images are excluded", hint=AGAIN, exit_code=MISSING)
     return np.flatnonzero(~left_out)

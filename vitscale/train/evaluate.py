@@ -78,9 +78,15 @@ def readable(images: AnyImages, index: Int64[np.ndarray, b], how: Preprocess) ->
     """
     pixels, weights = images.eval_batch(index, how)
     if (weights == 0).any():
+        first = int(index[weights == 0][0])
+        where = (
+            f"sample {str(images.shards.keys[first])!r} of {images.shards.shard(first)}"
+            if isinstance(images, Images)
+            else f"image {first}"
+        )
         raise VitscaleError(
-            f"image {index[weights == 0][0]} of a downstream task cannot be decoded",
-            hint="vitscale data verify names the broken samples of its shards",
+            f"{where}, of a downstream task, cannot be decoded",
+            hint="a task is the same for everybody: mend it; vitscale data verify names all that is wrong",
             exit_code=MISSING,
         )
     return pixels

@@ -20,6 +20,7 @@ from vitscale.data.preprocess import preprocess
 from vitscale.data.shards import Shards, open_shards
 from vitscale.data.subsets import split
 from vitscale.errors import MISSING, VitscaleError
+from vitscale.exclusions import Exclusions
 from vitscale.sampling import DROPOUT, stream_key
 from vitscale.study.archs import default_head_bias
 from vitscale.study.cost import forward_flops
@@ -80,11 +81,6 @@ class Upstream:
         self.shards = _open(machine["shards"], rundir.document["dataset"])
         self.rundir = rundir
         self.steps: int = rundir.document["steps"]
-        self.asked = -1
-        """The last step that something was fetched for."""
-        self.images = Images(
-            self.shards, max_bad=run.data.max_bad, workers=machine.get("workers"), on_bad=self._note_bad
-        )
         for shard, reason in self.shards.damaged.items():
             rundir.log("damaged_shard", {"shard": shard, "reason": reason})
             print(f"{shard}: {reason}; what came after it is not trained on", flush=True)
@@ -94,8 +90,10 @@ class Upstream:
             run.data,
             num_classes=self.shards.num_classes,
             seed=subset_seed(run),
-            excluded=exclusions.read(Path(machine["exclude"])) if run.data.exclude else None,
+            excluded=self._exclusions(),
         )
+        used = len(self.split.train) + len(self.split.validation)
+        self.images = self._images(self.shards, used)
         self.labels = self.split.labels(self.shards.labels)
         self.how = preprocess(run.data, run.data.resolution)
         self.test = _open(machine["test"], rundir.document["test"]) if rundir.document["test"] else None
@@ -127,10 +125,9 @@ class Upstream:
         """Has what later steps will read fetched from its server; does nothing where it is local."""
         if self.shards.access.local:
             return
-        last = min(step + AHEAD, self.steps - 1)
-        for coming in range(max(self.asked + 1, step + 1), last + 1):
+        # The nearest first, and all of them each time: what did not fit into the queue is asked for again.
+        for coming in range(step + 1, min(step + AHEAD, self.steps - 1) + 1):
             self.shards.prefetch(self.positions(coming)[0][self.slots(False)])
-        self.asked = max(self.asked, last)
 
     def batch(self, step: int) -> Batch:
         """What this device reads of a step's global batch; with mixup also the image that follows its last one."""
@@ -146,6 +143,26 @@ class Upstream:
             share=share,
         )
 
+    def _exclusions(self) -> Exclusions | None:
+        """The list as it was planned.
+
+        Raises:
+            VitscaleError: it has changed since (exit 5).
+        """
+        if not self.run.data.exclude:
+            return None
+        path = Path(self.rundir.machine["exclude"])
+        found = exclusions.read(path)
+        if (found.digest if found else None) != self.rundir.document["dataset"]["exclusions"]:
+            hint = "plan again: without other images it is another run"
+            raise VitscaleError(f"{path} is not the list that the run was planned with", hint=hint, exit_code=MISSING)
+        return found
+
+    def _images(self, shards: Shards, used: int) -> Images:
+        """Pixels of a data set of which `used` samples are looked at."""
+        workers = self.rundir.machine.get("workers")
+        return Images(shards, max_bad=self.run.data.max_bad, used=used, workers=workers, on_bad=self._note_bad)
+
     def _note_bad(self, shard: str, key: str, reason: str) -> None:
         self.rundir.log("bad_sample", {"shard": shard, "key": key, "reason": reason})
         print(f"{shard}: sample {key!r} is left out: {reason}", flush=True)
@@ -160,7 +177,9 @@ class Upstream:
         if self.test is None:
             return None
         labels = self.split.labels(self.test.labels)
-        return self._score(net, Images(self.test), labels, np.flatnonzero(labels >= 0))
+        # Those without a label are among them: they are noted and do not count.
+        index = np.flatnonzero((labels >= 0) | (self.test.labels < 0))
+        return self._score(net, self._images(self.test, len(index)), labels, index)
 
     def _score(
         self, net: nn.Module, images: Images, labels: Int64[np.ndarray, all], index: Int64[np.ndarray, n]

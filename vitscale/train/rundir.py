@@ -24,17 +24,23 @@ from vitscale.study.fields import from_dict
 class RunDir:
     """`runs/<id>/`: reads `run.json`, appends to `events.jsonl`, writes `result.json` once.
 
-    Of several processes that train a run one writes; the others neither log nor hold it.
+    Of several processes that train a run the first one writes. The others do not hold it, and log nothing but the bad
+    samples that they meet, in files of their own: `events-<number>.jsonl`.
     """
 
-    def __init__(self, folder: Path, *, writes: bool = True) -> None:
-        self.folder, self.writes = folder, writes
+    def __init__(self, folder: Path, *, number: int = 0) -> None:
+        self.folder, self.number = folder, number
         try:
             self.document: dict[str, Any] = json.loads((folder / "run.json").read_text())
         except (OSError, json.JSONDecodeError) as error:
             raise VitscaleError(
                 f"{folder} is no run folder: {error}", hint="vitscale status STUDY lists the runs", exit_code=MISSING
             ) from None
+
+    @property
+    def writes(self) -> bool:
+        """Whether this is the process that writes checkpoints, events and the result."""
+        return self.number == 0
 
     @property
     def id(self) -> str:
@@ -98,10 +104,10 @@ class RunDir:
         return found
 
     def log(self, event: str, facts: Mapping[str, Any]) -> None:
-        if not self.writes:
+        if not self.writes and event != "bad_sample":  # which only the process that reads it can tell of
             return
         line = json.dumps({"event": event, "time": now(), **facts})
-        path = self.folder / "events.jsonl"
+        path = self.folder / ("events.jsonl" if self.writes else f"events-{self.number}.jsonl")
         with path.open("a+b") as file:
             # A crash can leave half a line; a new one must not be glued to it.
             cut = file.tell() > 0 and _last_byte(path) != b"\n"

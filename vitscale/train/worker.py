@@ -44,7 +44,7 @@ def main(folders: list[str]) -> int:
             try:
                 with disk_errors(Path(folder)):
                     _log_to(Path(folder))
-                    code = work(RunDir(Path(folder), writes=group.is_first()), stop)
+                    code = work(RunDir(Path(folder), number=group.rank()), stop)
             except VitscaleError as error:  # nothing was begun, or nothing can be recorded
                 with contextlib.suppress(OSError):  # the log lies on the same full disk
                     print(error, flush=True)
