@@ -14,7 +14,7 @@ from vitscale.data.decode import decode
 from vitscale.data.images import ArrayImages, Images
 from vitscale.data.pack import Plan, pack
 from vitscale.data.preprocess import Preprocess
-from vitscale.data.shards import open_shards
+from vitscale.data.shards import Shards, open_shards
 from vitscale.data.sources import open_source
 from vitscale.errors import VitscaleError
 
@@ -40,6 +40,27 @@ def test_pixels_do_not_depend_on_where_they_are_kept(tmp_path: Path) -> None:
         plain = [x.eval_batch(index, Preprocess(resolution=resolution))[0] for x in (kept, fetched, arrays)]
         np.testing.assert_array_equal(plain[0], plain[1])
         np.testing.assert_array_equal(plain[0], plain[2])
+
+
+def test_images_of_several_sizes_are_kept_too_where_they_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    members = {}
+    for i in range(12):
+        data = encoded(i, "JPEG" if i % 2 else "PNG", width=20 + 7 * i, height=60)
+        members |= {f"{i}.{'jpg' if i % 2 else 'png'}": data, f"{i}.cls": b"0"}
+    write_tar(tmp_path / "a.tar", members)
+    shards, index = open_shards(tmp_path), np.arange(12)
+    kept, some, fetched = (Images(shards, memory_bytes=size) for size in (2**20, 60 * 20 * 3 * 13, 0))
+    expected = [fetched.train_batch(index, zeros(index) + epoch, augmented(16), seed=0)[0] for epoch in (0, 1)]
+    reads: list[int] = []
+    read = Shards.read
+    monkeypatch.setattr(Shards, "read", lambda self, i: reads.append(i) or read(self, i))
+    for images, most in ((kept, 12), (some, 24)):
+        reads.clear()
+        for epoch in (0, 1):
+            pixels = images.train_batch(index, zeros(index) + epoch, augmented(16), seed=0)[0]
+            np.testing.assert_array_equal(pixels, expected[epoch])
+        assert len(reads) <= most + 1  # one is looked at first, for its size
+    assert len(reads) > 13  # there was room for some only
 
 
 def test_augmentation_belongs_to_seed_epoch_and_sample() -> None:

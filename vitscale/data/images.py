@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, UInt8
@@ -26,6 +27,7 @@ Squares = tuple[UInt8[np.ndarray, "b 3 r r"], Bool[np.ndarray, " b"]]
 Batch = tuple[UInt8[np.ndarray, "b 3 r r"], Float32[np.ndarray, " b"]]
 Square = UInt8[np.ndarray, "r r 3"]
 
+FIRST = 10  # samples of which one should be readable
 SMALL = 64 * 64  # pixels; below it a resize is shorter than handing it to another thread
 
 
@@ -72,6 +74,11 @@ class _Look:
             left, upper, right, lower = box
             box = left / smaller, upper / smaller, right / smaller, lower / smaller
         return resize(pixels, resolution, box, self.how.resize)
+
+    def part(self, b: int, pixels: UInt8[np.ndarray, "h w 3"]) -> Square:
+        """Image `b` of which all pixels are at hand."""
+        height, width = pixels.shape[:2]
+        return resize(pixels, self.how.resolution, self.box(b, width, height), self.how.resize)
 
     def put(self, out: UInt8[np.ndarray, "3 r r"], b: int, square: Square) -> None:
         """Finishes image `b` and writes it to its slot, in one copy."""
@@ -129,7 +136,7 @@ class _Batches(ABC):
         def fill(b: int) -> None:
             i = int(index[b])
             if usable[i]:
-                look.put(out[b], b, resize(pixels[i], resolution, look.box(b, width, height), look.how.resize))
+                look.put(out[b], b, look.part(b, pixels[i]))
                 good[b] = True
 
         _for_each(fill, len(index), self.workers if max(height * width, resolution**2) > SMALL else 1)
@@ -194,6 +201,9 @@ class Images(_Batches):
         self._problems: Mapping[int, str] = getattr(shards, "problems", {})
         self._bad: set[int] = set()
         self._lock = threading.Lock()
+        self.memory_bytes = self._room = memory_bytes
+        self._pictures: dict[int, np.ndarray] = {}
+        """Decoded images of a set whose index does not know their sizes."""
         self._array: UInt8[np.ndarray, "n h w 3"] | None = None
         size = shards.image_size
         if size is not None and len(shards) * size[0] * size[1] * 3 <= memory_bytes:
@@ -216,17 +226,39 @@ class Images(_Batches):
     def _each(self, index: Int64[np.ndarray, " b"], look: _Look) -> Squares:
         """Images decoded one by one, each cropped and resized as soon as it is there."""
         out, good = _black(len(index), look.how.resolution)
+        keeps = look.how.decode == "full" and self._fits
 
         def fill(b: int) -> None:
             i = int(index[b])
             try:
-                look.put(out[b], b, look.square(b, Picture(self._read(i))))
+                square = look.part(b, self._kept(i)) if keeps else look.square(b, Picture(self._read(i)))
+                look.put(out[b], b, square)
                 good[b] = True
             except BadImage as error:
                 self._report(i, str(error))
 
         _for_each(fill, len(index), self.workers)
         return out, good
+
+    @cached_property
+    def _fits(self) -> bool:
+        """Whether all images would fit into memory, were they as large as the first one that can be read."""
+        for i in range(min(len(self.shards), FIRST)):
+            with contextlib.suppress(BadImage):
+                first = Picture(self._read(i))
+                return len(self.shards) * first.width * first.height * 3 <= self.memory_bytes
+        return False
+
+    def _kept(self, i: int) -> UInt8[np.ndarray, "h w 3"]:
+        """All pixels of a sample, decoded once for as long as there is room. Raises `BadImage`."""
+        pixels = self._pictures.get(i)
+        if pixels is None:
+            pixels = decode(self._read(i))
+            with self._lock:
+                if self._room >= pixels.nbytes and i not in self._pictures:
+                    self._room -= pixels.nbytes
+                    self._pictures[i] = pixels
+        return pixels
 
     def _keep(self, i: int) -> None:
         """Decodes a sample into its place in memory."""
