@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from stopping import StopAfter
 from vitscale.data.shards import open_shards
-from vitscale.errors import DONE, MISSING, VitscaleError
+from vitscale.errors import DONE, INTERRUPTED, MISSING, VitscaleError
 from vitscale.launch.folders import prepare
 from vitscale.study.load import load
 from vitscale.study.plan import plan
@@ -44,6 +45,7 @@ def spoilt(base: Path, tmp_path: Path) -> Spoil:
 
 def test_a_few_are_passed_over_and_each_is_logged_once(spoilt: Spoil) -> None:
     run = spoilt(2, "data.max_bad=0.02", "recipe.steps=40")
+    assert work(run, StopAfter(20)) == INTERRUPTED
     assert work(run, Stop()) == DONE
     logged = [event for event in run.events() if event["event"] == "bad_sample"]
     with open_shards(run.machine["shards"]) as shards:

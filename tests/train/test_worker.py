@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from stopping import StopAfter
 from tiny import edit
 from vitscale.errors import DONE, INTERRUPTED, MISSING, RUN_FAILED
 from vitscale.train import checkpoint, pretrain, worker
@@ -19,23 +20,6 @@ from vitscale.train.rundir import RunDir
 from vitscale.train.worker import work
 
 Make = Callable[..., RunDir]
-
-
-class StopAfter(Stop):
-    """A signal that comes while step `step` is computed."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__()
-        self.asked, self.step = 0, step
-
-    @property
-    def requested(self) -> bool:
-        self.asked += 1
-        return self.asked > self.step
-
-    @requested.setter
-    def requested(self, value: bool) -> None:
-        pass
 
 
 def done(rundir: RunDir) -> dict[str, Any]:

@@ -199,7 +199,8 @@ class Images(_Batches):
         self.workers = workers or _cores()
         self.on_bad = on_bad
         self._problems: Mapping[int, str] = getattr(shards, "problems", {})
-        self._bad: set[int] = set()
+        self.bad: set[int] = set()
+        """Samples that cannot be used, of those that were met; they are not reported again."""
         self._lock = threading.Lock()
         self.memory_bytes = self._room = memory_bytes
         self._pictures: dict[int, np.ndarray] = {}
@@ -282,11 +283,11 @@ class Images(_Batches):
     def _report(self, i: int, reason: str) -> None:
         shard, key = self.shards.shard(i), str(self.shards.keys[i])
         with self._lock:
-            if i not in self._bad:
-                self._bad.add(i)
+            if i not in self.bad:
+                self.bad.add(i)
                 if self.on_bad is not None:
                     self.on_bad(shard, key, reason)
-            count = len(self._bad)
+            count = len(self.bad)
         if count > self.max_bad * self.used:
             raise VitscaleError(
                 f"{shard}: sample {key!r} cannot be used ({reason}); {count} of {self.used:,} are too many",

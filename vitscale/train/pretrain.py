@@ -161,7 +161,11 @@ class Upstream:
     def _images(self, shards: Shards, used: int) -> Images:
         """Pixels of a data set of which `used` samples are looked at."""
         workers = self.rundir.machine.get("workers")
-        return Images(shards, max_bad=self.run.data.max_bad, used=used, workers=workers, on_bad=self._note_bad)
+        images = Images(shards, max_bad=self.run.data.max_bad, used=used, workers=workers, on_bad=self._note_bad)
+        if logged := self.rundir.bad_samples():  # by earlier attempts
+            same = np.flatnonzero(np.isin(shards.keys, [key for _, key in logged]))
+            images.bad.update(i for i in same.tolist() if (shards.shard(i), str(shards.keys[i])) in logged)
+        return images
 
     def _note_bad(self, shard: str, key: str, reason: str) -> None:
         self.rundir.log("bad_sample", {"shard": shard, "key": key, "reason": reason})

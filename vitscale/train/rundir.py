@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import math
@@ -94,14 +95,12 @@ class RunDir:
 
     def events(self) -> list[dict[str, Any]]:
         """All whole lines so far; a last line that was cut off by a crash is left out."""
-        path = self.folder / "events.jsonl"
-        found = []
-        for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
-            try:
-                found.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
-        return found
+        return _events(self.folder / "events.jsonl")
+
+    def bad_samples(self) -> set[tuple[str, str]]:
+        """(shard, key) of those that any process of any attempt has logged."""
+        found = [*self.events(), *(event for path in self.folder.glob("events-*.jsonl") for event in _events(path))]
+        return {(event["shard"], event["key"]) for event in found if event["event"] == "bad_sample"}
 
     def log(self, event: str, facts: Mapping[str, Any]) -> None:
         if not self.writes and event != "bad_sample":  # which only the process that reads it can tell of
@@ -142,6 +141,14 @@ class RunDir:
                         ) from None
                     time.sleep(pause)
             yield
+
+
+def _events(path: Path) -> list[dict[str, Any]]:
+    found = []
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            found.append(json.loads(line))
+    return found
 
 
 def _last_byte(path: Path) -> bytes:
