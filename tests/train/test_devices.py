@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -11,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vitscale.errors import DONE, INTERRUPTED, RUN_FAILED
+from vitscale.data.shards import open_shards
+from vitscale.errors import DONE, INTERRUPTED, MISSING, RUN_FAILED
 from vitscale.launch.local import Worker
 from vitscale.train.rundir import RunDir
 
@@ -116,6 +118,36 @@ def test_a_failure_on_one_device_is_the_run_s_and_ends_all(rundir: Make) -> None
     result = run.result()
     assert result is not None
     assert "the loss is" in result["reason"] or "gradient norm" in result["reason"]
+
+
+def test_bad_samples_are_counted_over_devices_and_logged_by_each(rundir: Make, base: Path, tmp_path: Path) -> None:
+    """Six of 120, of which one device alone does not meet more than the four that are allowed."""
+    copy = tmp_path / "copy"
+    shutil.copytree(base, copy)
+    with open_shards(copy / "train") as shards:
+        for i in range(6):
+            _, offset, size = (int(x) for x in shards.places[i])
+            with Path(shards.shard(i)).open("r+b") as file:
+                file.seek(offset)
+                file.write(bytes(size))
+    # One epoch on two devices: each sample is met once, by one of them.
+    run = rundir(
+        *EXACT,
+        "data.max_bad=0.045",
+        "data.val_examples=0",
+        "recipe.keep=last",
+        "recipe.batch_size=12",
+        "recipe.steps=10",
+    )
+    told = json.loads((run.folder / "run.json").read_text())
+    told["machine"]["shards"] = str(copy / "train")
+    (run.folder / "run.json").write_text(json.dumps(told))
+    assert run_on(2, run) == MISSING
+    result = run.result()
+    assert result is not None
+    assert "of 120 are too many" in result["reason"]
+    assert {key for _, key in run.bad_samples()} <= set(shards.keys[:6].tolist())
+    assert len(run.bad_samples()) == 6
 
 
 def test_killing_one_process_ends_the_others(rundir: Make) -> None:

@@ -287,10 +287,13 @@ class Images(_Batches):
                 self.bad.add(i)
                 if self.on_bad is not None:
                     self.on_bad(shard, key, reason)
-            count = len(self.bad)
-        if count > self.max_bad * self.used:
+        self.check(f"{shard}: sample {key!r} cannot be used ({reason})")
+
+    def check(self, what: str) -> None:
+        """Raises `VitscaleError` (exit 5), which begins with `what`, where too many samples are bad."""
+        if len(self.bad) > self.max_bad * self.used:
             raise VitscaleError(
-                f"{shard}: sample {key!r} cannot be used ({reason}); {count} of {self.used:,} are too many",
+                f"{what}; {len(self.bad)} of {self.used:,} are too many",
                 hint=f"at most {self.max_bad:.2%} may be bad: see `vitscale data verify {self.shards.location}`",
                 exit_code=MISSING,
             )

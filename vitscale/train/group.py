@@ -64,6 +64,13 @@ def summed(*numbers: float) -> list[float]:
     return totals.tolist()
 
 
+def union(mine: set[int]) -> set[int]:
+    """The sets of all processes as one; a call that every process makes."""
+    parts: list[set[int]] = [set()] * world_size()
+    distributed.all_gather_object(parts, mine)
+    return set().union(*parts)
+
+
 def any_of(flag: bool) -> bool:
     """Whether it is true in some process; a call that every process makes."""
     return summed(float(flag))[0] > 0

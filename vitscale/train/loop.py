@@ -56,7 +56,8 @@ class Loop:
 
     `batch_of(step)` gives the global batch of a step from 0, `keys_of(step)` names its samples for an error.
     `validate(step)` returns (score, FLOPs) and runs after every `validate_every` steps and after the last.
-    `save(progress)` writes a checkpoint; `log(event, facts)` writes a line of `events.jsonl`.
+    `after_step()` is called between the steps, by every device. `save(progress)` writes a checkpoint;
+    `log(event, facts)` writes a line of `events.jsonl`.
     """
 
     engine: Engine
@@ -65,6 +66,7 @@ class Loop:
     keys_of: Callable[[int], list[str]]
     log: Callable[[str, dict[str, Any]], None]
     stop: Stop
+    after_step: Callable[[], None] | None = None
     save: Callable[[Progress], None] | None = None
     save_seconds: float = 60.0
     validate: Callable[[int], tuple[float, float]] | None = None
@@ -95,6 +97,8 @@ class Loop:
                 loss, norm = self.engine.step(batch, lr)
                 if not math.isfinite(loss) or not math.isfinite(norm):
                     raise self._not_finite(step, loss, norm, kept)
+                if self.after_step is not None:
+                    self.after_step()
                 progress = replace(progress, step=step + 1, device_seconds=clock.seconds())
                 now = time.monotonic()
                 last = progress.step == self.steps

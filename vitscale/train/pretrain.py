@@ -94,6 +94,8 @@ class Upstream:
         )
         used = len(self.split.train) + len(self.split.validation)
         self.images = self._images(self.shards, used)
+        self.shared: set[int] = set()
+        """Bad samples that all devices know of."""
         self.labels = self.split.labels(self.shards.labels)
         self.how = preprocess(run.data, run.data.resolution)
         self.test = _open(machine["test"], rundir.document["test"]) if rundir.document["test"] else None
@@ -166,6 +168,17 @@ class Upstream:
             same = np.flatnonzero(np.isin(shards.keys, [key for _, key in logged]))
             images.bad.update(i for i in same.tolist() if (shards.shard(i), str(shards.keys[i])) in logged)
         return images
+
+    def share_bad(self) -> None:
+        """Tells the other devices of the bad samples that were met here; together they may be too many.
+
+        Raises:
+            VitscaleError: they are (exit 5).
+        """
+        if group.world_size() > 1 and group.any_of(bool(self.images.bad - self.shared)):
+            self.shared = group.union(set(self.images.bad))
+            self.images.bad |= self.shared
+            self.images.check(f"{self.shards.location}: samples that cannot be used were met on several devices")
 
     def _note_bad(self, shard: str, key: str, reason: str) -> None:
         self.rundir.log("bad_sample", {"shard": shard, "key": key, "reason": reason})
@@ -241,6 +254,7 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
         keys_of=data.keys,
         log=rundir.log,
         stop=stop,
+        after_step=data.share_bad,
         save=save,
         validate=validate if run.data.val_examples else None,
         validate_every=None if every is None else max(every // run.recipe.batch_size, 1),
