@@ -30,6 +30,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("VITSCALE_TIMEOUT", "1")
     monkeypatch.setattr(remote, "PAUSE", 0.01)
     monkeypatch.setattr(remote, "_clients", {})  # made with another test's time-out
+    monkeypatch.setattr(remote, "_given_up", {})
 
 
 @pytest.fixture
@@ -142,6 +143,27 @@ def test_a_silent_server_is_given_up(server: FileServer, monkeypatch: pytest.Mon
     server.always = Fault("stall", 700)
     with pytest.raises(VitscaleError, match=r"no byte came for 0\.2 s \(5 tries\)"):
         shards.read(0)
+
+
+def test_whoever_waits_for_a_dead_server_shares_its_error(server: FileServer, tmp_path: Path) -> None:
+    shards = indexed(server)
+    forget_pieces()
+    server.always = Fault("status", 503)
+    server.hold = threading.Event()
+    with ThreadPoolExecutor(4) as pool:
+        waiting = [pool.submit(shards.read, i) for i in range(4)]
+        server.hold.set()
+        errors = [reading.exception() for reading in waiting]
+    said = f"error: {server.url}/s-0000.tar: the server answers (503) (5 tries)"
+    assert [str(error).partition("\n")[0] for error in errors] == [said] * 4
+    shards.prefetch(np.array([0, 1]))
+    with pytest.raises(VitscaleError, match="503"):
+        shards.read(0)
+    assert len(server.requests) == remote.TRIES
+    server.always = None
+    assert shards.read(6) == local(tmp_path).read(6)  # of another shard
+    remote._given_up.clear()  # as after some time
+    assert shards.read(0) == local(tmp_path).read(0)
 
 
 def test_nobody_listens(tmp_path: Path) -> None:
