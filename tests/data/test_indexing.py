@@ -22,6 +22,7 @@ from vitscale.study.datasets import describe
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("VITSCALE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(remote, "PAUSE", 0.01)
+    monkeypatch.setattr(remote, "_given_up", {})
 
 
 @pytest.fixture

@@ -84,7 +84,9 @@ def test_many_problems_are_counted(tmp_path: Path) -> None:
 def test_another_shard_of_the_same_size_is_found(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", {"0.png": encoded(0), "0.cls": b"0"})
     open_shards(tmp_path)
+    before = (tmp_path / "a.tar").stat().st_mtime_ns
     write_tar(tmp_path / "a.tar", {"1.png": encoded(0), "1.cls": b"1"})
+    os.utime(tmp_path / "a.tar", ns=(before, before))  # or it would not even be opened
     with pytest.raises(VitscaleError, match="not those of the index") as error:
         verify(tmp_path)
     assert "they are made again from the shards" in str(error.value)

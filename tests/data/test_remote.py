@@ -16,7 +16,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from servers import BucketServer, Fault, FileServer, HubServer, file_server
-from small_sets import foreign
+from small_sets import foreign, packed, write_tar
 from vitscale.data import access, remote
 from vitscale.data.indexing import build
 from vitscale.data.shards import Shards, open_shards
@@ -30,6 +30,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("VITSCALE_TIMEOUT", "1")
     monkeypatch.setattr(remote, "PAUSE", 0.01)
     monkeypatch.setattr(remote, "_clients", {})  # made with another test's time-out
+    monkeypatch.setattr(remote, "_given_up", {})
 
 
 @pytest.fixture
@@ -144,6 +145,27 @@ def test_a_silent_server_is_given_up(server: FileServer, monkeypatch: pytest.Mon
         shards.read(0)
 
 
+def test_whoever_waits_for_a_dead_server_shares_its_error(server: FileServer, tmp_path: Path) -> None:
+    shards = indexed(server)
+    forget_pieces()
+    server.always = Fault("status", 503)
+    server.hold = threading.Event()
+    with ThreadPoolExecutor(4) as pool:
+        waiting = [pool.submit(shards.read, i) for i in range(4)]
+        server.hold.set()
+        errors = [reading.exception() for reading in waiting]
+    said = f"error: {server.url}/s-0000.tar: the server answers (503) (5 tries)"
+    assert [str(error).partition("\n")[0] for error in errors] == [said] * 4
+    shards.prefetch(np.array([0, 1]))
+    with pytest.raises(VitscaleError, match="503"):
+        shards.read(0)
+    assert len(server.requests) == remote.TRIES
+    server.always = None
+    assert shards.read(6) == local(tmp_path).read(6)  # of another shard
+    remote._given_up.clear()  # as after some time
+    assert shards.read(0) == local(tmp_path).read(0)
+
+
 def test_nobody_listens(tmp_path: Path) -> None:
     with file_server(tmp_path) as server:
         url = server.url
@@ -164,11 +186,22 @@ def test_another_shard_in_its_place(server: FileServer, tmp_path: Path) -> None:
     assert len(open_shards(pattern(server)).read(0)) == len(local(tmp_path).read(0))
 
 
-def test_an_index_that_lies_beside_the_shards_is_taken(server: FileServer) -> None:
-    here = open_shards(server.folder)
+def test_the_index_of_a_packed_set_is_taken(tmp_path: Path) -> None:
+    with file_server(packed(tmp_path).folder) as server:
+        build(locate(server.url))
+        assert sorted(path for path, _ in server.requests) == ["classes.json", "dataset.json", "index.parquet"]
+        assert_same(open_shards(server.url), open_shards(server.folder))
+        forget_pieces()
+        server.requests.clear()
+        build(locate(server.url), again=True)
+        assert {path for path, _ in server.requests} == {f"set-00000{i}.tar" for i in range(3)}
+
+
+def test_another_index_beside_the_shards_may_be_older_than_they_are(server: FileServer) -> None:
+    open_shards(server.folder)
+    write_tar(server.folder / "s-0000.tar", {"new.jpg": b"x", "new.cls": b"0"})
     build(locate(server.url))
-    assert sorted(path for path, _ in server.requests) == ["dataset.json", "index.parquet"]
-    assert_same(open_shards(server.url), here)
+    assert open_shards(server.url).keys[0] == "new"
 
 
 def test_a_set_without_index_says_how_to_make_it(server: FileServer) -> None:

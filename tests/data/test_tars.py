@@ -3,13 +3,15 @@ from __future__ import annotations
 import io
 import tarfile
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vitscale.data.tars import Contents, Entry, index_tar
+from vitscale.data.headers import Member
+from vitscale.data.tars import Contents, Entry, _found, _Sample, index_tar
 
 
 def index(data: bytes) -> Contents:
@@ -65,6 +67,8 @@ def test_offsets_and_names_are_those_of_tarfile(form: int, length: int) -> None:
         ([("a.cls", b"7"), ("a.json", b'{"label": 8}')], 7),
         ([("a.json", b'{"label": 8}'), ("a.cls", b"7")], 7),
         ([("a.cls", b""), ("a.json", b'{"label": 7}')], 7),
+        ([("a.json", b'{"label": null, "cls": 7}')], 7),
+        ([("a.json", b'{"label": 0, "cls": 7}')], 0),
         ([("a.json", b'{"label": null}')], -1),
         ([("a.json", b'{"label": true}')], -1),
         ([("a.json", b'{"label": 7.5}')], -1),
@@ -96,6 +100,26 @@ def test_keys_with_dots() -> None:
     assert [entry.label for entry in contents.entries] == [5, 5]
     masks = index(tar(("a.jpg", b"x"), ("a.mask.png", b"y"), ("a.cls", b"1")))
     assert [(entry.key, entry.ext) for entry in masks.entries] == [("a", "jpg")]
+
+
+class Counted(dict[str, Member]):
+    """Counts what is looked at."""
+
+    looks = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for key in super().__iter__():
+            self.looks += 1
+            yield key
+
+
+def test_a_shard_whose_names_share_their_first_part_is_read_in_one_pass() -> None:
+    names = [f"train.{i:06d}" for i in range(1000)]
+    labels = {f"{name}.cls": b"%d" % i for i, name in enumerate(names)}
+    members = Counted({f"{name}.{ext}": Member("", 0, 1) for name in names for ext in ("cls", "jpg")})
+    found = list(_found(_Sample("set", members, dict(labels)), 1))
+    assert [(entry.key, entry.label) for entry in found] == [(f"set.{name}", i) for i, name in enumerate(names)]
+    assert members.looks <= 2 * len(members)
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a/b/c", "./a", "猫/🐈", "a b\n"])

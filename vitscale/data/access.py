@@ -39,6 +39,11 @@ class Facts:
         size = shard.get("unpacked", shard["bytes"])
         return cls(shard["bytes"], size, shard.get("version", ""), shard["sha256"] or "")
 
+    @property
+    def packed(self) -> bool:
+        """Whether vitscale wrote the shard, and can write it again."""
+        return bool(self.sha256)
+
 
 class Plain:
     """A tar on the disk. Reading raises `VitscaleError` where it is gone, cut or replaced; so it does in `Cached`."""
@@ -56,19 +61,19 @@ class Plain:
             self._check(os.fstat(file.number))
             return file.read(offset, size)
         except OSError as error:
-            raise broken(self.place, error.strerror or str(error)) from error
+            raise broken(self.place, error.strerror or str(error), packed=self.facts.packed) from error
 
     def _check(self, facts: os.stat_result) -> None:
         """That it is the shard that was indexed, and the one that was read before."""
         if facts.st_size != self.facts.stored:
             what = "is truncated" if facts.st_size < self.facts.stored else "has changed"
             sizes = f"{facts.st_size:,} bytes, and the index says {self.facts.stored:,}"
-            raise broken(self.place, f"the shard {what}: {sizes}", packed=bool(self.facts.sha256))
+            raise broken(self.place, f"the shard {what}: {sizes}", packed=self.facts.packed)
         now = (facts.st_ino, facts.st_mtime_ns)
         if self._first is None:
             self._first = now
         elif self._first != now:
-            raise broken(self.place, "the shard was replaced while it was read")
+            raise broken(self.place, "the shard was replaced while it was read", packed=self.facts.packed)
 
 
 class Cached:
@@ -138,7 +143,7 @@ class Cached:
 
     def _plain(self) -> Iterator[bytes]:
         expected = Stat(self.facts.stored, self.facts.version)
-        chunks = remote.stream(self.place, expected) if is_url(self.place) else _chunks(self.place)
+        chunks = remote.stream(self.place, expected) if is_url(self.place) else _chunks(self.place, expected)
         return unpacked(path_of(self.place), chunks) if is_compressed(self.place) else chunks
 
     def _put(self, number: int, data: bytes) -> None:
@@ -147,13 +152,17 @@ class Cached:
         os.close(self._cache.open(self.key, number, len(data), lambda: data))
 
 
-def _chunks(path: str) -> Iterator[bytes]:
+def _chunks(path: str, expected: Stat) -> Iterator[bytes]:
+    """All of a local file. Raises `VitscaleError` where it is not the expected one: its time is its version."""
     try:
         with Path(path).open("rb") as file:
+            found = os.fstat(file.fileno())
+            if found.st_size != expected.size or expected.version not in ("", str(found.st_mtime_ns)):
+                raise broken(path, "the shard was replaced: it is not the one that was indexed", packed=False)
             while data := file.read(remote.CHUNK):
                 yield data
     except OSError as error:
-        raise broken(path, error.strerror or str(error)) from error
+        raise broken(path, error.strerror or str(error), packed=False) from error
 
 
 def shard(place: str, facts: Facts, descriptors: Descriptors) -> Plain | Cached:
@@ -178,6 +187,9 @@ class Access:
 
     def place(self, number: int) -> str:
         return self._shards[number].place
+
+    def packed(self, number: int) -> bool:
+        return self._shards[number].facts.packed
 
     def size(self, number: int) -> int:
         """Bytes of the shard as a plain tar."""

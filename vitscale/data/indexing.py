@@ -62,7 +62,7 @@ def build(location: Location, *, again: bool = False, progress: Progress | None 
             if again:
                 _forget(folder, location)
             # Another process may have made it while we waited.
-            if not (folder / DESCRIPTION).exists() and not _fetch(location, folder):
+            if not (folder / DESCRIPTION).exists() and (again or not _fetch(location, folder)):
                 _build(location, folder, progress)
     return folder
 
@@ -76,7 +76,10 @@ def _forget(folder: Path, location: Location) -> None:
 
 
 def _fetch(location: Location, folder: Path) -> bool:
-    """Whether vitscale's own index lay beside the shards on the server; it is copied."""
+    """Whether a packed set's index lay beside the shards on the server; it is copied.
+
+    Of other sets it may be older than the shards: only `pack` writes both together.
+    """
     if location.names is not None or not location.remote:
         return False
     try:
@@ -84,6 +87,8 @@ def _fetch(location: Location, folder: Path) -> bool:
         if description["schema"] != SCHEMA or not description["fingerprint"]:
             return False
         shards = {shard["name"]: shard for shard in description["shards"]}
+        if not all(shard["sha256"] for shard in shards.values()):
+            return False
         index = remote.content(location.shard(INDEX))
     except (UnreachableError, ValueError, KeyError, TypeError):
         return False
@@ -209,7 +214,7 @@ def local_shards(folder: Path) -> list[str]:
 def _part(location: Location, name: str, parts: Path) -> pa.Table:
     """The rows of a shard, with what is known of it beside them; from an earlier try if it is still the same shard."""
     place = location.shard(name)
-    found = _stat(place)
+    found = stat(place)
     path = parts / f"{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.parquet"
     seen = [name, found.size, found.version]
     with contextlib.suppress(OSError, pa.ArrowException, ValueError, KeyError):
@@ -218,17 +223,16 @@ def _part(location: Location, name: str, parts: Path) -> pa.Table:
             return table
     contents, size = contents_of(place, found)
     entry: dict[str, Any] = {"name": name, "bytes": found.size, "samples": len(contents.entries), "sha256": None}
+    entry["version"] = found.version
     if is_compressed(place):
         entry["unpacked"] = size
-    if is_compressed(place) or is_url(place):
-        entry["version"] = found.version
     facts = {"seen": seen, "shard": entry, "damage": contents.damage}
     table = index_table({name: contents.entries}).replace_schema_metadata({META: json.dumps(facts)})
     write_whole(path, parquet(table))
     return table
 
 
-def _stat(place: str) -> Stat:
+def stat(place: str) -> Stat:
     """Size and version of a shard; of a local one, when it was written."""
     if is_url(place):
         return remote.stat(place)

@@ -19,6 +19,7 @@ TRIES = 5
 PAUSE = 0.5  # seconds before the second try, doubled before each later one: with TRIES, at most 7.5 s of waiting
 CHUNK = 16 * 2**20  # bytes of one request in a stream
 REFUSED = {401: "access is refused", 403: "access is refused", 404: "there is no such file", 410: "the file is gone"}
+REMEMBERED = 5.0  # seconds at least for which a file that was given up is not asked for again
 AGAIN = (408, 425, 429)  # of HTTP's 4xx: the server asks to come again
 MODULES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub"}
 CUT = ("ClientPayloadError", "IncompleteReadError", "ResponseStreamingError", "RemoteProtocolError")
@@ -153,18 +154,36 @@ def content(url: str) -> bytes:
 
 def _tried(url: str, call: Callable[[], T]) -> T:
     failures = 0
+    begun = time.monotonic()
     while True:
+        _check_given_up(url)
         try:
             return call()
         except (NoRanges, VitscaleError):
             raise
         except Exception as error:
             failures += 1
-            _wait(url, error, failures)
+            _wait(url, error, failures, time.monotonic() - begun)
 
 
-def _wait(url: str, error: Exception, failures: int) -> None:
-    """Before the next try; after the last one, or where none would help, raises `VitscaleError`."""
+_given_up: dict[str, tuple[float, VitscaleError]] = {}
+
+
+def _check_given_up(url: str) -> None:
+    """Raises the error of a file that was given up a moment ago.
+
+    Whoever waited while another thread tried gets that thread's error, and does not begin with tries of its own.
+    """
+    until, error = _given_up.get(url, (0.0, None))
+    if error is not None and time.monotonic() < until:
+        raise VitscaleError.of(error.problems, exit_code=error.exit_code)
+
+
+def _wait(url: str, error: Exception, failures: int, took: float = 0.0) -> None:
+    """Before the next try; after the last one, or where none would help, raises `VitscaleError`.
+
+    `took`: seconds since the first try, for which the error is remembered.
+    """
     failure = _failure(url, error)
     if failure.passing and failures < TRIES:
         # Drawn, so that the processes of a run that failed together don't all come back together.
@@ -175,7 +194,9 @@ def _wait(url: str, error: Exception, failures: int) -> None:
         hint = "check the name, and the credentials in the environment (docs/data.md)"
         raise UnreachableError(f"{_shown(url)}: {failure}", hint=hint, exit_code=MISSING) from error
     hint = "check the connection and the server; VITSCALE_TIMEOUT is how many seconds a silent one is waited for"
-    raise VitscaleError(f"{_shown(url)}: {failure}{tries}", hint=hint, exit_code=MISSING) from error
+    final = VitscaleError(f"{_shown(url)}: {failure}{tries}", hint=hint, exit_code=MISSING)
+    _given_up[url] = time.monotonic() + max(took, REMEMBERED), final
+    raise final from error
 
 
 def _failure(url: str, error: Exception) -> Failure:

@@ -17,6 +17,7 @@ from vitscale.data.access import Access
 from vitscale.data.cache import PIECE
 from vitscale.data.index import CLASSES, read_description, read_index
 from vitscale.data.indexing import build, local_shards
+from vitscale.data.replaced import checked
 from vitscale.data.tars import broken
 from vitscale.errors import MISSING, VitscaleError
 from vitscale.locations import DESCRIPTION, Location, locate
@@ -64,7 +65,8 @@ class Shards:
         shard, offset, size = (int(value) for value in self.places[i])
         data = self.access.read(shard, offset, size)
         if len(data) < size:
-            raise broken(self.shard(i), f"the shard is truncated: sample {str(self.keys[i])!r} lies beyond its end")
+            reason = f"the shard is truncated: sample {str(self.keys[i])!r} lies beyond its end"
+            raise broken(self.shard(i), reason, packed=self.access.packed(shard))
         return data
 
     def prefetch(self, index: Int64[np.ndarray, " b"]) -> None:
@@ -104,7 +106,10 @@ def open_shards(place: str | Path) -> Shards:
     if not location.remote:
         _check_sizes(location, description)
         _check_names(location, folder, description)
-    return _shards(location, folder, description, read_index(folder))
+    index = read_index(folder)
+    if not location.remote:
+        description = checked(location, folder, description, index)
+    return _shards(location, folder, description, index)
 
 
 def _check_place(location: Location) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -137,9 +137,7 @@ def _entries(read: Read, size: int) -> Iterator[Entry]:
 
 def _found(sample: _Sample, size: int) -> Iterator[Entry]:
     """The sample that the members make; several where the base names have more dots; none where there is no image."""
-    inner = [""] if any(suffix in IMAGE_SUFFIXES for suffix in sample.members) else _inner(sample)
-    for part in inner:
-        ext = next(ext for suffix in sample.members for ext in IMAGE_SUFFIXES if suffix == part + ext)
+    for part, ext in _images(sample.members):
         image = sample.members[part + ext]
         key = sample.key + ("." + part[:-1] if part else "")
         told = {kind: sample.labels.get(part + kind, sample.labels.get(kind, b"")) for kind in LABEL_SUFFIXES}
@@ -151,10 +149,17 @@ def _found(sample: _Sample, size: int) -> Iterator[Entry]:
             yield Entry(key, image.offset, image.size, ext, label, problem)
 
 
-def _inner(sample: _Sample) -> list[str]:
-    """What stands between the first and the last dot of images like photo.2024.jpg, with its dot, in order."""
-    split = [suffix.rpartition(".") for suffix in sample.members]
-    return list(dict.fromkeys(part + dot for part, dot, ext in split if ext in IMAGE_SUFFIXES))
+def _images(suffixes: Iterable[str]) -> list[tuple[str, str]]:
+    """The images of a sample by what stands between the first and the last dot of photo.2024.jpg, with its dot.
+
+    Nothing does where the first dot leaves an image: only that one counts then.
+    """
+    found: dict[str, str] = {}
+    for suffix in suffixes:
+        part, dot, ext = suffix.rpartition(".")
+        if ext in IMAGE_SUFFIXES:
+            found.setdefault(part + dot, ext)
+    return [("", found[""])] if "" in found else list(found.items())
 
 
 def _label(members: dict[str, bytes | None]) -> tuple[int, str]:
@@ -175,8 +180,9 @@ def _label_of_json(data: bytes) -> tuple[int, str]:
         fields = json.loads(data)
     except (ValueError, RecursionError) as error:
         return NO_LABEL, f"its json cannot be read ({error})"
-    found = [fields[name] for name in LABEL_FIELDS if name in fields] if isinstance(fields, dict) else []
-    return _number(str(found[0]).strip() if found and found[0] is not None else "")
+    told = [fields.get(name) for name in LABEL_FIELDS] if isinstance(fields, dict) else []
+    label = next((value for value in told if value is not None), "")
+    return _number(str(label).strip())
 
 
 def _number(text: str) -> tuple[int, str]:
