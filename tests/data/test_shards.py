@@ -3,6 +3,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
+import itertools
 import json
 import lzma
 import os
@@ -193,11 +194,24 @@ def test_a_set_without_any_label_is_an_error(tmp_path: Path) -> None:
     assert "images and captions have none" in error.value.problems[0].hint
 
 
+def test_repeated_keys_do_not_tell_how_the_set_was_cut(tmp_path: Path) -> None:
+    samples = [(key, {f"{key}.png": encoded(i), f"{key}.cls": b"0"}) for i, key in enumerate("abcabcabc")]
+    for name, cuts in (("thirds", (0, 3, 6, 9)), ("others", (0, 2, 4, 5, 7, 9))):
+        for number, (start, end) in enumerate(itertools.pairwise(cuts)):
+            members = {name: data for _, parts in samples[start:end] for name, data in parts.items()}
+            write_tar(tmp_path / name / f"{name}-{number}.tar", members)
+    thirds, others = (open_shards(tmp_path / name) for name in ("thirds", "others"))
+    assert thirds.keys.tolist() == ["a", "b", "c", "a%2", "b%2", "c%2", "a%3", "b%3", "c%3"]
+    assert others.keys.tolist() == thirds.keys.tolist()
+    assert others.fingerprint == thirds.fingerprint
+    assert [others.read(i) for i in range(9)] == [thirds.read(i) for i in range(9)] == [encoded(i) for i in range(9)]
+
+
 def test_keys_that_begin_anew_in_each_shard_stay_apart(tmp_path: Path) -> None:
     for name in ("00000", "00001"):
         write_tar(tmp_path / f"{name}.tar", {"0.png": encoded(0), "0.cls": b"0", "1.png": encoded(1), "1.cls": b"1"})
     shards = open_shards(tmp_path)
-    assert shards.keys.tolist() == ["0", "1", "00001/0", "00001/1"]
+    assert shards.keys.tolist() == ["0", "1", "0%2", "1%2"]
     assert not shards.problems
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -182,16 +183,22 @@ def _without_absurd_labels(table: pa.Table) -> pa.Table:
 
 
 def _with_unique_keys(table: pa.Table) -> pa.Table:
-    """Keys that were there before get their shard's name before them: many sets count anew in every shard."""
+    """Keys that were there before are numbered: `a`, `a%2`, `a%3`. Many sets count anew in every shard.
+
+    By order alone, so that neither the shards' names nor where they are cut matter.
+    """
     if pc.count_distinct(table["key"]).as_py() == len(table):
         return table
     seen: set[str] = set()
+    times: Counter[str] = Counter()
     keys = []
-    for key, name in zip(table["key"].to_pylist(), table["shard"].to_pylist(), strict=True):
-        while key in seen:
-            key = f"{name.rpartition('/')[2].partition('.')[0]}/{key}"
-        seen.add(key)
-        keys.append(key)
+    for key in table["key"].to_pylist():
+        unique = key
+        while unique in seen:
+            times[key] += 1
+            unique = f"{key}%{times[key] + 1}"
+        seen.add(unique)
+        keys.append(unique)
     return table.set_column(table.column_names.index("key"), "key", pa.array(keys, pa.string()))
 
 

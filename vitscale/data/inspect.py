@@ -142,7 +142,7 @@ def _sha256(shards: Shards, number: int) -> str:
 def _repeated_keys(shards: Shards, entries: dict[str, list[Entry]]) -> list[Problem]:
     """Keys of several shards. In one shard, the later sample has a problem of its own."""
     times = Counter(key for found in entries.values() for key in {entry.key for entry in found})
-    hint = "no harm to training, where the shard's name is put before the later ones; packing again numbers them anew"
+    hint = "no harm to training, where the later ones are numbered"
     return [
         Problem(f"{shards.location}: the key {key!r} names several samples", hint) for key, n in times.items() if n > 1
     ]
