@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from servers import file_server
-from small_sets import encoded, packed, write_tar
+from small_sets import encoded, foreign, packed, source_of, write_tar
+from vitscale.cli.data import app
+from vitscale.data import remote
 from vitscale.data.indexing import build
 from vitscale.data.inspect import info, verify
 from vitscale.data.pack import Packed, Plan, pack
@@ -114,6 +118,7 @@ def test_verify_finds_what_the_index_found_and_more(tmp_path: Path) -> None:
         "a.tar: sample '2': its label is no number: 'cat'",
         "b.tar: sample '4': its bytes are cut off by the end of the shard",
     ]
+    assert "copy this shard again, then `vitscale data index" in error.value.problems[0].hint
     facts = info(folder)
     assert [problem["key"] for problem in facts["problems"]] == ["1", "2", "4"]
     assert sorted(facts["damaged"]) == ["b.tar", "c.tar"]
@@ -134,3 +139,66 @@ def test_a_remote_set_is_verified_too(tmp_path: Path, monkeypatch: pytest.Monkey
         with pytest.raises(VitscaleError, match=r"set-000001\.tar: the shard was replaced") as error:
             verify(server.url)
         assert len(error.value.problems) == 1
+
+
+def test_keys_that_lead_out_of_the_folder_are_found(tmp_path: Path) -> None:
+    keys = ["ok", "../../evil", "/etc/evil", "a/../../evil", "a..b"]
+    write_tar(
+        tmp_path / "a.tar", {f"{key}.{ext}": d for key in keys for ext, d in (("png", encoded(0)), ("cls", b"0"))}
+    )
+    with pytest.raises(VitscaleError) as error:
+        verify(tmp_path)
+    assert [problem.message.partition(" leads out")[0] for problem in error.value.problems] == [
+        f"{tmp_path}/a.tar: the key {key!r}" for key in keys[1:4]
+    ]
+    assert "never writes there" in error.value.problems[0].hint
+
+
+def labelled(folder: Path, labels: list[int]) -> Path:
+    members: dict[str, bytes] = {}
+    for i, label in enumerate(labels):
+        members |= {f"{i}.png": encoded(i), f"{i}.cls": b"%d" % label}
+    write_tar(folder / "a.tar", members)
+    return folder
+
+
+def test_a_label_far_above_all_others_is_found(tmp_path: Path) -> None:
+    folder = labelled(tmp_path / "set", [0, 999, 1, 2])
+    reason = "its label 999 leaves 996 of 1,000 classes without images"
+    with pytest.raises(VitscaleError) as error:
+        verify(folder)
+    assert [problem.message for problem in error.value.problems] == [f"{folder}/a.tar: sample '1': {reason}"]
+    for command in ("info", "index"):
+        assert f"sample '1': {reason}" in CliRunner().invoke(app, [command, str(folder)]).stderr
+
+
+@pytest.mark.parametrize("labels", [[0, 99], [*range(0, 100), 199]])
+def test_some_classes_without_images_are_nothing_special(tmp_path: Path, labels: list[int]) -> None:
+    folder = labelled(tmp_path / "set", labels)
+    assert verify(folder)["samples"] == len(labels)
+    assert "label" not in CliRunner().invoke(app, ["info", str(folder)]).stderr
+
+
+def test_a_packed_set_may_have_empty_classes(tmp_path: Path) -> None:
+    labelled(tmp_path / "in", [0, 999])
+    folder = pack(source_of(tmp_path / "in", allow_empty=True), tmp_path / "out", Plan(name="out")).folder
+    assert info(folder)["suspect"] is None
+
+
+def test_what_concerns_all_shards_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITSCALE_CACHE", str(tmp_path / "cache"))
+    with file_server(foreign(tmp_path / "set")) as server:
+        build(locate(server.url))
+        shutil.rmtree(tmp_path / "cache" / "shards")
+        with monkeypatch.context() as patched:
+            patched.setenv("VITSCALE_CACHE_SIZE", "1kB")
+            with pytest.raises(VitscaleError) as error:
+                verify(server.url)
+        assert [problem.message.partition(": ")[2] for problem in error.value.problems] == [
+            "1,000 bytes are too few for the pieces that are read at once"
+        ]
+        monkeypatch.setattr(remote, "_clients", {})
+        monkeypatch.setenv("VITSCALE_TIMEOUT", "x")
+        with pytest.raises(VitscaleError, match="VITSCALE_TIMEOUT='x' is no number") as error:
+            verify(server.url)
+        assert (error.value.exit_code, len(error.value.problems)) == (2, 1)

@@ -215,6 +215,8 @@ def _say_problems(facts: dict[str, Any]) -> None:
             f"warning: {count(len(facts['problems']), 'sample')} of {facts['samples']:,} cannot be trained on, "
             f"the first being {first['key']!r}: {first['reason']}; vitscale data verify names all"
         )
+    if suspect := facts["suspect"]:
+        say(f"warning: {suspect['shard']}: sample {suspect['key']!r}: {suspect['reason']}")
 
 
 app.command("subset")(subset_command)

@@ -16,12 +16,14 @@ from vitscale.data.indexing import normalised
 from vitscale.data.pack import Progress
 from vitscale.data.shards import Shards, open_shards
 from vitscale.data.tars import AGAIN, Entry, index_tar
-from vitscale.errors import MISSING, Problem, VitscaleError
+from vitscale.errors import MISSING, USAGE, Problem, VitscaleError
 from vitscale.locations import DESCRIPTION, locate
 
 SAMPLED = 200  # images that are looked at for their size
 SHOWN = 20  # problems that are printed; the others are counted
 HASHED = 2**20  # bytes at a time
+MANY_CLASSES = 100  # with fewer, a part of a larger set may well lack half of them
+COPIED = "copy this shard again, then `vitscale data index LOCATION --again`"
 
 
 def info(place: str | Path) -> dict[str, Any]:
@@ -47,7 +49,21 @@ def info(place: str | Path) -> dict[str, Any]:
             "class_counts": counts,
             "problems": [{"key": str(shards.keys[i]), "reason": reason} for i, reason in shards.problems.items()],
             "damaged": dict(shards.damaged),
+            "suspect": _suspect(shards),
         }
+
+
+def _suspect(shards: Shards) -> dict[str, str] | None:
+    """The sample with the highest label of a foreign set, where most classes below it have no image: a slip, perhaps.
+
+    Of a packed set the number of classes was said, or counted from their names.
+    """
+    empty = int((np.bincount(shards.labels[shards.labels >= 0], minlength=shards.num_classes) == 0).sum())
+    if shards.access.packed(0) or shards.num_classes <= MANY_CLASSES or 2 * empty <= shards.num_classes:
+        return None
+    i = int(shards.labels.argmax())
+    reason = f"its label {shards.labels[i]} leaves {empty:,} of {shards.num_classes:,} classes without images"
+    return {"shard": shards.shard(i), "key": str(shards.keys[i]), "reason": reason}
 
 
 def _effective(counts: list[int]) -> float:
@@ -92,12 +108,13 @@ def _description(shards: Shards) -> dict[str, Any]:
 def verify(place: str | Path, *, progress: Progress | None = None) -> dict[str, Any]:
     """Reads everything: checksums, headers against the index, keys, labels and every image.
 
-    Raises `VitscaleError` (exit 5) with a problem for each thing that is wrong.
+    Raises `VitscaleError` (exit 5) with a problem for each thing that is wrong; exit 2 for a wrong setting.
     """
     with open_shards(place) as shards:
         problems, lost = _shard_problems(shards)
-        problems += _sample_problems(shards)
+        problems += _key_problems(shards) + _sample_problems(shards)
         problems += _image_problems(shards, lost, progress)
+        problems = list(dict.fromkeys(problems))  # a full disk is met with each shard
         if problems:
             hidden = len(problems) - SHOWN
             if hidden > 0:
@@ -120,16 +137,27 @@ def _shard_problems(shards: Shards) -> tuple[list[Problem], set[int]]:
                 problems.append(Problem(f"{place}: its bytes are not those that were packed (SHA-256)", AGAIN))
             contents = index_tar(lambda o, s, n=number: shards.access.read(n, o, s), shards.access.size(number))
         except VitscaleError as error:
-            problems += error.problems
+            problems += _of_data(error)
             lost.add(number)
             continue
         entries[name] = contents.entries
         if damage := shards.damaged.get(name, contents.damage):
-            problems.append(Problem(f"{place}: {damage}", AGAIN))
+            problems.append(Problem(f"{place}: {damage}", _hint(shards, number)))
     problems += _repeated_keys(shards, entries)
     if not lost:
         problems += _index_problems(shards, entries, mended=not problems)
     return problems, lost
+
+
+def _of_data(error: VitscaleError) -> tuple[Problem, ...]:
+    """Its problems, unless a setting is wrong: that ends the command."""
+    if error.exit_code == USAGE:
+        raise error
+    return error.problems
+
+
+def _hint(shards: Shards, number: int) -> str:
+    return AGAIN if shards.access.packed(number) else COPIED
 
 
 def _sha256(shards: Shards, number: int) -> str:
@@ -154,17 +182,29 @@ def _index_problems(shards: Shards, entries: dict[str, list[Entry]], *, mended: 
         return []
     folder = locate(shards.location).described
     assert folder is not None  # the shards are open
-    hint = (
-        f"delete {folder / INDEX} and {folder / DESCRIPTION}; they are made again from the shards" if mended else AGAIN
-    )
+    made = f"delete {folder / INDEX} and {folder / DESCRIPTION}; they are made again from the shards"
+    hint = made if mended else _hint(shards, 0)
     return [Problem(f"{shards.location}: keys and labels in the shards are not those of the index", hint)]
 
 
 def _sample_problems(shards: Shards) -> list[Problem]:
     hint = "pack the data set again without it; training passes over it, up to data.max_bad"
-    return [
+    problems = [
         Problem(f"{shards.shard(i)}: sample {str(shards.keys[i])!r}: {reason}", hint)
         for i, reason in shards.problems.items()
+    ]
+    if suspect := _suspect(shards):
+        hint = "correct the label and index the set again; no harm where it is a part of a larger set"
+        problems.append(Problem(f"{suspect['shard']}: sample {suspect['key']!r}: {suspect['reason']}", hint))
+    return problems
+
+
+def _key_problems(shards: Shards) -> list[Problem]:
+    hint = "vitscale never writes there; packing the data set again gives the sample a harmless name"
+    return [
+        Problem(f"{shards.shard(i)}: the key {key!r} leads out of the folder where somebody unpacks the shard", hint)
+        for i, key in enumerate(shards.keys.tolist())
+        if key.startswith("/") or ".." in key.split("/")
     ]
 
 
@@ -178,7 +218,7 @@ def _image_problems(shards: Shards, lost: set[int], progress: Progress | None) -
                 message = f"{shards.shard(i)}: sample {str(shards.keys[i])!r} cannot be decoded ({error})"
                 problems.append(Problem(message, "pack the data set again without it"))
             except VitscaleError as error:
-                problems += error.problems
+                problems += _of_data(error)
         if progress is not None:
             progress(i + 1, len(shards))
     return problems
