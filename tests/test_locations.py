@@ -69,6 +69,10 @@ def test_the_index_of_the_same_shards_is_the_same_one(tmp_path: Path) -> None:
     [
         ("s4://b/a.tar", "unknown scheme 's4://'", "did you mean 's3://'?"),
         ("htps://h/a.tar", "unknown scheme 'htps://'", "did you mean 'https://'?"),
+        ("http://", "names no host", "http://host/folder/"),
+        ("s3://", "names no bucket", "s3://bucket/folder/"),
+        ("s3:///set/a.tar", "names no bucket", "s3://bucket/folder/"),
+        ("hf://", "names no repository", "hf://datasets/people/set/"),
         ("quantum://h/a.tar", "unknown scheme 'quantum://'", "one of http://"),
         ("a-{9..1}.tar", "9..1 runs backwards", "{0000..1023}"),
         ("a-{0..99999999999}.tar", "names 100,000,000,000 shards", "{0000..1023}"),

@@ -14,7 +14,13 @@ from pathlib import Path
 from vitscale.errors import MISSING, USAGE, VitscaleError
 
 DESCRIPTION = "dataset.json"
-SCHEMES = ("http", "https", "s3", "gs", "hf")
+SCHEMES = {  # and what has to follow each
+    "http": ("host", "host/folder/"),
+    "https": ("host", "host/folder/"),
+    "s3": ("bucket", "bucket/folder/"),
+    "gs": ("bucket", "bucket/folder/"),
+    "hf": ("repository", "datasets/people/set/"),
+}
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 MOST_SHARDS = 1_000_000  # a pattern with more is a slip of the keyboard, and its names alone would fill the memory
 CACHE_SIZE = 100 * 10**9  # bytes: most of ImageNet-1k, on the disk of most workstations
@@ -125,6 +131,9 @@ def _absolute(part: str, base: Path) -> str:
             f"{part}: unknown scheme {scheme[0]!r}",
             f"did you mean '{near[0]}://'?" if near else f"one of {known}, or a local path",
         )
+    what, example = SCHEMES[scheme[1]]
+    if part == scheme[0] or part[len(scheme[0])] == "/":
+        raise _wrong(f"{part}: names no {what}", f"for example {scheme[0]}{example}")
     return part
 
 

@@ -115,6 +115,13 @@ def test_what_was_packed_is_not_indexed_again(tmp_path: Path) -> None:
     assert (folder / "dataset.json").read_bytes() == before
 
 
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(VitscaleError, match=f"{tmp_path}/nofolder: no such folder of shards") as error:
+        build(locate("nofolder", base=tmp_path))
+    assert error.value.exit_code == 5
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_missing_shard_of_a_pattern(tmp_path: Path) -> None:
     foreign(tmp_path, shards=2)
     with pytest.raises(VitscaleError, match=r"s-0002\.tar: No such file or directory") as error:

@@ -56,6 +56,7 @@ def build(location: Location, *, again: bool = False, progress: Progress | None 
     Raises `VitscaleError` (exit 5) where no image, or no label, is found at all, and for a shard that cannot be had.
     Shards that are done are kept then.
     """
+    check_folder(location)
     folder = location.folder if location.folder and os.access(location.folder, os.W_OK) else location.kept
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,6 +67,17 @@ def build(location: Location, *, again: bool = False, progress: Progress | None 
             if not (folder / DESCRIPTION).exists() and (again or not _fetch(location, folder)):
                 _build(location, folder, progress)
     return folder
+
+
+def check_folder(location: Location) -> None:
+    """Raises `VitscaleError` for a local folder that is not there."""
+    if location.folder is not None and not location.folder.is_dir():
+        raise VitscaleError(
+            f"{location.folder}: no such folder of shards",
+            hint="correct the path, or make one: `vitscale data pack`, `vitscale data fetch fashion-mnist` or "
+            "`vitscale data fractals`",
+            exit_code=MISSING,
+        )
 
 
 def _forget(folder: Path, location: Location) -> None:

@@ -16,7 +16,7 @@ from jaxtyping import Int64
 from vitscale.data.access import Access
 from vitscale.data.cache import PIECE
 from vitscale.data.index import CLASSES, read_description, read_index
-from vitscale.data.indexing import build, local_shards
+from vitscale.data.indexing import build, check_folder, local_shards
 from vitscale.data.replaced import checked
 from vitscale.data.tars import broken
 from vitscale.errors import MISSING, VitscaleError
@@ -119,12 +119,7 @@ def _check_place(location: Location) -> None:
             hint=f"make it once: vitscale data index {location.text}",
             exit_code=MISSING,
         )
-    if location.folder is not None and not location.folder.is_dir():
-        raise VitscaleError(
-            f"{location.folder}: no such folder of shards",
-            hint="make one with `vitscale data pack`, `vitscale data fetch fashion-mnist` or `vitscale data fractals`",
-            exit_code=MISSING,
-        )
+    check_folder(location)
 
 
 def _check_unfinished(location: Location) -> None:
