@@ -394,7 +394,10 @@ def test_the_hub(tmp_path: Path) -> None:
     """In a process of its own: the hub's library reads its address when it is imported."""
     here = local(tmp_path)
     with file_server(foreign(tmp_path / "served"), HubServer) as server:
-        command, environment = [sys.executable, "-c", FROM_THE_HUB], os.environ | {"HF_ENDPOINT": server.url, "HF_HUB_OFFLINE": "0"}
+        command, environment = (
+            [sys.executable, "-c", FROM_THE_HUB],
+            os.environ | {"HF_ENDPOINT": server.url, "HF_HUB_OFFLINE": "0"},
+        )
         answer = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
         requests = [path for path, _ in server.requests if path.endswith(".tar")]
     expected = f"{here.fingerprint} {sum(len(here.read(i)) for i in range(18))}"
