@@ -63,6 +63,24 @@ def test_a_shard_that_changed_since_the_interruption_is_read_again(
     assert open_shards(location.text).keys[0] == "00012"
 
 
+def test_the_index_of_a_packed_set_is_taken(tmp_path: Path) -> None:
+    with file_server(packed(tmp_path).folder) as server:
+        build(locate(server.url))
+        assert sorted(path for path, _ in server.requests) == ["classes.json", "dataset.json", "index.parquet"]
+        assert open_shards(server.url).fingerprint == open_shards(server.folder).fingerprint
+        shutil.rmtree(tmp_path / "cache" / "shards", ignore_errors=True)
+        server.requests.clear()
+        build(locate(server.url), again=True)
+        assert {path for path, _ in server.requests} == {f"set-00000{i}.tar" for i in range(3)}
+
+
+def test_another_index_beside_the_shards_may_be_older_than_they_are(server: FileServer) -> None:
+    open_shards(server.folder)
+    write_tar(server.folder / "s-0000.tar", {"new.jpg": b"x", "new.cls": b"0"})
+    build(locate(server.url))
+    assert open_shards(server.url).keys[0] == "new"
+
+
 def test_planning_reads_the_index_of_remote_shards(server: FileServer, tmp_path: Path) -> None:
     place = server.url + "/s-{0000..0005}.tar"
     with pytest.raises(VitscaleError, match="its shards have no index yet") as error:

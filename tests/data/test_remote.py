@@ -16,7 +16,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from servers import BucketServer, Fault, FileServer, HubServer, file_server
-from small_sets import foreign, packed, write_tar
+from small_sets import foreign
 from vitscale.data import access, remote
 from vitscale.data.indexing import build
 from vitscale.data.shards import Shards, open_shards
@@ -184,24 +184,6 @@ def test_another_shard_in_its_place(server: FileServer, tmp_path: Path) -> None:
     assert "--again" in error.value.problems[0].hint
     build(locate(pattern(server)), again=True)
     assert len(open_shards(pattern(server)).read(0)) == len(local(tmp_path).read(0))
-
-
-def test_the_index_of_a_packed_set_is_taken(tmp_path: Path) -> None:
-    with file_server(packed(tmp_path).folder) as server:
-        build(locate(server.url))
-        assert sorted(path for path, _ in server.requests) == ["classes.json", "dataset.json", "index.parquet"]
-        assert_same(open_shards(server.url), open_shards(server.folder))
-        forget_pieces()
-        server.requests.clear()
-        build(locate(server.url), again=True)
-        assert {path for path, _ in server.requests} == {f"set-00000{i}.tar" for i in range(3)}
-
-
-def test_another_index_beside_the_shards_may_be_older_than_they_are(server: FileServer) -> None:
-    open_shards(server.folder)
-    write_tar(server.folder / "s-0000.tar", {"new.jpg": b"x", "new.cls": b"0"})
-    build(locate(server.url))
-    assert open_shards(server.url).keys[0] == "new"
 
 
 def test_a_set_without_index_says_how_to_make_it(server: FileServer) -> None:
