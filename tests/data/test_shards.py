@@ -194,6 +194,16 @@ def test_a_set_without_any_label_is_an_error(tmp_path: Path) -> None:
     assert "images and captions have none" in error.value.problems[0].hint
 
 
+def test_one_very_long_key_does_not_make_all_of_them_long(tmp_path: Path) -> None:
+    names = [f"{'d' * 200}/{'k' * 200}{i}" for i in (1, 2)] + ["short"]
+    members = {name: data for key in names for name, data in ((f"{key}.png", encoded(0)), (f"{key}.cls", b"0"))}
+    write_tar(tmp_path / "a.tar", members)
+    shards = open_shards(tmp_path)
+    assert [len(key) for key in shards.keys] == [256, 256, 5]
+    assert len(set(shards.keys.tolist())) == 3
+    assert shards.keys.itemsize == 4 * 256
+
+
 def test_repeated_keys_do_not_tell_how_the_set_was_cut(tmp_path: Path) -> None:
     samples = [(key, {f"{key}.png": encoded(i), f"{key}.cls": b"0"}) for i, key in enumerate("abcabcabc")]
     for name, cuts in (("thirds", (0, 3, 6, 9)), ("others", (0, 2, 4, 5, 7, 9))):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from vitscale.errors import MISSING, VitscaleError
 from vitscale.locations import DESCRIPTION, Location, locate
 
 STATE = ".packing.json"  # an unfinished pack; pack.py removes it when the description is written
+LONGEST_KEY = 256  # letters; of more, a digest tells keys apart
 LOCK = ".packing.lock"  # held by the one process that packs into the folder
 
 
@@ -169,7 +171,7 @@ def _shards(location: Location, folder: Path, description: dict[str, Any], table
     problems = table["problem"].to_pylist() if "problem" in table.column_names else []
     return Shards(
         location=location.text,
-        keys=np.array(table["key"].to_pylist(), dtype=np.str_),
+        keys=np.array([_short(key) for key in table["key"].to_pylist()], dtype=np.str_),
         labels=table["label"].to_numpy().astype(np.int64),
         num_classes=description["num_classes"],
         fingerprint=description["fingerprint"],
@@ -181,3 +183,11 @@ def _shards(location: Location, folder: Path, description: dict[str, Any], table
         places=places,
         access=Access([(location.shard(shard["name"]), shard) for shard in description["shards"]]),
     )
+
+
+def _short(key: str) -> str:
+    """The key, or its beginning and a digest: the longest key of a set decides how much memory each of them takes."""
+    if len(key) <= LONGEST_KEY:
+        return key
+    digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return f"{key[: LONGEST_KEY - 17]}%{digest}"
