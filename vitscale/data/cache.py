@@ -128,10 +128,11 @@ class Cache:
         for path in (path for folder in _listed(self.folder) for path in _listed(folder)):
             with contextlib.suppress(FileNotFoundError):
                 if path.suffix == PARTIAL:
-                    _remove_abandoned(path)
+                    with contextlib.suppress(FileNotFoundError):
+                        _remove_abandoned(path)
                 if path.name != "lock":
-                    facts = path.stat()
-                    yield facts.st_mtime, facts.st_size, path
+                    entry, facts = _present(path)
+                    yield facts.st_mtime, facts.st_size, entry
 
     @contextlib.contextmanager
     def _disk_errors(self) -> Iterator[None]:
@@ -190,6 +191,16 @@ def _listed(folder: Path) -> list[Path]:
         return list(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def _present(path: Path) -> tuple[Path, os.stat_result]:
+    """The file, or the entry that it has become since it was listed: one that nobody counts would break the bound."""
+    try:
+        return path, path.stat()
+    except FileNotFoundError:
+        if path.suffix != PARTIAL:
+            raise
+        return path.with_suffix(""), path.with_suffix("").stat()
 
 
 def _remove_abandoned(partial: Path) -> None:
