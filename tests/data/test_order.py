@@ -142,6 +142,15 @@ def test_a_subset_is_the_same_images_however_they_are_packed(labels: np.ndarray,
     assert set(there) == set(here)
 
 
+def test_dots_that_packing_escapes_choose_the_same_images() -> None:
+    keys = np.array([f"photo.{i:04d}" for i in range(60)])
+    packed = np.array([key.replace(".", "%2E") for key in keys])
+    labels = np.arange(60) % 3
+    np.testing.assert_array_equal(
+        subset(keys, labels, examples=20, seed=1), subset(packed, labels, examples=20, seed=1)
+    )
+
+
 def test_seeds_choose_other_images() -> None:
     labels = np.arange(1000) % 10
     one, two = (set(subset(keys_of(1000), labels, examples=100, seed=s).tolist()) for s in (0, 1))

@@ -344,3 +344,16 @@ def test_unfinished_pack_is_not_taken_for_a_data_set(tmp_path: Path) -> None:
     (out / ".packing.json").write_text("{}")
     with pytest.raises(VitscaleError, match="the pack is unfinished"):
         open_shards(out)
+
+
+def test_a_shard_replaced_after_opening_and_before_its_first_read_is_refused(tmp_path: Path) -> None:
+    members = {name: data for i in range(4) for name, data in ((f"{i}.png", encoded(i)), (f"{i}.cls", b"0"))}
+    path = write_tar(tmp_path / "a.tar", members)
+    open_shards(tmp_path).close()
+    shards, before = open_shards(tmp_path), path.stat()
+    write_tar(path, {**members, "2.cls": b"1"})
+    assert path.stat().st_size == before.st_size
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 10**9))
+    with pytest.raises(VitscaleError, match=r"a\.tar: the shard was replaced") as error:
+        shards.read(0)
+    assert error.value.exit_code == 5

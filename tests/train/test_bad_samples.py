@@ -54,6 +54,15 @@ def test_a_few_are_passed_over_and_each_is_logged_once(spoilt: Spoil) -> None:
     assert all(event["reason"] for event in logged)
 
 
+def test_what_was_mended_since_an_earlier_attempt_counts_no_more(spoilt: Spoil, base: Path) -> None:
+    run = spoilt(4, "data.max_bad=0.01", "recipe.steps=40")
+    assert work(run, Stop()) == MISSING
+    for shard in (base / "train").glob("*.tar"):
+        shutil.copy(shard, Path(run.machine["shards"]) / shard.name)
+    (run.folder / "result.json").unlink()
+    assert work(run, Stop()) == DONE
+
+
 def test_it_keeps_its_slot_with_weight_0(spoilt: Spoil) -> None:
     whole, broken = (
         pretrain.Upstream(

@@ -70,7 +70,8 @@ class Plain:
             sizes = f"{facts.st_size:,} bytes, and the index says {self.facts.stored:,}"
             raise broken(self.place, f"the shard {what}: {sizes}", packed=self.facts.packed)
         now = (facts.st_ino, facts.st_mtime_ns)
-        if self._first is None:
+        first = self._first is None and self.facts.version in ("", str(facts.st_mtime_ns))
+        if first:
             self._first = now
         elif self._first != now:
             raise broken(self.place, "the shard was replaced while it was read", packed=self.facts.packed)

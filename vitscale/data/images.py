@@ -200,7 +200,9 @@ class Images(_Batches):
         self.on_bad = on_bad
         self._problems: Mapping[int, str] = getattr(shards, "problems", {})
         self.bad: set[int] = set()
-        """Samples that cannot be used, of those that were met; they are not reported again."""
+        """Samples that cannot be used, of those that were met."""
+        self.told: set[int] = set()
+        """Those of them that all processes know of."""
         self._lock = threading.Lock()
         self.memory_bytes = self._room = memory_bytes
         self._pictures: dict[int, np.ndarray] = {}

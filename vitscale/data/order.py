@@ -155,10 +155,18 @@ def subset(
         return np.zeros(0, dtype=np.int64)
     values, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
     seats = np.array(quotas(counts.tolist(), values.tolist(), examples=examples, seed=seed))
-    order = np.lexsort((key_hashes(keys, stream(SUBSET, seed)), codes))
+    order = np.lexsort((key_hashes(_as_found(keys), stream(SUBSET, seed)), codes))
     rank = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
     chosen: Indices = np.sort(order[rank < seats[codes[order]]])
     return chosen
+
+
+def _as_found(keys: np.ndarray) -> np.ndarray:
+    """Keys before packing escaped the dots in them."""
+    escaped = np.char.find(keys, "%2E") >= 0
+    if not escaped.any():
+        return keys
+    return np.where(escaped, np.char.replace(keys, "%2E", "."), keys)
 
 
 def split_validation(

@@ -80,6 +80,8 @@ class Upstream:
         self.run: Run = run
         self.shards = _open(machine["shards"], rundir.document["dataset"])
         self.rundir = rundir
+        self.logged = rundir.bad_samples()
+        """(shard, key) of what earlier attempts have noted; whether it is still bad shows when it is read."""
         self.steps: int = rundir.document["steps"]
         for shard, reason in self.shards.damaged.items():
             rundir.log("damaged_shard", {"shard": shard, "reason": reason})
@@ -94,8 +96,6 @@ class Upstream:
         )
         used = len(self.split.train) + len(self.split.validation)
         self.images = self._images(self.shards, used)
-        self.shared: set[int] = set()
-        """Bad samples that all devices know of."""
         self.labels = self.split.labels(self.shards.labels)
         self.how = preprocess(run.data, run.data.resolution)
         self.test = _open(machine["test"], rundir.document["test"]) if rundir.document["test"] else None
@@ -163,24 +163,22 @@ class Upstream:
     def _images(self, shards: Shards, used: int) -> Images:
         """Pixels of a data set of which `used` samples are looked at."""
         workers = self.rundir.machine.get("workers")
-        images = Images(shards, max_bad=self.run.data.max_bad, used=used, workers=workers, on_bad=self._note_bad)
-        if logged := self.rundir.bad_samples():  # by earlier attempts
-            same = np.flatnonzero(np.isin(shards.keys, [key for _, key in logged]))
-            images.bad.update(i for i in same.tolist() if (shards.shard(i), str(shards.keys[i])) in logged)
-        return images
+        return Images(shards, max_bad=self.run.data.max_bad, used=used, workers=workers, on_bad=self._note_bad)
 
-    def share_bad(self) -> None:
+    def share_bad(self, images: Images) -> None:
         """Tells the other devices of the bad samples that were met here; together they may be too many.
 
         Raises:
             VitscaleError: they are (exit 5).
         """
-        if group.world_size() > 1 and group.any_of(bool(self.images.bad - self.shared)):
-            self.shared = group.union(set(self.images.bad))
-            self.images.bad |= self.shared
-            self.images.check(f"{self.shards.location}: samples that cannot be used were met on several devices")
+        if group.world_size() > 1 and group.any_of(bool(images.bad - images.told)):
+            images.told = group.union(set(images.bad))
+            images.bad |= images.told
+            images.check(f"{images.shards.location}: samples that cannot be used were met on several devices")
 
     def _note_bad(self, shard: str, key: str, reason: str) -> None:
+        if (shard, key) in self.logged:
+            return
         self.rundir.log("bad_sample", {"shard": shard, "key": key, "reason": reason})
         print(f"{shard}: sample {key!r} is left out: {reason}", flush=True)
 
@@ -201,7 +199,9 @@ class Upstream:
     def _score(
         self, net: nn.Module, images: Images, labels: Int64[np.ndarray, all], index: Int64[np.ndarray, n]
     ) -> Score:
-        return evaluate(net, images, labels, index, how=self.how, recipe=self.run.recipe)
+        score = evaluate(net, images, labels, index, how=self.how, recipe=self.run.recipe)
+        self.share_bad(images)
+        return score
 
 
 def _open(folder: str, described: dict[str, Any]) -> Shards:
@@ -254,7 +254,7 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
         keys_of=data.keys,
         log=rundir.log,
         stop=stop,
-        after_step=data.share_bad,
+        after_step=lambda: data.share_bad(data.images),
         save=save,
         validate=validate if run.data.val_examples else None,
         validate_every=None if every is None else max(every // run.recipe.batch_size, 1),
