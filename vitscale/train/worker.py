@@ -52,6 +52,8 @@ def main(folders: list[str]) -> int:
             if code == INTERRUPTED:
                 return code
             worst = max(worst, code)
+        if worst == DONE:  # where one fails it leaves at once, which ends the others
+            group.wait_for_all()
     return worst
 
 
