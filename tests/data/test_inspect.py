@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from servers import file_server
+from servers import Fault, file_server
 from small_sets import encoded, foreign, packed, source_of, write_tar
 from vitscale.cli.data import app
 from vitscale.data import remote
@@ -17,7 +17,7 @@ from vitscale.data.pack import Packed, Plan, pack
 from vitscale.data.shards import open_shards
 from vitscale.data.sources import open_source
 from vitscale.errors import VitscaleError
-from vitscale.locations import locate
+from vitscale.locations import cache_folder, locate
 
 
 def test_info(tmp_path: Path) -> None:
@@ -202,3 +202,22 @@ def test_what_concerns_all_shards_is_said_once(tmp_path: Path, monkeypatch: pyte
         with pytest.raises(VitscaleError, match="VITSCALE_TIMEOUT='x' is no number") as error:
             verify(server.url)
         assert (error.value.exit_code, len(error.value.problems)) == (2, 1)
+
+
+def test_a_server_that_does_not_answer_is_not_asked_for_every_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "PAUSE", 0.001)
+    for i in range(9):
+        write_tar(tmp_path / f"s-{i}.tar", {f"{i}.png": encoded(i), f"{i}.cls": b"0"})
+    with file_server(tmp_path) as server:
+        place = server.url + "/s-{0..8}.tar"
+        build(locate(place))
+        for piece in (cache_folder() / "shards").glob("*/*"):
+            piece.unlink()
+        server.requests.clear()
+        server.always = Fault("status", 503)
+        with pytest.raises(VitscaleError, match=r"503") as error:
+            verify(place)
+    assert len(server.requests) == 3 * remote.TRIES
+    assert error.value.problems[-1].message.endswith("6 further shards were not looked at")

@@ -14,12 +14,14 @@ from vitscale.data.decode import BadImage, decode, open_header
 from vitscale.data.index import INDEX, fingerprint, index_table, read_description
 from vitscale.data.indexing import normalised
 from vitscale.data.pack import Progress
+from vitscale.data.remote import GivenUpError
 from vitscale.data.shards import Shards, open_shards
 from vitscale.data.tars import AGAIN, Entry, index_tar
 from vitscale.errors import MISSING, USAGE, Problem, VitscaleError
 from vitscale.locations import DESCRIPTION, locate
 
 SAMPLED = 200  # images that are looked at for their size
+IN_VAIN = 3  # shards that a server does not give, one after another: it is not the shards then
 SHOWN = 20  # problems that are printed; the others are counted
 HASHED = 2**20  # bytes at a time
 MANY_CLASSES = 100  # with fewer, a part of a larger set may well lack half of them
@@ -128,7 +130,8 @@ def _shard_problems(shards: Shards) -> tuple[list[Problem], set[int]]:
     """What is wrong with whole shards, and the numbers of those that cannot be read."""
     problems: list[Problem] = []
     entries: dict[str, list[Entry]] = {}
-    lost = set()
+    lost: set[int] = set()
+    in_vain = 0
     sums = [shard["sha256"] for shard in _description(shards)["shards"]]
     for number, name in enumerate(shards.names):
         place = shards.access.place(number)
@@ -139,7 +142,13 @@ def _shard_problems(shards: Shards) -> tuple[list[Problem], set[int]]:
         except VitscaleError as error:
             problems += _of_data(error)
             lost.add(number)
+            in_vain = in_vain + 1 if isinstance(error, GivenUpError) else 0
+            if in_vain == IN_VAIN:
+                lost.update(range(number + 1, len(shards.names)))
+                more = f"{len(shards.names) - number - 1:,} further shards were not looked at"
+                return [*problems, Problem(f"{shards.location}: {more}", "try again when the server answers")], lost
             continue
+        in_vain = 0
         entries[name] = contents.entries
         if damage := shards.damaged.get(name, contents.damage):
             problems.append(Problem(f"{place}: {damage}", _hint(shards, number)))

@@ -40,6 +40,10 @@ class UnreachableError(VitscaleError):
     """The server says that there is no such file, or that it is not for us."""
 
 
+class GivenUpError(VitscaleError):
+    """The server did not give what it was asked for, often as it was asked."""
+
+
 class NoRanges(Exception):  # noqa: N818
     """The server sends whole files only. `whole` asks for this one, from its start."""
 
@@ -166,7 +170,7 @@ def _tried(url: str, call: Callable[[], T]) -> T:
             _wait(url, error, failures, time.monotonic() - begun)
 
 
-_given_up: dict[str, tuple[float, VitscaleError]] = {}
+_given_up: dict[str, tuple[float, GivenUpError]] = {}
 
 
 def _check_given_up(url: str) -> None:
@@ -176,7 +180,7 @@ def _check_given_up(url: str) -> None:
     """
     until, error = _given_up.get(url, (0.0, None))
     if error is not None and time.monotonic() < until:
-        raise VitscaleError.of(error.problems, exit_code=error.exit_code)
+        raise GivenUpError.of(error.problems, exit_code=error.exit_code)
 
 
 def _wait(url: str, error: Exception, failures: int, took: float = 0.0) -> None:
@@ -194,7 +198,7 @@ def _wait(url: str, error: Exception, failures: int, took: float = 0.0) -> None:
         hint = "check the name, and the credentials in the environment (docs/data.md)"
         raise UnreachableError(f"{_shown(url)}: {failure}", hint=hint, exit_code=MISSING) from error
     hint = "check the connection and the server; VITSCALE_TIMEOUT is how many seconds a silent one is waited for"
-    final = VitscaleError(f"{_shown(url)}: {failure}{tries}", hint=hint, exit_code=MISSING)
+    final = GivenUpError(f"{_shown(url)}: {failure}{tries}", hint=hint, exit_code=MISSING)
     _given_up[url] = time.monotonic() + max(took, REMEMBERED), final
     raise final from error
 
