@@ -47,7 +47,8 @@ def trace(name: str, options: dict[str, str], recompute: bool) -> None:
 def train(name: str, **settings: bool) -> torch.Tensor:
     """Losses of three steps, and then the logits of a batch."""
     from vitscale.config import Recipe
-    from vitscale.train.engine import Batch, Engine, to_device
+    from vitscale.train.engine import Engine
+    from vitscale.train.objective import Batch, to_device
 
     net = net_of(name)
     generator = torch.Generator().manual_seed(0)

@@ -9,7 +9,9 @@ from torch import nn
 from vitscale import models
 from vitscale.config import Recipe
 from vitscale.errors import VitscaleError
-from vitscale.train.engine import Batch, Engine, make_optimizer, per_image_loss, to_device
+from vitscale.train.engine import Engine
+from vitscale.train.objective import Batch, per_image_loss, to_device
+from vitscale.train.optim import make_optimizer
 
 SIZES = {
     "nano": {"width": 32, "depth": 1, "mlp": 64, "heads": 2},

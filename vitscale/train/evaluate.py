@@ -15,8 +15,8 @@ from vitscale.data.images import ArrayImages, Images
 from vitscale.data.preprocess import Preprocess
 from vitscale.errors import MISSING, VitscaleError
 from vitscale.train import group
-from vitscale.train.engine import per_image_loss, to_device
 from vitscale.train.loop import Stop
+from vitscale.train.objective import per_image_loss, to_device
 
 CHUNK = 500
 

@@ -23,10 +23,11 @@ from vitscale.models.counts import Head
 from vitscale.models.vit.positions import Resize, resize_axis, resize_pos_embedding
 from vitscale.study.cost import forward_flops, training_flops
 from vitscale.train.checkpoint import Progress
-from vitscale.train.engine import Batch, Engine
+from vitscale.train.engine import Engine
 from vitscale.train.evaluate import AnyImages, Score, evaluate, features, readable
 from vitscale.train.fewshot import few_shot
 from vitscale.train.loop import Loop, Stop
+from vitscale.train.objective import Batch
 from vitscale.train.outcome import measured
 from vitscale.train.pretrain import new_net, trained_net
 from vitscale.train.rundir import RunDir

@@ -15,7 +15,8 @@ from vitscale.errors import RUN_FAILED, VitscaleError
 from vitscale.study.schedule import learning_rate
 from vitscale.train import group
 from vitscale.train.checkpoint import Progress
-from vitscale.train.engine import Batch, Engine
+from vitscale.train.engine import Engine
+from vitscale.train.objective import Batch
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 

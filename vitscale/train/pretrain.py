@@ -27,9 +27,10 @@ from vitscale.study.cost import forward_flops
 from vitscale.study.subsets import subset_seed
 from vitscale.train import checkpoint, group
 from vitscale.train.checkpoint import Progress
-from vitscale.train.engine import Batch, Engine
+from vitscale.train.engine import Engine
 from vitscale.train.evaluate import Score, evaluate
 from vitscale.train.loop import Loop, Stop
+from vitscale.train.objective import Batch
 from vitscale.train.outcome import measured
 from vitscale.train.rundir import RunDir
 

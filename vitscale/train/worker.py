@@ -20,7 +20,7 @@ from vitscale.files import FULL, disk_errors
 from vitscale.processes import signal_at_parent_death
 from vitscale.train import group
 from vitscale.train.checkpoint import NotSaved
-from vitscale.train.engine import device_name
+from vitscale.train.device import device_name
 from vitscale.train.finetune import transfer
 from vitscale.train.loop import Interrupted, Stop
 from vitscale.train.pretrain import pretrain
