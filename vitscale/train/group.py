@@ -65,7 +65,7 @@ def summed(*numbers: float) -> list[float]:
 
 
 def wait_for_all() -> None:
-    """Before a process leaves: it closes connections, and another one that still uses them would abort."""
+    """Before a process leaves: it closes connections, and another one that still waits for a message would fail."""
     if world_size() > 1:
         distributed.barrier()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -25,10 +24,11 @@ class Batch:
     Below 1 the image that follows this part's last one stands behind it."""
 
 
-class Objective(Protocol):
-    """Losses of the images `part` of a batch; `net` is the network, or the engine around it, and has its device."""
+Network = Callable[..., Tensor]
+"""A network, or the engine around it."""
 
-    def __call__(self, net: Callable[..., Tensor], batch: Batch, part: slice, device: torch.device) -> Tensor: ...
+Objective = Callable[[Network, Batch, slice, torch.device], Tensor]
+"""(network, batch, part, device) -> a loss for each image of that part of the batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +37,13 @@ class Classification:
 
     recipe: Recipe
 
-    def __call__(
-        self, net: Callable[..., Tensor], batch: Batch, part: slice, device: torch.device
-    ) -> Float[Tensor, batch]:
+    def __call__(self, net: Network, batch: Batch, part: slice, device: torch.device) -> Float[Tensor, batch]:
         if batch.share < 1:
             return self._mixed(net, batch, part, device)
         logits = net(to_device(batch.images[part], device))
         return per_image_loss(logits.float(), batch.labels[part].to(device), self.recipe)
 
-    def _mixed(
-        self, net: Callable[..., Tensor], batch: Batch, part: slice, device: torch.device
-    ) -> Float[Tensor, batch]:
+    def _mixed(self, net: Network, batch: Batch, part: slice, device: torch.device) -> Float[Tensor, batch]:
         """Images and losses, each with those of the next position of the global batch."""
         following = slice(part.start + 1, part.stop + 1)
         # One that could not be read is black: what it follows stays as it is.
