@@ -133,6 +133,9 @@ class Recipe:
     """Decay of AdamW's first moment."""
     beta2: float = 0.999
     """Decay of AdamW's second moment."""
+    ema: float = 0.0
+    """Decay of a moving average of the weights at each step (Polyak averaging; 0.9999 in the paper), which is then
+    what is validated and transferred. 0: none, the weights themselves."""
     grad_clip: float = 1.0
     """Largest global gradient norm; 0: not clipped."""
     dropout: float = 0.0

@@ -58,7 +58,7 @@ def train(name: str, **settings: bool) -> torch.Tensor:
     for _ in range(3):
         images = torch.randint(256, (8, 3, 28, 28), dtype=torch.uint8, generator=generator)
         labels = torch.randint(4, (8,), generator=generator)
-        losses.append(engine.step(Batch(images=images, labels=labels, weights=torch.ones(8)), 1e-3)[0])
+        losses.append(engine.step(Batch(images=images, labels=labels, weights=torch.ones(8)), 1e-3).loss)
     engine.close()
     with torch.no_grad():
         logits = net.forward(to_device(images, torch.device("cpu")))

@@ -8,34 +8,75 @@ from torch import nn
 
 from vitscale.errors import MISSING, VitscaleError
 from vitscale.train import checkpoint
-from vitscale.train.checkpoint import Progress
+from vitscale.train.checkpoint import Checkpoint, Keep, NotSaved, Progress
 
 
-def save(run: Path, step: int, best: int | None = None) -> Path:
+def save(run: Path, step: int, best: int | None = None, *, keep: Keep = Keep()) -> Path:  # noqa: B008  # frozen
     weights = {"w": torch.full((3, 2), float(step))}
-    return checkpoint.save(
-        run, Progress(step=step, best_step=best), weights=weights, optimizer={"w.exp_avg": torch.ones(2)}
-    )
+    optimizer = {"w.exp_avg": torch.ones(2)}
+    return checkpoint.save(run, Progress(step=step, best_step=best), weights=weights, optimizer=optimizer, keep=keep)
+
+
+def newest(run: Path) -> Checkpoint:
+    folder = checkpoint.newest(run)
+    assert folder is not None
+    return checkpoint.load(folder)
 
 
 def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     save(tmp_path, 7)
-    found = checkpoint.load_latest(tmp_path)
-    assert found is not None
+    found = newest(tmp_path)
     assert found.progress == Progress(step=7)
     assert torch.equal(found.weights["w"], torch.full((3, 2), 7.0))
     assert torch.equal(found.optimizer["w.exp_avg"], torch.ones(2))
     assert (tmp_path / "checkpoints" / "latest").read_text() == "step-00000007"
 
 
-def test_the_latest_and_the_best_survive(tmp_path: Path) -> None:
-    for step, best in ((1, 1), (2, 2), (3, 2), (4, 2)):
+def kept(run: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("step-")) for path in (run / "checkpoints").glob("step-*"))
+
+
+def test_the_last_two_and_the_best_survive(tmp_path: Path) -> None:
+    for step, best in ((1, 1), (2, 2), (3, 2), (4, 2), (5, 2)):
         save(tmp_path, step, best)
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["latest", "step-00000002", "step-00000004"]
+    assert kept(tmp_path) == [2, 4, 5]
+    assert (tmp_path / "checkpoints" / "latest").read_text() == "step-00000005"
+
+
+def test_the_last_n_and_every_milestone_survive(tmp_path: Path) -> None:
+    for step in range(1, 12):
+        save(tmp_path, step, keep=Keep(last=3, every=4))
+    assert kept(tmp_path) == [4, 8, 9, 10, 11]
+
+
+def test_what_was_passed_over_does_not_take_the_place_of_what_is_written_after_it(tmp_path: Path) -> None:
+    for step in (3, 6, 9):
+        save(tmp_path, step, keep=Keep(last=3))
+    for step in (4, 5):
+        save(tmp_path, step, keep=Keep(last=1))
+    assert kept(tmp_path) == [5]
+
+
+def test_checkpoints_are_written_in_turn_while_the_caller_goes_on(tmp_path: Path) -> None:
+    with checkpoint.Writer(tmp_path, Keep(last=9)) as writer:
+        for step in range(1, 5):
+            writer.submit(Progress(step=step), weights={"w": torch.full((3,), float(step))}, optimizer={})
+    assert kept(tmp_path) == [1, 2, 3, 4]
+    assert newest(tmp_path).weights["w"].tolist() == [4.0] * 3
+
+
+def test_a_disk_that_refuses_is_said_when_the_writer_is_next_asked(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    (tmp_path / "checkpoints" / "step-00000002").write_text("in the way")
+    with checkpoint.Writer(tmp_path, Keep()) as writer:
+        writer.submit(Progress(step=2), weights={"w": torch.ones(1)}, optimizer={})
+        with pytest.raises(NotSaved, match="no checkpoint could be written"):
+            writer.wait()
+    assert newest(tmp_path).progress.step == 1
 
 
 def test_no_checkpoint_is_none(tmp_path: Path) -> None:
-    assert checkpoint.load_latest(tmp_path) is None
+    assert checkpoint.newest(tmp_path) is None
 
 
 @pytest.mark.parametrize("name", [checkpoint.MODEL, checkpoint.OPTIMIZER, checkpoint.STATE])
@@ -54,8 +95,7 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(tmp_path: Pa
     with pytest.raises(VitscaleError) as caught:
         checkpoint.load(folder)
     assert caught.value.exit_code == MISSING
-    found = checkpoint.load_latest(tmp_path)
-    assert found is not None
+    found = newest(tmp_path)
     assert found.progress.step == 1
 
 
@@ -64,8 +104,7 @@ def test_a_crash_while_writing_leaves_nothing_to_be_taken_for_a_checkpoint(tmp_p
     half = tmp_path / "checkpoints" / ".step-00000002.123"
     half.mkdir()
     (half / checkpoint.MODEL).write_bytes(b"half")
-    found = checkpoint.load_latest(tmp_path)
-    assert found is not None
+    found = newest(tmp_path)
     assert found.progress.step == 1
     save(tmp_path, 3)
     assert not half.exists()

@@ -216,13 +216,25 @@ def test_a_transfer_without_its_checkpoint_fails_in_words(rundir: Make) -> None:
     assert result["rows"] == []
 
 
-def test_a_checkpoint_of_another_architecture_is_refused(rundir: Make) -> None:
-    other = rundir("model.name='R5'", "recipe.steps=3", runs="other")
+def test_checkpoints_of_another_run_are_refused(rundir: Make) -> None:
+    other = rundir("recipe.steps=3", runs="other")
     done(other)
     run = rundir()
     (other.folder / "checkpoints").rename(run.folder / "checkpoints")
     assert work(run, Stop()) == MISSING
-    assert "of another architecture" in (run.result() or {})["reason"]
+    assert f"is of run {other.id}" in (run.result() or {})["reason"]
+    assert (run.folder / "checkpoints" / "step-00000003").is_dir()
+
+
+def test_checkpoints_of_a_later_version_are_refused_and_kept(rundir: Make) -> None:
+    run = rundir()
+    assert work(run, StopAfter(4)) == INTERRUPTED
+    folder = checkpoint.newest(run.folder)
+    assert folder is not None
+    edit(folder / "state.json", schema=checkpoint.SCHEMA + 1)
+    assert work(run, Stop()) == MISSING
+    assert "later version" in (run.result() or {})["reason"]
+    assert folder.is_dir()
 
 
 def test_other_data_than_planned_are_refused(rundir: Make, base: Path) -> None:
@@ -246,8 +258,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples(rundir: M
 def test_lost_work_after_a_crash_is_counted(rundir: Make) -> None:
     run = rundir()
     assert work(run, StopAfter(4)) == INTERRUPTED
-    saved = checkpoint.load_latest(run.folder)
-    assert saved is not None
+    folder = checkpoint.newest(run.folder)
+    assert folder is not None
+    saved = checkpoint.load(folder)
     run.log("lost", {"steps": 2})  # of an earlier attempt
     run.log("step", {"step": saved.progress.step + 3})  # three steps that no checkpoint holds
     row = done(run)["rows"][0]

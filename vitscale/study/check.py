@@ -20,6 +20,7 @@ from vitscale.study.subsets import BAD, available, selected, strata, subset_seed
 
 SHAPE = ("patch", "width", "depth", "mlp", "heads", "group_norm_eps")
 """Numbers of an architecture that must be above 0."""
+BELOW_1 = tuple(f"recipe.{key}" for key in ("beta1", "beta2", "ema", "dropout", "stochastic_depth"))
 LARGEST_SEED = 2**63 - 1
 """What a column of results holds."""
 
@@ -113,6 +114,7 @@ def _ranges(data: Data, recipe: Recipe) -> list[Complaint]:
         ("recipe.label_smoothing", recipe.label_smoothing),
         ("recipe.beta1", recipe.beta1),
         ("recipe.beta2", recipe.beta2),
+        ("recipe.ema", recipe.ema),
     ]
     # Written so that a value that is not a number fails, too.
     found = [
@@ -126,7 +128,7 @@ def _ranges(data: Data, recipe: Recipe) -> list[Complaint]:
     found += [
         Complaint(key, f"{key} is {share}", "it must be below 1")
         for key, share in shares
-        if share == 1 and key in ("recipe.beta1", "recipe.beta2", "recipe.dropout", "recipe.stochastic_depth")
+        if share == 1 and key in BELOW_1
     ]
     if data.fraction is not None and not 0 < data.fraction <= 1:
         found.append(

@@ -6,13 +6,15 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from vitscale.errors import MISSING, VitscaleError
@@ -20,11 +22,17 @@ from vitscale.files import sync, write_whole
 
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
+AVERAGES = "averages.safetensors"
 STATE = "state.json"
+SCHEMA = 2
 
 
 class NotSaved(VitscaleError):  # noqa: N818
     """The disk refused a checkpoint: the run has not failed, it can go on once there is room."""
+
+
+class ForeignError(VitscaleError):
+    """A checkpoint that is whole, and none of this run or for this version."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,41 +45,94 @@ class Progress:
     flops_eval: float = 0.0
     best_step: int | None = None
     best_score: float | None = None
+    skipped: int = 0
+    """Steps whose loss or gradients were not finite, and which left the weights as they were."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
     folder: Path
     progress: Progress
-    weights: dict[str, Tensor]
-    optimizer: dict[str, Tensor]
+    weights: Mapping[str, Tensor]
+    averages: Mapping[str, Tensor]
+    """Moving averages of the weights; nothing where the recipe has none."""
+    optimizer: Mapping[str, Tensor]
+
+    @property
+    def best_weights(self) -> Mapping[str, Tensor]:
+        """What is measured and transferred."""
+        return self.averages or self.weights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """Which checkpoints survive, the best one apart."""
+
+    last: int = 2
+    """So many of the latest: where the last one is damaged, there is one before it."""
+    every: int | None = None
+    """Those of every so many steps."""
+
+    def steps(self, found: Sequence[int], progress: Progress) -> set[int]:
+        """The steps to be kept of those `found`; later ones than that of `progress` could not be read."""
+        until = sorted(step for step in found if step <= progress.step)
+        milestones = {step for step in until if self.every and step % self.every == 0}
+        best = set() if progress.best_step is None else {progress.best_step}
+        return {*until[-self.last :], progress.step} | milestones | best
+
+
+class Tensors(Mapping[str, Tensor]):
+    """A safetensors file, of which each tensor is read when it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = safe_open(path, framework="pt")
+        self._names = list(self._file.keys())
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._file.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def folder_of(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:08d}"
 
 
-def save(run: Path, progress: Progress, *, weights: dict[str, Tensor], optimizer: dict[str, Tensor]) -> Path:
+def save(
+    run: Path,
+    progress: Progress,
+    *,
+    weights: Mapping[str, Tensor],
+    optimizer: Mapping[str, Tensor],
+    averages: Mapping[str, Tensor] | None = None,
+    keep: Keep = Keep(),  # frozen
+) -> Path:
     """Writes `checkpoints/step-<n>/` under another name, syncs and renames it, then moves `latest`.
-
-    The checkpoints that are neither the latest nor the best are removed afterwards.
 
     Raises:
         NotSaved: the disk is full or read-only; what was there before is untouched (exit 5).
     """
     final = folder_of(run, progress.step)
     temporary = final.with_name(f".{final.name}.{os.getpid()}")
+    files = {MODEL: weights, OPTIMIZER: optimizer, **({AVERAGES: averages} if averages else {})}
     try:
         temporary.mkdir(parents=True)
-        save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, temporary / MODEL)
-        save_file({k: v.detach().cpu().contiguous() for k, v in optimizer.items()}, temporary / OPTIMIZER)
+        for name, tensors in files.items():
+            save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, temporary / name)
         state = {
-            "schema": 1,
+            "schema": SCHEMA,
+            "run": run.name,
             "progress": asdict(progress),
-            "sha256": {name: _sha256(temporary / name) for name in (MODEL, OPTIMIZER)},
+            "sha256": {name: _sha256(temporary / name) for name in files},
         }
         (temporary / STATE).write_text(json.dumps(state, indent=2))
-        for name in (MODEL, OPTIMIZER, STATE):
+        for name in (*files, STATE):
             sync(temporary / name)
         if final.exists():
             shutil.rmtree(final)
@@ -85,37 +146,74 @@ def save(run: Path, progress: Progress, *, weights: dict[str, Tensor], optimizer
             hint="free some disk space and start the same command again: it goes on from the last checkpoint",
             exit_code=MISSING,
         ) from None
-    _prune(final.parent, keep={progress.step, progress.best_step})
+    prune(final.parent, keep.steps(_steps(final.parent), progress))
     return final
 
 
-def load_latest(run: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole; damaged ones are passed over. None where there is none."""
-    steps = sorted((run / "checkpoints").glob("step-*"), reverse=True)
-    for folder in steps:
+class Writer:
+    """Writes checkpoints one after another while training goes on."""
+
+    def __init__(self, run: Path, keep: Keep) -> None:
+        self._run, self._keep = run, keep
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[Path] | None = None
+
+    def submit(self, progress: Progress, **tensors: Mapping[str, Tensor]) -> None:
+        """Takes tensors that nobody changes any more.
+
+        Raises:
+            NotSaved: the one before could not be written (exit 5).
+        """
+        self.wait()
+        self._writing = self._threads.submit(save, self._run, progress, keep=self._keep, **tensors)
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._threads.shutdown(wait=True)
+
+    def wait(self) -> None:
+        """Until all is on the disk. Raises as `submit`."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+
+def newest(run: Path) -> Path | None:
+    """The newest checkpoint that is whole; damaged ones are passed over. None where there is none.
+
+    Raises:
+        ForeignError: there is one that does not belong here (exit 5).
+    """
+    for step in sorted(_steps(run / "checkpoints"), reverse=True):
         try:
-            return load(folder)
+            return load(folder_of(run, step)).folder
+        except ForeignError:
+            raise
         except VitscaleError as error:
             print(f"{error}\npassed over: trying the checkpoint before it", flush=True)
     return None
 
 
-def load(folder: Path) -> Checkpoint:
-    """Reads one checkpoint and verifies its checksums.
+def load(folder: Path, *, verify: bool = True) -> Checkpoint:
+    """Opens one checkpoint and verifies its checksums.
 
     Raises:
-        VitscaleError: it is missing, cut short or altered (exit 5).
+        VitscaleError: it is missing, cut short, altered, of another run, or of a later version (exit 5).
     """
     try:
         state: dict[str, Any] = json.loads((folder / STATE).read_text())
-        for name, expected in state["sha256"].items():
+        _check_origin(state, folder)
+        for name, expected in state["sha256"].items() if verify else ():
             if _sha256(folder / name) != expected:
                 raise ValueError(f"{name} does not have its checksum")
         return Checkpoint(
             folder=folder,
             progress=Progress(**state["progress"]),
-            weights=load_file(folder / MODEL),
-            optimizer=load_file(folder / OPTIMIZER),
+            weights=Tensors(folder / MODEL),
+            averages=Tensors(folder / AVERAGES) if AVERAGES in state["sha256"] else {},
+            optimizer=Tensors(folder / OPTIMIZER),
         )
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise VitscaleError(
@@ -125,13 +223,24 @@ def load(folder: Path) -> Checkpoint:
         ) from None
 
 
-def load_weights(net: torch.nn.Module, weights: dict[str, Tensor], origin: Path) -> None:
+def _check_origin(state: dict[str, Any], folder: Path) -> None:
+    run = folder.absolute().parent.parent.name
+    if state["schema"] > SCHEMA:
+        message = f"was written by a later version of vitscale (schema {state['schema']}; this one knows {SCHEMA})"
+        raise ForeignError(f"checkpoint {folder} {message}", hint="go on with that version", exit_code=MISSING)
+    if state.get("run", run) != run:
+        hint = f"move it back to run {state['run']}: another run has another model, other data or another recipe"
+        raise ForeignError(f"checkpoint {folder} is of run {state['run']}", hint=hint, exit_code=MISSING)
+
+
+def load_weights(net: torch.nn.Module, weights: Mapping[str, Tensor], origin: Path) -> None:
     """Copies weights into a network that must have exactly their names and shapes.
 
     Raises:
         VitscaleError: the checkpoint is of another architecture (exit 5); the first differences are named.
     """
     own = {name: tuple(t.shape) for name, t in net.state_dict().items()}
+    weights = dict(weights)
     theirs = {name: tuple(t.shape) for name, t in weights.items()}
     if own != theirs:
         keys = [key for key in sorted(own.keys() | theirs.keys()) if own.get(key) != theirs.get(key)]
@@ -144,11 +253,17 @@ def load_weights(net: torch.nn.Module, weights: dict[str, Tensor], origin: Path)
     net.load_state_dict(weights)
 
 
-def _prune(folder: Path, keep: set[int | None]) -> None:
-    names = {f"step-{step:08d}" for step in keep if step is not None}
+def prune(folder: Path, keep: Collection[int]) -> None:
+    """Removes all checkpoints but those of the steps `keep`, and what was left half written."""
+    names = {f"step-{step:08d}" for step in keep}
     for entry in folder.iterdir():
         if entry.is_dir() and entry.name not in names:
             shutil.rmtree(entry, ignore_errors=True)
+
+
+def _steps(folder: Path) -> list[int]:
+    names = [path.name.removeprefix("step-") for path in folder.glob("step-*")]
+    return [int(name) for name in names if name.isdecimal()]
 
 
 def _sha256(path: Path) -> str:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import resource
+import sys
+import time
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -10,6 +14,8 @@ import torch
 
 from vitscale.config import Recipe
 from vitscale.errors import MISSING, VitscaleError
+from vitscale.files import write_whole
+from vitscale.locations import cache_folder
 
 
 def device_name() -> str:
@@ -44,3 +50,62 @@ def check_precision(recipe: Recipe) -> None:
             hint="choose another device, or recipe.precision = 'fp32' (another run, with another id)",
             exit_code=MISSING,
         )
+
+
+# Dense matrix products in FLOP/s, from NVIDIA's data sheets (without sparsity): bf16, and fp32 outside of tensor cores.
+# The first name that the device's name contains holds: special forms stand before general ones.
+GPU_PEAKS = {
+    "H200": (989e12, 67e12),
+    "H100 PCIe": (756e12, 51e12),
+    "H100 NVL": (835e12, 60e12),
+    "H100": (989e12, 67e12),
+    "A100": (312e12, 19.5e12),
+    "A40": (149.7e12, 37.4e12),
+    "L40S": (362e12, 91.6e12),
+    "L4": (121e12, 30.3e12),
+    "RTX 4090": (165.2e12, 82.6e12),
+    "RTX 3090": (71e12, 35.6e12),
+}
+SIDE = 1024  # of the matrices that a processor is measured with
+ROUNDS = 8
+
+
+@cache
+def peak_flops(precision: str) -> float | None:
+    """What this process's device can do in matrix products, FLOP/s; None for a GPU that is not known.
+
+    A processor is measured, and the most that was ever found counts: it may have been busy with something else.
+    """
+    if torch.cuda.is_available():
+        name = torch.cuda.get_device_name()
+        return next((peaks[precision == "fp32"] for known, peaks in GPU_PEAKS.items() if known in name), None)
+    found = _matmul_rate(torch.bfloat16 if precision == "bf16" else torch.float32)
+    return _most(f"{device_name()}, {precision}, torch {torch.__version__}", found)
+
+
+def _matmul_rate(dtype: torch.dtype) -> float:
+    matrix, out = torch.ones(SIDE, SIDE, dtype=dtype), torch.empty(SIDE, SIDE, dtype=dtype)
+    best = float("inf")
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        torch.mm(matrix, matrix, out=out)
+        best = min(best, time.perf_counter() - start)
+    return 2 * SIDE**3 / best
+
+
+def _most(key: str, found: float) -> float:
+    """The largest number that was ever found under this key on this machine."""
+    path = cache_folder() / "peaks.json"
+    with suppress(OSError, ValueError):  # it is a memory, and can be done without
+        known = json.loads(path.read_text()) if path.exists() else {}
+        found = max(found, float(known.get(key, 0.0)))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps({**known, key: found}, indent=1).encode())
+    return found
+
+
+def memory_peak() -> int:
+    """Bytes: the most that this process has held on its GPU, or of the machine's memory."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from vitscale.config import Recipe
-from vitscale.errors import VitscaleError
+from vitscale.errors import USAGE, VitscaleError
 from vitscale.train import group
 from vitscale.train.device import check_precision
-from vitscale.train.objective import Batch, Classification, Objective
+from vitscale.train.objective import Batch, Classification, Network, Objective
 from vitscale.train.optim import make_optimizer
+from vitscale.train.partitions import Partition, fill, gathered, partitions
+from vitscale.train.stopwatch import Stopwatch
 
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 with warnings.catch_warnings():
@@ -24,15 +30,36 @@ with warnings.catch_warnings():
     import deepspeed
     import deepspeed.ops
 
+# ZeRO calls collectives by names that torch has changed; each call would say so.
+warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
 # A shared-memory collective that only inference uses; DeepSpeed would compile it for half a minute.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 
 STATES = ("exp_avg", "exp_avg_sq", "momentum_buffer")
+STAGES = (0, 1, 2, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """What an optimizer step was; the same on every device."""
+
+    loss: float
+    """Mean over the readable images of the global batch."""
+    grad_norm: float
+    """L2 norm over all gradients, before clipping."""
+
+    @property
+    def finite(self) -> bool:
+        """If not, weights and the optimizer's state are as they were before."""
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
 
 class Engine:
-    """One network in training: forward, backward and step through DeepSpeed."""
+    """One network in training: forward, backward and step through DeepSpeed, at any ZeRO stage.
+
+    Every process of a run calls every method, in the same order.
+    """
 
     def __init__(
         self,
@@ -47,48 +74,42 @@ class Engine:
         compiled: bool = False,
     ) -> None:
         check_precision(recipe)
-        if zero_stage:
-            raise VitscaleError(
-                f"ZeRO stage {zero_stage} is not built yet", hint="leave it at 0: one device needs no more", exit_code=2
-            )
-        self.recipe = recipe
+        self.recipe, self.stage, self.net = recipe, zero_stage, net
         self.objective = objective or Classification(recipe)
-        self.devices = group.world_size()
-        part = recipe.batch_size // self.devices
-        self.micro_batch = min(micro_batch or part, part)
-        if recipe.batch_size % self.devices or part % self.micro_batch:
-            of = f" on {self.devices} devices" if self.devices > 1 else ""
-            raise VitscaleError(
-                f"micro-batch {self.micro_batch}{of} does not divide the global batch {recipe.batch_size}",
-                hint="give a divisor of recipe.batch_size to --devices, and one of each device's part to --micro-batch",
-                exit_code=2,
-            )
-        self.net = net
+        self.micro_batch, self.accumulation = micro_batches(recipe.batch_size, micro_batch)
         net.recompute = activation_checkpointing  # type: ignore[assignment]  # every family has it
+        self.shapes = {name: tuple(p.shape) for name, p in net.named_parameters()}
         self.optimizer = make_optimizer(net, recipe, optimizer)
-        self.accumulation = part // self.micro_batch
-        config: dict[str, Any] = {
-            "train_micro_batch_size_per_gpu": self.micro_batch,
-            "gradient_accumulation_steps": self.accumulation,
-            "gradient_clipping": recipe.grad_clip,
-            "zero_optimization": {"stage": zero_stage},
-            "zero_allow_untested_optimizer": True,
-            "steps_per_print": 10**9,
-        }
-        if recipe.precision == "bf16":
-            # DeepSpeed's own bf16 without ZeRO starts Adam with a dummy step; autocast keeps fp32 weights.
-            config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self.engine, *_ = deepspeed.initialize(model=net, optimizer=self.optimizer, config=config)
+            self.engine, *_ = deepspeed.initialize(model=net, optimizer=self.optimizer, config=self._config())
         self.device = self.engine.device
+        self.partitions = partitions(net, self.engine.optimizer, zero_stage)
+        self.averages = [part.values.detach().clone() for part in self.partitions] if recipe.ema else None
+        self.seconds: dict[str, float] = {}
+        self._watch = Stopwatch(self.device)
         if compiled:
             self.engine.compile()
 
-    def step(self, batch: Batch, lr: float) -> tuple[float, float]:
+    def _config(self) -> dict[str, Any]:
+        config: dict[str, Any] = {
+            "train_micro_batch_size_per_gpu": self.micro_batch,
+            "gradient_accumulation_steps": self.accumulation,
+            # At stage 0 the norm is taken here, and DeepSpeed would take it once more.
+            "gradient_clipping": self.recipe.grad_clip if self.stage else 0.0,
+            "zero_optimization": {"stage": self.stage},
+            "zero_allow_untested_optimizer": True,
+            "steps_per_print": 10**9,
+        }
+        if self.recipe.precision == "bf16":
+            # DeepSpeed's own bf16 without ZeRO starts Adam with a dummy step; autocast keeps fp32 weights.
+            config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+        return config
+
+    def step(self, batch: Batch, lr: float) -> Stepped:
         """One optimizer step over a global batch, of which every device gives its part.
 
-        Returns (mean loss of the readable images, gradient norm), the same on every device.
+        Where it is not finite, weights and the optimizer's state stay as they are.
         """
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = lr
@@ -98,39 +119,145 @@ class Engine:
         total = torch.zeros((), device=self.device)
         for start in range(0, count, self.micro_batch):
             part = slice(start, start + self.micro_batch)
-            losses = self.objective(self.engine, batch, part, self.device)
-            loss = (losses * batch.weights[part].to(self.device)).sum() / max(good, 1.0)
-            total += loss.detach()
-            # DeepSpeed divides by accumulation steps and devices; this sum is over the whole batch already.
-            self.engine.backward(loss * (self.accumulation * self.devices))
-            if start + self.micro_batch >= count:
-                norm = gradient_norm(self.net)
+            self.engine.set_gradient_accumulation_boundary(part.stop == count)
+            with self._watch.part("forward"):
+                losses = self.objective(self.engine, batch, part, self.device)
+                loss = (losses * batch.weights[part].to(self.device)).sum() / max(good, 1.0)
+                total += loss.detach()
+            with self._watch.part("backward"):
+                # DeepSpeed divides by the devices; this sum is over the whole batch already.
+                self.engine.backward(loss * group.world_size(), scale_wrt_gas=False)
+            if part.stop < count:
+                self.engine.step()
+        with self._watch.part("step"):
+            norm = self._update()
+        stepped = Stepped(group.summed(float(total))[0], norm)
+        self.seconds = self._watch.take()
+        return stepped
+
+    def _update(self) -> float:
+        """Clips, steps and averages, unless the gradients are not finite; returns their norm."""
+        if self.stage:
+            self.engine.step()  # which skips the update itself
+            norm = float(self.engine.get_global_grad_norm())
+        else:
+            norm = clip(self.net, self.recipe.grad_clip)
+            if not math.isfinite(norm):
+                self.engine.zero_grad()
+                return norm
             self.engine.step()
-        return group.summed(float(total))[0], norm
+        if self.averages is not None and math.isfinite(norm):
+            values = [part.values.detach() for part in self.partitions]
+            torch._foreach_lerp_(self.averages, values, 1 - self.recipe.ema)
+        return norm
+
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of all weights on the CPU, in the first process; the others get nothing."""
+        return self._whole([(part, part.values) for part in self.partitions])
+
+    def averaged_weights(self) -> dict[str, Tensor]:
+        """As `weights`, of the moving averages; nothing where the recipe has none."""
+        if self.averages is None:
+            return {}
+        return self._whole(list(zip(self.partitions, self.averages, strict=True)))
 
     def state(self) -> dict[str, Tensor]:
-        """The optimizer's state by parameter name: `NAME.exp_avg` and so on."""
+        """The optimizer's state by parameter name: `NAME.exp_avg` and so on; in the first process."""
         found = {}
-        for name, parameter in self.net.named_parameters():
-            state = self.optimizer.state.get(parameter, {})
-            found.update({f"{name}.{key}": state[key].detach().clone() for key in STATES if key in state})
+        for key in STATES:
+            parts = [(part, self.optimizer.state.get(part.values, {}).get(key)) for part in self.partitions]
+            if held := [(part, flat) for part, flat in parts if flat is not None]:
+                found.update({f"{name}.{key}": tensor for name, tensor in self._whole(held).items()})
         return found
 
-    def load_state(self, tensors: dict[str, Tensor], step: int) -> None:
-        """Puts back what `state` gave after `step` optimizer steps."""
-        for name, parameter in self.net.named_parameters():
-            state = {key: tensors[f"{name}.{key}"].to(self.device) for key in STATES if f"{name}.{key}" in tensors}
+    def _whole(self, parts: list[tuple[Partition, Tensor]]) -> dict[str, Tensor]:
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in self._gathered(parts)}
+
+    def _gathered(
+        self, parts: list[tuple[Partition, Tensor]], *, everywhere: bool = False
+    ) -> Iterator[tuple[str, Tensor]]:
+        if self.stage:
+            return gathered(parts, self.shapes, everywhere=everywhere)
+        # Every process has all of it.
+        return iter((part.pieces[0].name, flat) for part, flat in parts if everywhere or group.is_first())
+
+    def load_state(self, tensors: Mapping[str, Tensor], averages: Mapping[str, Tensor], updates: int) -> None:
+        """Puts back what `state` and `averaged_weights` gave after so many updates, at whatever stage, on however many
+        devices. The weights themselves are loaded into the network before the engine is made."""
+        keys = [key for key in STATES if any(name.endswith(f".{key}") for name in tensors)]
+        for i, part in enumerate(self.partitions):
+            state = {key: torch.zeros_like(part.values, requires_grad=False) for key in keys}
+            for key, flat in state.items():
+                fill(part, flat, lambda name, key=key: tensors[f"{name}.{key}"])
             if "exp_avg" in state:
-                state["step"] = torch.tensor(float(step), device=self.device)  # where fused AdamW keeps it
+                state["step"] = torch.tensor(float(updates), device=part.values.device)  # where fused AdamW keeps it
             if state:
-                self.optimizer.state[parameter] = state
+                self.optimizer.state[part.values] = state
+            if self.averages is not None:
+                fill(part, self.averages[i], averages.__getitem__)
+
+    @contextmanager
+    def for_evaluation(self) -> Iterator[Network]:
+        """The network in evaluation mode, with the averaged weights where there are such."""
+        self.net.eval()
+        # Not net(...): where the engine compiles, it would be compiled again for this. At stage 3 only that gathers the
+        # weights that the network itself holds, beside those of its layers.
+        network = self.net if self.stage == 3 else self.net.forward
+        if self.averages is None:
+            yield network
+        elif self.stage == 3:
+            self._set_cut(self.averages)
+            yield network
+            self._set_cut([part.values for part in self.partitions])
+        else:
+            own = {name: parameter.detach().clone() for name, parameter in self.net.named_parameters()}
+            self._set(self._gathered(list(zip(self.partitions, self.averages, strict=True)), everywhere=True))
+            yield network
+            self._set(own.items())
+
+    def _set(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        parameters = dict(self.net.named_parameters())
+        for name, tensor in weights:
+            parameters[name].data.copy_(tensor)
+
+    def _set_cut(self, flats: Sequence[Tensor]) -> None:
+        """The weights at stage 3, of which each process holds a part and some are kept whole until they change."""
+        parameters: dict[str, Any] = dict(self.net.named_parameters())
+        for part, flat in zip(self.partitions, flats, strict=True):
+            for piece in part.pieces:
+                new = flat.detach()[piece.offset : piece.offset + piece.length]
+                parameters[piece.name].ds_tensor.data[: piece.length].copy_(new)
+        for parameter in parameters.values():
+            parameter.partition()
 
     def close(self) -> None:
         """Frees what DeepSpeed holds."""
         self.engine.destroy()
 
 
-def gradient_norm(net: nn.Module) -> float:
-    """L2 norm over all gradients, before clipping; at ZeRO 0 in fp32 DeepSpeed reports none."""
+def micro_batches(batch_size: int, micro_batch: int | None) -> tuple[int, int]:
+    """(images at once on a device, how often it accumulates them) for a global batch.
+
+    Raises:
+        VitscaleError: they leave a rest (exit 2).
+    """
+    devices = group.world_size()
+    part = batch_size // devices
+    micro_batch = min(micro_batch or part, part)
+    if batch_size % devices or part % micro_batch:
+        of = f" on {devices} devices" if devices > 1 else ""
+        raise VitscaleError(
+            f"micro-batch {micro_batch}{of} does not divide the global batch {batch_size}",
+            hint="give a divisor of recipe.batch_size to --devices, and one of each device's part to --micro-batch",
+            exit_code=USAGE,
+        )
+    return micro_batch, part // micro_batch
+
+
+def clip(net: nn.Module, most: float) -> float:
+    """Scales the gradients so that their L2 norm is at most that (0: any), and returns what it was before."""
     gradients = [p.grad for p in net.parameters() if p.grad is not None]
-    return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))) if gradients else 0.0
+    norm = torch.stack(torch._foreach_norm(gradients)).pow(2).sum().sqrt()
+    if most > 0:
+        torch._foreach_mul_(gradients, (most / (norm + 1e-6)).clamp(max=1.0))
+    return float(norm)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int64, UInt8
-from torch import nn
+from jaxtyping import Float, Float64, Int64, UInt8
+from torch import Tensor, nn
 
 from vitscale.config import Recipe
 from vitscale.data.images import ArrayImages, Images
@@ -16,7 +16,7 @@ from vitscale.data.preprocess import Preprocess
 from vitscale.errors import MISSING, VitscaleError
 from vitscale.train import group
 from vitscale.train.loop import Stop
-from vitscale.train.objective import per_image_loss, to_device
+from vitscale.train.objective import Network, per_image_loss, to_device
 
 CHUNK = 500
 
@@ -44,7 +44,7 @@ def chunks(
 
 @torch.no_grad()
 def evaluate(
-    net: nn.Module,
+    network: Network,
     images: AnyImages,
     labels: Int64[np.ndarray, all],
     index: Int64[np.ndarray, n],
@@ -52,20 +52,27 @@ def evaluate(
     how: Preprocess,
     recipe: Recipe,
 ) -> Score:
-    """Accuracy and loss of the network over the images of `index`; ones that cannot be read do not count.
+    """Accuracy and loss of a network in evaluation mode over the images of `index`; unreadable ones do not count.
 
     Of several processes each takes a share of them.
     """
-    net.eval()
-    device = next(net.parameters()).device
-    correct, loss, count = 0.0, 0.0, 0.0
+    device = group.device()
+
+    def logits_of(pixels: Tensor) -> Float[Tensor, "batch classes"]:
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+            return network(to_device(pixels, device)).float()
+
+    correct, loss, count, passes = 0.0, 0.0, 0.0, 0
     for part, pixels in chunks(images, index[group.rank() :: group.world_size()], how):
         truth = torch.from_numpy(labels[part]).to(device)
-        # Not net(...): that is compiled for training where the engine compiles, and would be compiled again for this.
-        logits = net.forward(to_device(torch.from_numpy(pixels), device)).float()
+        logits = logits_of(torch.from_numpy(pixels))
         correct += int((logits.argmax(dim=1) == truth).sum())
         loss += float(per_image_loss(logits, truth, recipe).sum())
         count += len(part)
+        passes += 1
+    # At ZeRO stage 3 the processes give each other the weights for every forward pass: all make as many of them.
+    for _ in range(passes, -(-len(index) // (CHUNK * group.world_size()))):
+        logits_of(torch.zeros(1, 3, how.resolution, how.resolution, dtype=torch.uint8))
     correct, loss, count = group.summed(correct, loss, count)
     return Score(accuracy=correct / max(count, 1), loss=loss / max(count, 1), images=int(count))
 

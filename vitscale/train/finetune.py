@@ -246,6 +246,7 @@ class _Tuner:
             stop=self.stop,
         )
         loop.run(Progress(step=0))
-        score = evaluate(net, images, labels, measured_on, how=self.how, recipe=recipe)
+        with engine.for_evaluation() as network:
+            score = evaluate(network, images, labels, measured_on, how=self.how, recipe=recipe)
         engine.close()
         return score

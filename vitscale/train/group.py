@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import distributed
+
+T = TypeVar("T")
 
 
 def is_one_of_several() -> bool:
@@ -54,12 +57,16 @@ def is_first() -> bool:
     return rank() == 0
 
 
+def device() -> torch.device:
+    """Where tensors lie that processes exchange, and networks that are trained."""
+    return torch.device("cuda", int(os.environ["LOCAL_RANK"])) if torch.cuda.is_available() else torch.device("cpu")
+
+
 def summed(*numbers: float) -> list[float]:
     """Each number's sum over all processes, in float64; a call that every process makes."""
     if world_size() == 1:
         return list(numbers)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    totals = torch.tensor(numbers, dtype=torch.float64, device=device)
+    totals = torch.tensor(numbers, dtype=torch.float64, device=device())
     distributed.all_reduce(totals)
     return totals.tolist()
 
@@ -68,6 +75,13 @@ def wait_for_all() -> None:
     """Before a process leaves: it closes connections, and another one that still waits for a message would fail."""
     if world_size() > 1:
         distributed.barrier()
+
+
+def agreed(value: T) -> T:
+    """The first process's value; a call that every process makes."""
+    values = [value]
+    distributed.broadcast_object_list(values)
+    return values[0]
 
 
 def union(mine: set[int]) -> set[int]:

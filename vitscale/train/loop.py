@@ -15,7 +15,8 @@ from vitscale.errors import RUN_FAILED, VitscaleError
 from vitscale.study.schedule import learning_rate
 from vitscale.train import group
 from vitscale.train.checkpoint import Progress
-from vitscale.train.engine import Engine
+from vitscale.train.engine import Engine, Stepped
+from vitscale.train.meter import Meter
 from vitscale.train.objective import Batch
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -57,8 +58,8 @@ class Loop:
 
     `batch_of(step)` gives the global batch of a step from 0, `keys_of(step)` names its samples for an error.
     `validate(step)` returns (score, FLOPs) and runs after every `validate_every` steps and after the last.
-    `after_step()` is called between the steps, by every device. `save(progress)` writes a checkpoint;
-    `log(event, facts)` writes a line of `events.jsonl`.
+    `after_step()` is called between the steps, by every device. `save(progress)` takes a checkpoint, which may be
+    written while training goes on; `written()` waits until it is. `log(event, facts)` writes a line of `events.jsonl`.
     """
 
     engine: Engine
@@ -70,11 +71,12 @@ class Loop:
     after_step: Callable[[], None] | None = None
     save: Callable[[Progress], None] | None = None
     save_seconds: float = 60.0
+    written: Callable[[], None] | None = None
     validate: Callable[[int], tuple[float, float]] | None = None
     validate_every: int | None = None
     keep_best: bool = False
     flops_per_step: float = 0.0
-    peak_flops: float | None = None
+    skip_nonfinite: int = 0
     log_seconds: float = 5.0
 
     def run(self, progress: Progress) -> Progress:
@@ -82,22 +84,24 @@ class Loop:
 
         Raises:
             Interrupted: a signal came; a checkpoint of the last whole step was written.
-            VitscaleError: the loss is not finite (exit 4).
+            VitscaleError: the loss or the gradients of more than `skip_nonfinite` steps are not finite (exit 4).
         """
-        clock = _Clock(progress.device_seconds)
+        clock, meter = _Clock(progress.device_seconds), Meter(self.engine, self.flops_per_step)
         saved = logged = time.monotonic()
         first = progress.step
         kept = first or None
         with ThreadPoolExecutor(1) as reader:
             coming: Future[Batch] = reader.submit(self.batch_of, first)
             for step in range(first, self.steps):
-                batch = coming.result()
+                with meter.part("wait"):
+                    batch = coming.result()
                 if step + 1 < self.steps:
                     coming = reader.submit(self.batch_of, step + 1)
                 lr = learning_rate(self.engine.recipe, step, self.steps)
-                loss, norm = self.engine.step(batch, lr)
-                if not math.isfinite(loss) or not math.isfinite(norm):
-                    raise self._not_finite(step, loss, norm, kept)
+                stepped = self.engine.step(batch, lr)
+                meter.stepped(self.engine.seconds)
+                if not stepped.finite:
+                    progress = self._skipped(progress, step, stepped, kept)
                 if self.after_step is not None:
                     self.after_step()
                 progress = replace(progress, step=step + 1, device_seconds=clock.seconds())
@@ -105,19 +109,37 @@ class Loop:
                 last = progress.step == self.steps
                 if last or now - logged > self.log_seconds or step == first:
                     logged = now
-                    self.log("step", self._facts(progress, first, clock, loss=loss, lr=lr, grad_norm=norm))
+                    self.log("step", self._facts(progress, meter, lr, stepped, clock.here() / (progress.step - first)))
                 improved = False
                 if self.validate is not None and (last or self._validates_at(progress.step)):
-                    progress, improved = self._validated(progress)
+                    with meter.part("validate"):
+                        progress, improved = self._validated(progress)
                     progress = replace(progress, device_seconds=clock.seconds())
-                stopping = group.any_of(self.stop.requested)
-                due = last or improved or stopping or now - saved > self.save_seconds
-                if self.save is not None and due:
-                    self.save(progress)
+                due = last or improved or now - saved > self.save_seconds
+                # Their clocks differ, and all of them save.
+                stopping, due = (n > 0 for n in group.summed(self.stop.requested, due and group.is_first()))
+                if self.save is not None and (due or stopping):
+                    with meter.part("checkpoint"):
+                        self.save(progress)
                     kept = progress.step
                     saved = time.monotonic()
                 if stopping and not last:
+                    self._wait_for_writing()
                     raise Interrupted
+        self._wait_for_writing()
+        return progress
+
+    def _wait_for_writing(self) -> None:
+        if self.written is not None:
+            self.written()
+
+    def _skipped(self, progress: Progress, step: int, stepped: Stepped, kept: int | None) -> Progress:
+        """Counts a step whose gradients were not finite, or refuses to go on."""
+        if progress.skipped >= self.skip_nonfinite or math.isfinite(stepped.grad_norm):
+            self._wait_for_writing()
+            raise self._not_finite(step, stepped, kept, progress.skipped)
+        progress = replace(progress, skipped=progress.skipped + 1)
+        self.log("skipped", {"step": step + 1, "skipped": progress.skipped, "keys": self.keys_of(step)[:5]})
         return progress
 
     def _validates_at(self, step: int) -> bool:
@@ -133,26 +155,30 @@ class Loop:
             progress = replace(progress, best_step=progress.step, best_score=score)
         return progress, improved and self.keep_best
 
-    def _facts(self, progress: Progress, first: int, clock: _Clock, **facts: float) -> dict[str, Any]:
-        done = progress.step - first
-        rate = done / max(clock.here(), 1e-9)
+    def _facts(
+        self, progress: Progress, meter: Meter, lr: float, stepped: Stepped, seconds_per_step: float
+    ) -> dict[str, Any]:
         return {
             "step": progress.step,
             "steps": self.steps,
-            **facts,
-            "images_per_second": rate * self.engine.recipe.batch_size,
-            "mfu": None if self.peak_flops is None else rate * self.flops_per_step / self.peak_flops,
-            "seconds_left": (self.steps - progress.step) / max(rate, 1e-9),
+            # What is not finite has no number in JSON.
+            "loss": stepped.loss if math.isfinite(stepped.loss) else None,
+            "lr": lr,
+            "grad_norm": stepped.grad_norm if math.isfinite(stepped.grad_norm) else None,
+            **meter.take(),
+            "seconds_left": (self.steps - progress.step) * seconds_per_step,
         }
 
-    def _not_finite(self, step: int, loss: float, norm: float, kept: int | None) -> VitscaleError:
+    def _not_finite(self, step: int, stepped: Stepped, kept: int | None, skipped: int) -> VitscaleError:
         keys = self.keys_of(step)
         last = ""
         if self.save is not None:
             last = f"the last checkpoint is that of step {kept}; " if kept else "no checkpoint was written before it; "
         shown = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
+        after = f", after {skipped} skipped steps" if skipped else ""
         return VitscaleError(
-            f"the loss is {loss} and the gradient norm {norm} at step {step + 1}; samples of the batch: {shown}",
+            f"the loss is {stepped.loss} and the gradient norm {stepped.grad_norm} at step {step + 1}{after}; "
+            f"samples of the batch: {shown}",
             hint=f"{last}a lower recipe.lr or a longer warm-up usually helps",
             exit_code=RUN_FAILED,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int64
-from torch import nn
+from torch import Tensor, nn
 
 from vitscale import exclusions, models
 from vitscale.config import Run
@@ -26,11 +27,11 @@ from vitscale.study.archs import default_head_bias
 from vitscale.study.cost import forward_flops
 from vitscale.study.subsets import subset_seed
 from vitscale.train import checkpoint, group
-from vitscale.train.checkpoint import Progress
+from vitscale.train.checkpoint import Keep, Progress, Writer
 from vitscale.train.engine import Engine
 from vitscale.train.evaluate import Score, evaluate
 from vitscale.train.loop import Loop, Stop
-from vitscale.train.objective import Batch
+from vitscale.train.objective import Batch, Network
 from vitscale.train.outcome import measured
 from vitscale.train.rundir import RunDir
 
@@ -65,7 +66,7 @@ def trained_net(rundir: RunDir) -> nn.Module:
         hint = f"delete {rundir.folder} and sweep with --retry-failed: it is then trained again"
         raise VitscaleError(error.problems[0].message, hint=hint, exit_code=MISSING) from None
     net = new_net(rundir)
-    checkpoint.load_weights(net, kept.weights, kept.folder)
+    checkpoint.load_weights(net, kept.best_weights, kept.folder)
     return net
 
 
@@ -186,21 +187,21 @@ class Upstream:
     def keys(self, step: int) -> list[str]:
         return [str(key) for key in self.shards.keys[self.positions(step)[0]]]
 
-    def score_validation(self, net: nn.Module) -> Score:
-        return self._score(net, self.images, self.labels, self.split.validation)
+    def score_validation(self, network: Network) -> Score:
+        return self._score(network, self.images, self.labels, self.split.validation)
 
-    def score_test(self, net: nn.Module) -> Score | None:
+    def score_test(self, network: Network) -> Score | None:
         if self.test is None:
             return None
         labels = self.split.labels(self.test.labels)
         # Those without a label are among them: they are noted and do not count.
         index = np.flatnonzero((labels >= 0) | (self.test.labels < 0))
-        return self._score(net, self._images(self.test, len(index)), labels, index)
+        return self._score(network, self._images(self.test, len(index)), labels, index)
 
     def _score(
-        self, net: nn.Module, images: Images, labels: Int64[np.ndarray, all], index: Int64[np.ndarray, n]
+        self, network: Network, images: Images, labels: Int64[np.ndarray, all], index: Int64[np.ndarray, n]
     ) -> Score:
-        score = evaluate(net, images, labels, index, how=self.how, recipe=self.run.recipe)
+        score = evaluate(network, images, labels, index, how=self.how, recipe=self.run.recipe)
         self.share_bad(images)
         return score
 
@@ -221,29 +222,21 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
     """Trains the run from its last checkpoint to the end and measures it; returns its result."""
     run = rundir.run
     data = Upstream(rundir)
-    net = new_net(rundir)
-    start = checkpoint.load_latest(rundir.folder)
-    if start is not None:
-        checkpoint.load_weights(net, start.weights, start.folder)
-    engine = Engine(net, run.recipe, **rundir.engine_settings(run.recipe.batch_size))
-    progress = Progress(step=0)
-    if start is not None:
-        progress = start.progress
-        engine.load_state(start.optimizer, progress.step)
-        torch.set_rng_state(start.optimizer["rng"])
-    if not group.is_first():  # whose draws the checkpoint holds; the others' must not be the same
-        torch.manual_seed(stream_key(DROPOUT, run.seed, group.rank(), progress.step))
+    engine, progress = _begun(rundir)
     flops_per_step = rundir.document["flops_per_example"] * run.recipe.batch_size
     macs = rundir.document["flops_per_example"] // 6
+    keep = Keep(last=rundir.machine.get("keep_last", 2), every=rundir.machine.get("keep_every"))
+    writer = Writer(rundir.folder, keep)
 
     def save(progress: Progress) -> None:
-        if not rundir.writes:
-            return
-        optimizer = {**engine.state(), "rng": torch.get_rng_state()}
-        checkpoint.save(rundir.folder, progress, weights=net.state_dict(), optimizer=optimizer)
+        tensors = {"weights": engine.weights(), "averages": engine.averaged_weights(), "optimizer": engine.state()}
+        if rundir.writes:
+            tensors["optimizer"] |= random_states()
+            writer.submit(progress, **tensors)
 
     def validate(step: int) -> tuple[float, float]:
-        validations[step] = score = data.score_validation(net)
+        with engine.for_evaluation() as network:
+            validations[step] = score = data.score_validation(network)
         return score.accuracy, float(forward_flops(macs, score.images))
 
     validations: dict[int, Score] = {}
@@ -257,14 +250,48 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
         stop=stop,
         after_step=lambda: data.share_bad(data.images),
         save=save,
+        written=writer.wait,
         validate=validate if run.data.val_examples else None,
         validate_every=None if every is None else max(every // run.recipe.batch_size, 1),
         keep_best=run.recipe.keep == "best",
         flops_per_step=flops_per_step,
+        skip_nonfinite=rundir.machine.get("skip_nonfinite", 0),
     )
-    progress = loop.run(_count_lost(rundir, progress, flops_per_step))
+    with writer:
+        progress = loop.run(_count_lost(rundir, progress, flops_per_step))
     engine.close()
-    return _finished(rundir, data, net, progress, macs, validations)
+    return _finished(rundir, data, progress, macs, validations)
+
+
+def _begun(rundir: RunDir) -> tuple[Engine, Progress]:
+    """The engine as the run's last checkpoint left it, whatever devices wrote that; or at the start."""
+    recipe, net = rundir.run.recipe, new_net(rundir)
+    # All processes go on from the same one; that it is whole is looked at once.
+    folder = group.agreed(checkpoint.newest(rundir.folder) if group.is_first() else None)
+    start = None if folder is None else checkpoint.load(folder, verify=False)
+    if start is not None:
+        checkpoint.load_weights(net, start.weights, start.folder)
+    engine = Engine(net, recipe, **rundir.engine_settings(recipe.batch_size))
+    progress = Progress(step=0)
+    if start is not None:
+        progress = start.progress
+        engine.load_state(start.optimizer, start.averages, progress.step - progress.skipped)
+        restore_random_states(start.optimizer)
+    if not group.is_first():  # whose draws the checkpoint holds; the others' must not be the same
+        torch.manual_seed(stream_key(DROPOUT, rundir.run.seed, group.rank(), progress.step))
+    return engine, progress
+
+
+def random_states() -> dict[str, Tensor]:
+    """Of the generators that dropout and stochastic depth draw from."""
+    states = {"rng": torch.get_rng_state()}
+    return {**states, "rng_cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else states
+
+
+def restore_random_states(states: Mapping[str, Tensor]) -> None:
+    torch.set_rng_state(states["rng"])
+    if torch.cuda.is_available() and "rng_cuda" in states:
+        torch.cuda.set_rng_state(states["rng_cuda"])
 
 
 def _count_lost(rundir: RunDir, progress: Progress, flops_per_step: float) -> Progress:
@@ -283,22 +310,24 @@ def _count_lost(rundir: RunDir, progress: Progress, flops_per_step: float) -> Pr
 
 
 def _finished(
-    rundir: RunDir, data: Upstream, net: nn.Module, progress: Progress, macs: int, validations: dict[int, Score]
+    rundir: RunDir, data: Upstream, progress: Progress, macs: int, validations: dict[int, Score]
 ) -> dict[str, Any]:
+    """Measures the checkpoint that is kept, as it lies on the disk."""
     run = rundir.run
     kept = progress.best_step if run.recipe.keep == "best" and progress.best_step is not None else progress.step
     folder = checkpoint.folder_of(rundir.folder, kept)
-    if kept != progress.step:
-        checkpoint.load_weights(net, checkpoint.load(folder).weights, folder)
+    net = new_net(rundir)
+    checkpoint.load_weights(net, checkpoint.load(folder).best_weights, folder)
+    network = net.to(group.device()).eval()
     scores: dict[str, Score] = {}
     flops_eval = progress.flops_eval
     if run.data.val_examples:
         validation = validations.get(kept)
         if validation is None:  # it was measured by an earlier attempt
-            validation = data.score_validation(net)
+            validation = data.score_validation(network)
             flops_eval += forward_flops(macs, validation.images)
         scores["upstream_val"] = validation
-    test = data.score_test(net)
+    test = data.score_test(network)
     if test is not None:
         scores["upstream_test"] = test
         flops_eval += forward_flops(macs, test.images)
