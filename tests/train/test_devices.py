@@ -81,8 +81,8 @@ def alone(rundir: Make) -> RunDir:
 
 
 def test_several_devices_train_the_same_model(rundir: Make, alone: RunDir) -> None:
-    for devices, micro_batch in ((2, 7), (3, None)):
-        run = rundir(*MIXED, "recipe.steps=30", runs=str(devices), micro_batch=micro_batch)
+    for devices, micro_batch, stage in ((2, 7, 3), (3, None, 0)):
+        run = rundir(*MIXED, "recipe.steps=30", runs=str(devices), micro_batch=micro_batch, zero_stage=stage)
         assert run_on(devices, run) == DONE
         assert apart(run, alone) < ROUNDING
         result, expected = run.result(), alone.result()
@@ -103,7 +103,7 @@ def test_a_run_goes_on_with_other_devices_and_other_workers(rundir: Make) -> Non
     first = int((moved.folder / "checkpoints" / "latest").read_text().removeprefix("step-"))
     assert 0 < first < 60
     told = json.loads((moved.folder / "run.json").read_text())
-    told["machine"] |= {"micro_batch": 140, "workers": 3}
+    told["machine"] |= {"micro_batch": 140, "workers": 3, "zero_stage": 2}
     (moved.folder / "run.json").write_text(json.dumps(told))
     assert stop_on(1, moved, step=first) == INTERRUPTED
     assert run_on(3, moved) == DONE

@@ -3,6 +3,7 @@
 import errno
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from vitscale.errors import DONE, INTERRUPTED, MISSING, RUN_FAILED
 from vitscale.train import checkpoint, pretrain, worker
 from vitscale.train.finetune import _Tuner
 from vitscale.train.loop import Stop
+from vitscale.train.objective import Batch
 from vitscale.train.rundir import RunDir
 from vitscale.train.worker import work
 
@@ -70,6 +72,51 @@ def test_an_interrupted_run_resumes_to_the_bit(rundir: Make) -> None:
     assert {e["step"]: e["loss"] for e in resumed.events() if e["event"] == "step"}[12] == {
         e["step"]: e["loss"] for e in undisturbed.events() if e["event"] == "step"
     }[12]
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_an_averaged_run_at_a_zero_stage_resumes_to_the_bit_and_is_transferred(rundir: Make, stage: int) -> None:
+    settings = ("recipe.ema=0.8", "recipe.keep=best", "recipe.validate_every=48")
+    undisturbed, resumed = (rundir(*settings, runs=name, zero_stage=stage) for name in "ab")
+    expected = done(undisturbed)
+    assert work(resumed, StopAfter(4)) == INTERRUPTED
+    result = done(resumed)
+    assert measured(result) == measured(expected)
+    for name in (checkpoint.MODEL, checkpoint.AVERAGES, checkpoint.OPTIMIZER):
+        last = checkpoint.newest(resumed.folder), checkpoint.newest(undisturbed.folder)
+        ours, theirs = (load_file(folder / name) for folder in last if folder is not None)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    few_shot = rundir(*settings, which=1, runs="b", zero_stage=stage)
+    taken = pretrain.trained_net(few_shot.parent()).state_dict()
+    kept = checkpoint.load(resumed.folder / "checkpoints" / result["checkpoint"])
+    assert all(torch.equal(taken[key], kept.averages[key]) for key in kept.averages)
+    assert not torch.equal(taken["head.weight"], kept.weights["head.weight"])
+    done(few_shot)
+
+
+def test_a_run_may_go_on_at_another_stage(rundir: Make) -> None:
+    undisturbed, moved = rundir("recipe.dropout=0.0", runs="a"), rundir("recipe.dropout=0.0", runs="b")
+    done(undisturbed)
+    assert work(moved, StopAfter(3)) == INTERRUPTED
+    edit(moved.folder / "run.json", machine={**moved.machine, "zero_stage": 3})
+    assert work(RunDir(moved.folder), StopAfter(3)) == INTERRUPTED
+    edit(moved.folder / "run.json", machine={**moved.machine, "zero_stage": 1})
+    done(RunDir(moved.folder))
+    ours, theirs = weights(moved), weights(undisturbed)
+    for key in (key for key in theirs if "qkv.bias" not in key):
+        torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=2e-5)
+
+
+def test_log_lines_say_where_the_time_goes(rundir: Make) -> None:
+    run = rundir()
+    done(run)
+    last = [event for event in run.events() if event["event"] == "step"][-1]
+    assert {"wait", "forward", "backward", "step", "checkpoint"} >= last["seconds"].keys() - {"validate"}
+    assert all(last["seconds"][part] > 0 for part in ("forward", "backward", "step"))
+    assert 0 < last["mfu"] < 1
+    assert last["memory_peak"] > 50e6
+    assert last["images_per_second"] > 0
 
 
 def test_the_number_of_loader_workers_changes_no_bit(rundir: Make) -> None:
@@ -253,6 +300,27 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples(rundir: M
     assert "samples of the batch: " in reason
     keys = {str(key) for key in pretrain.Upstream(run).shards.keys}
     assert reason.split("samples of the batch: ")[1].split(",")[0] in keys
+
+
+def test_steps_that_are_not_finite_are_skipped_as_often_as_is_allowed(
+    rundir: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their samples are named, and the result is that of a run whose weights they never touched."""
+    broken = {2, 5}
+    plain = pretrain.Upstream.batch
+
+    def batch(self: pretrain.Upstream, step: int) -> Batch:
+        found = plain(self, step)
+        return replace(found, weights=found.weights * float("inf")) if step in broken else found
+
+    monkeypatch.setattr(pretrain.Upstream, "batch", batch)
+    allowed, refused = rundir(runs="a", skip_nonfinite=2), rundir(runs="b", skip_nonfinite=1)
+    done(allowed)
+    skipped = [event for event in allowed.events() if event["event"] == "skipped"]
+    assert [(event["step"], event["skipped"]) for event in skipped] == [(3, 1), (6, 2)]
+    assert all(event["keys"] for event in skipped)
+    assert work(refused, Stop()) == RUN_FAILED
+    assert "at step 6, after 1 skipped step" in (refused.result() or {})["reason"]
 
 
 def test_lost_work_after_a_crash_is_counted(rundir: Make) -> None:

@@ -51,6 +51,18 @@ MicroBatch = Annotated[
     int | None,
     typer.Option("--micro-batch", min=1, help="Images at once on a device. Default: its part of the global batch."),
 ]
+Zero = Annotated[
+    int,
+    typer.Option("--zero", min=0, max=3, help="ZeRO stage: what the devices share out among them, 0 (nothing) to 3."),
+]
+SkipNonfinite = Annotated[
+    int,
+    typer.Option("--skip-nonfinite", min=0, help="Steps of a run that may be left out as their gradients overflow."),
+]
+KeepLast = Annotated[int, typer.Option("--keep-last", min=1, help="How many of the latest checkpoints are kept.")]
+KeepEvery = Annotated[
+    int | None, typer.Option("--keep-every", min=1, help="Steps between checkpoints that are kept for good.")
+]
 ActivationCheckpointing = Annotated[
     bool,
     typer.Option("--activation-checkpointing", help="Keep only what enters each block; compute the rest again."),

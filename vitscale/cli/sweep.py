@@ -39,8 +39,12 @@ def sweep(
     devices: options.Devices = 1,
     workers: options.Workers = None,
     micro_batch: options.MicroBatch = None,
+    zero_stage: options.Zero = 0,
     activation_checkpointing: options.ActivationCheckpointing = False,
     compiled: options.Compile = False,
+    skip_nonfinite: options.SkipNonfinite = 0,
+    keep_last: options.KeepLast = 2,
+    keep_every: options.KeepEvery = None,
     runs: options.Runs = Path("runs"),
     results: options.Results = Path("results"),
 ) -> None:
@@ -68,8 +72,12 @@ def sweep(
         devices=devices,
         workers=workers,
         micro_batch=micro_batch,
+        zero_stage=zero_stage,
         activation_checkpointing=activation_checkpointing,
         compiled=compiled,
+        skip_nonfinite=skip_nonfinite,
+        keep_last=keep_last,
+        keep_every=keep_every,
     )
     say(loaded.title)
     for line in [*totals(everything, states), *unequal([job for job in everything if job.kind == "pretrain"])]:

@@ -47,6 +47,9 @@ class Machine:
     zero_stage: int = 0
     activation_checkpointing: bool = False
     compiled: bool = False
+    skip_nonfinite: int = 0
+    keep_last: int = 2
+    keep_every: int | None = None
 
     def told(self) -> dict[str, Any]:
         """All but how many processes there are: what a worker must know."""
