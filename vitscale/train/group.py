@@ -72,7 +72,8 @@ def summed(*numbers: float) -> list[float]:
 
 
 def wait_for_all() -> None:
-    """Before a process leaves: it closes connections, and another one that still waits for a message would fail."""
+    """Returns once every process has called it. Needed before one leaves: that closes its connections, and another one
+    that still waits for a message would fail."""
     if world_size() > 1:
         distributed.barrier()
 

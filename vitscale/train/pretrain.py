@@ -234,6 +234,10 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
             tensors["optimizer"] |= random_states()
             writer.submit(progress, **tensors)
 
+    def written() -> None:
+        writer.wait()
+        group.wait_for_all()  # of all processes one writes, and all of them read what is kept
+
     def validate(step: int) -> tuple[float, float]:
         with engine.for_evaluation() as network:
             validations[step] = score = data.score_validation(network)
@@ -250,7 +254,7 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
         stop=stop,
         after_step=lambda: data.share_bad(data.images),
         save=save,
-        written=writer.wait,
+        written=written,
         validate=validate if run.data.val_examples else None,
         validate_every=None if every is None else max(every // run.recipe.batch_size, 1),
         keep_best=run.recipe.keep == "best",
