@@ -1,0 +1,164 @@
+"""A training step through the engine beside the same step written by hand, alone and in two processes.
+
+Both have the same weights, batch, loss, clipping and AdamW; the peer of several processes is DistributedDataParallel.
+In each round both have their turn, so that what else the machine does falls on both: read the ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from tables import FEWEST_ROUNDS, at_least, interval, table
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from vitscale import models
+from vitscale.config import Recipe
+from vitscale.train import group
+from vitscale.train.device import device_name
+from vitscale.train.engine import Engine
+from vitscale.train.objective import Batch, to_device
+from vitscale.train.optim import make_optimizer
+
+SIZES = {"small": {"width": 64, "depth": 4, "mlp": 256, "heads": 2}}
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+WARM_UP = 3  # AdamW's state is made in the first step
+LR = 1e-4
+COLUMNS = ("model", "px", "batch", "processes", "ZeRO", "rounds", "ours", "peer", "ours / peer", "95 %")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One model, with a batch for each process and a number of rounds that suit two cores of a CPU."""
+
+    model: str
+    resolution: int
+    num_classes: int
+    batch_size: int
+    rounds: int
+
+    def net(self) -> nn.Module:
+        torch.manual_seed(0)
+        net = models.create(self.model, num_classes=self.num_classes, resolution=self.resolution, sizes=SIZES)
+        nn.init.normal_(net.head.weight, std=0.02)  # it starts at 0, and then all losses agree
+        return net
+
+    def batch(self) -> Batch:
+        """This process's part of the global batch; its own, as no two processes have the same."""
+        generator = torch.Generator().manual_seed(group.rank())
+        shape = (self.batch_size, 3, self.resolution, self.resolution)
+        return Batch(
+            images=torch.randint(256, shape, dtype=torch.uint8, generator=generator),
+            labels=torch.randint(self.num_classes, (self.batch_size,), generator=generator),
+            weights=torch.ones(self.batch_size),
+        )
+
+    def recipe(self, precision: str) -> Recipe:
+        return Recipe(batch_size=self.batch_size * group.world_size(), precision=precision, lr=LR)
+
+
+CASES = (
+    Case(model="ViT-Ti/16", resolution=224, num_classes=1000, batch_size=8, rounds=24),
+    Case(model="ViT-small/4", resolution=28, num_classes=10, batch_size=64, rounds=100),
+)
+
+
+class ByHand:
+    """The loop that everybody writes."""
+
+    def __init__(self, net: nn.Module, recipe: Recipe) -> None:
+        self.device, self.recipe = group.device(), recipe
+        net = net.to(self.device).train()
+        self.optimizer = make_optimizer(net, recipe, "adamw")
+        self.net = DistributedDataParallel(net) if group.world_size() > 1 else net
+
+    def step(self, batch: Batch) -> float:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+            logits = self.net(to_device(batch.images, self.device))
+        loss = nn.functional.cross_entropy(logits.float(), batch.labels.to(self.device))
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.grad_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return mean(loss.detach())
+
+
+def mean(loss: Tensor) -> float:
+    """Over the processes, as every training logs it."""
+    if group.world_size() > 1:
+        distributed.all_reduce(loss)
+    return float(loss) / group.world_size()
+
+
+def seconds(work: Callable[[], float], clock: Callable[[], float]) -> tuple[float, float]:
+    """(how long it takes, its loss); the processes begin together."""
+    group.wait_for_all()
+    start = clock()
+    loss = work()  # which reads a number from the device: its kernels are included
+    return clock() - start, loss
+
+
+def measure(case: Case, stage: int, precision: str, clock: Callable[[], float], rounds: int) -> list[str]:
+    recipe, batch = case.recipe(precision), case.batch()
+    engine, peer = Engine(case.net(), recipe, zero_stage=stage), ByHand(case.net(), recipe)
+    ours, theirs = [], []
+    for turn in range(WARM_UP + rounds):
+        turns = [lambda: engine.step(batch, LR).loss, lambda: peer.step(batch)]
+        found = {i: seconds(turns[i], clock) for i in ((0, 1) if turn % 2 else (1, 0))}
+        (mine, my_loss), (other, its_loss) = found[0], found[1]
+        if turn < WARM_UP:
+            assert abs(my_loss - its_loss) < 1e-2 * abs(its_loss), "they do not train the same model"
+            continue
+        ours.append(mine)
+        theirs.append(other)
+    engine.close()
+    middle, low, high = interval([a / b for a, b in zip(ours, theirs, strict=True)])
+    times = (f"{1000 * interval(found)[0]:.1f} ms" for found in (ours, theirs))
+    where = (case.model, f"{case.resolution}", f"{case.batch_size}", f"{group.world_size()}", f"{stage}", f"{rounds}")
+    return [*where, *times, f"{middle:.3f}", f"{low:.3f} to {high:.3f}"]
+
+
+def launch(processes: int, arguments: list[str]) -> int:
+    """This script once more, in so many processes."""
+    run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return subprocess.run([sys.executable, *run, __file__, *arguments], check=False).returncode
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--processes", type=at_least(1), default=1, help="that train together (default: 1)")
+    parser.add_argument("--stages", type=int, choices=(0, 1, 2, 3), nargs="+", default=[0, 1])
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="cpu: the process's own time, on shared machines"
+    )
+    parser.add_argument("--rounds", type=at_least(FEWEST_ROUNDS), help="alternations (default: each case's own)")
+    parser.add_argument("--threads", type=at_least(1), help="of each process (default: the cores, shared out)")
+    parser.add_argument("--markdown", action="store_true")
+    given = parser.parse_args()
+    if not group.is_one_of_several() and given.processes != 1:
+        return launch(given.processes, sys.argv[1:])
+    cores = len(os.sched_getaffinity(0))
+    torch.set_num_threads(given.threads or max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1))
+    with group.process_group():
+        rows = [
+            measure(case, stage, given.precision, CLOCKS[given.clock], given.rounds or case.rounds)
+            for case in CASES
+            for stage in given.stages
+        ]
+        if group.is_first():
+            print(f"{device_name()}; {given.precision}; {given.clock} time")
+            print(table(COLUMNS, rows, markdown=given.markdown))
+        group.wait_for_all()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
