@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from stopping import StopAfter
 from tiny import edit
 from vitscale.errors import DONE, INTERRUPTED, MISSING, RUN_FAILED
-from vitscale.train import checkpoint, pretrain, worker
+from vitscale.train import checkpoint, pretrain
 from vitscale.train.finetune import _Tuner
 from vitscale.train.loop import Stop
 from vitscale.train.objective import Batch
@@ -237,7 +237,7 @@ def test_a_full_disk_is_no_failure_of_the_run(rundir: Make, monkeypatch: pytest.
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setitem(worker.WORK, "pretrain", full)
+        patched.setattr(pretrain, "pretrain", full)
         with pytest.raises(OSError, match="No space left"):
             work(run, Stop())
     assert run.result() is None

@@ -10,6 +10,8 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,13 +23,14 @@ from vitscale.processes import signal_at_parent_death
 from vitscale.train import group
 from vitscale.train.checkpoint import NotSaved
 from vitscale.train.device import device_name
-from vitscale.train.finetune import transfer
 from vitscale.train.loop import Interrupted, Stop
-from vitscale.train.pretrain import pretrain
-from vitscale.train.published import import_published
 from vitscale.train.rundir import RunDir, now
 
-WORK = {"pretrain": pretrain, "import": import_published, "transfer": transfer}
+WORK = {
+    "pretrain": "vitscale.train.pretrain.pretrain",
+    "import": "vitscale.train.published.import_published",
+    "transfer": "vitscale.train.finetune.transfer",
+}
 
 
 def main(folders: list[str]) -> int:
@@ -68,7 +71,7 @@ def work(rundir: RunDir, stop: Stop) -> int:
         rundir.log("start", {"attempt": attempt, "device": device_name()})
         facts = {"attempt": attempt, "started": started, "device": device_name(), "n_devices": group.world_size()}
         try:
-            result = WORK[rundir.document["kind"]](rundir, stop)
+            result = _work_of(rundir.document["kind"])(rundir, stop)
         except Interrupted:
             rundir.log("interrupted", {})
             return INTERRUPTED
@@ -88,6 +91,12 @@ def work(rundir: RunDir, stop: Stop) -> int:
         if rundir.writes:
             rundir.finish({**result, **facts, "ended": now()})
         return DONE
+
+
+def _work_of(kind: str) -> Callable[[RunDir, Stop], dict[str, Any]]:
+    """The function of this kind of run; imported now, as a pre-training need not wait for what transfers import."""
+    module, _, name = WORK[kind].rpartition(".")
+    return getattr(import_module(module), name)
 
 
 def _failed(rundir: RunDir, facts: dict[str, Any], reason: str, hint: str, code: int) -> int:
