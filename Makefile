@@ -11,7 +11,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(PIP_CONSTRAINT)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow check bench bench-models bench-data format data clean
+.PHONY: help venv demo test test-slow check bench bench-models bench-engine bench-data format data clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -46,10 +46,14 @@ check: venv  ## format, lint, types, import contracts
 	$(BIN)/mypy vitscale
 	$(BIN)/lint-imports
 
-bench: bench-models bench-data  ## both benchmarks (8 minutes)
+bench: bench-models bench-engine bench-data  ## all benchmarks (15 minutes)
 
 bench-models: venv  ## a training step beside Hugging Face's ViT and torch's matmul peak (5 minutes)
 	$(BIN)/python benchmarks/models.py
+
+bench-engine: venv  ## a step through the engine beside one written by hand, alone and in two processes (6 minutes)
+	$(BIN)/python benchmarks/engine.py --threads 1
+	$(BIN)/python benchmarks/engine.py --threads 1 --processes 2
 
 bench-data: venv  ## shards to batches beside timm's way (3 minutes)
 	$(BIN)/python benchmarks/data.py
