@@ -224,7 +224,7 @@ def test_how_well_patches_are_predicted_is_told_and_never_drawn_as_an_accuracy(
     both = with_masked_runs(frame)
     written = write(both, tmp_path, "both")
     rows = [dict(zip(written.header, row, strict=True)) for row in written.rows]
-    mine = [row for row in rows if row["model"] == "ViT-nano/4, objective=masked-patch"]
+    mine = [row for row in rows if row["model"] == "ViT-nano/4, masked-patch"]
     assert len(mine) == 6
     assert {row["Upstream, test set"] for row in mine} == {""}
     assert all(row["digits, fine-tuned"] for row in mine)
@@ -233,7 +233,7 @@ def test_how_well_patches_are_predicted_is_told_and_never_drawn_as_an_accuracy(
     assert len(told) == 6 * 2 * 2  # sizes and budgets, two sets, two metrics
     assert any(
         re.fullmatch(
-            r"ViT-nano/4, objective=masked-patch, 1,000 images, 880,000 seen, upstream, test set: patch_accuracy 0\.\d+",
+            r"ViT-nano/4, masked-patch, 1,000 images, 880,000 seen, upstream, test set: patch_accuracy 0\.\d+",
             line,
         )
         for line in told
