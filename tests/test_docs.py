@@ -37,6 +37,25 @@ def test_a_small_study_is_valid_and_compares_three_families_of_equal_cost(path: 
     assert path.read_text().startswith("# Question: ")
 
 
+def test_the_masked_study_compares_labels_patches_and_scratch_on_one_network(tmp_path: Path) -> None:
+    describe(tmp_path / "data" / "fractals", 6_000, 20)
+    result = plan(load(ROOT / "studies" / "masked.toml", base=tmp_path), {})
+    jobs = [job for job in result.jobs if job.kind == "pretrain"]
+    assert [(job.run.recipe.objective, job.run.recipe.masked_target) for job in jobs] == [
+        ("classification", "mean-colour"),
+        ("masked-patch", "mean-colour"),
+        ("masked-patch", "pixels"),
+    ]
+    assert len({job.arch for job in jobs}) == 1
+    inits = sorted(
+        (job.run.transfer.protocol, job.run.transfer.init)
+        for job in result.jobs
+        if job.role == "baseline" and job.run.transfer
+    )
+    assert inits == [("fewshot", "pixels"), ("fewshot", "untrained"), ("finetune", "untrained")]
+    assert not result.waiting
+
+
 def test_data_size_is_the_study_that_the_readme_describes(tmp_path: Path) -> None:
     describe(tmp_path / "data" / "fashion-mnist-train", 60_000, 10)
     describe(tmp_path / "data" / "fashion-mnist-test", 10_000, 10)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+MaskedTarget = Literal["mean-colour", "4x4", "pixels"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
@@ -148,6 +150,14 @@ class Recipe:
     mixup: float = 0.0
     """Each image is blended with the next one of the global batch, and so are their losses; the share is drawn for each
     step from Beta(mixup, mixup). 0: not blended."""
+    objective: Literal["classification", "masked-patch"] = "classification"
+    """Labels, or, of ViTs, what is missing: predictions of corrupted patches (arXiv 2010.11929, B.1.2)."""
+    masked_target: MaskedTarget = "mean-colour"
+    """Of masked-patch: what is predicted of each corrupted patch: its mean colour in 3 bits a channel, that of each of
+    its 4x4 squares, or all its pixels, by L2."""
+    masked_fraction: float = 0.5
+    """Of masked-patch: share of the patch embeddings that are corrupted, to the nearest whole number of them. 80 % of
+    these are replaced by a learned one, 10 % by that of another patch of the image, 10 % are kept."""
     loss: Literal["softmax", "sigmoid"] = "softmax"
     """Cross-entropy; `sigmoid` starts with a head bias of -10."""
     precision: Literal["fp32", "bf16"] = "fp32"

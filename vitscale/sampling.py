@@ -13,8 +13,8 @@ MASK = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: splitmix64's step
 
 # What a number is drawn for. Two purposes never share a stream, whatever the seed.
-BLOCKS, SAMPLES, DRAWS, SUBSET, CLASSES, SUPPORT, PACK, FRACTALS, INSTANCES, CHAINS, MIXUP, CHOICE, DROPOUT = range(
-    1, 14
+BLOCKS, SAMPLES, DRAWS, SUBSET, CLASSES, SUPPORT, PACK, FRACTALS, INSTANCES, CHAINS, MIXUP, CHOICE, DROPOUT, MASKS = (
+    range(1, 15)
 )
 
 VALIDATION_SEED = 2010_11929  # fixed for everybody: the validation images depend on the data set only

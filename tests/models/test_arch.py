@@ -1,5 +1,7 @@
 """Every architecture's numbers against the literature and against the network that is built."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -74,6 +76,13 @@ SHAPES: list[tuple[str, str, int, dict[str, object]]] = [
 ]
 
 
+MASKED: list[tuple[str, int, dict[str, object]]] = [
+    ("ViT-nano/4", 28, {}),
+    *((name, resolution, options) for name, _, resolution, options in OPTIONS if name == "ViT-nano/4"),
+    ("ViT-B/16", 224, {}),
+]
+
+
 @pytest.mark.parametrize(("name", "total"), PUBLISHED.items())
 def test_parameters_equal_the_published_totals(name: str, total: int) -> None:
     arch = models.parse(name)
@@ -118,7 +127,7 @@ def test_activations_equal_what_the_backward_pass_keeps(
             assert kept == arch.activations(resolution, head, recompute=recompute).bytes(batch)
 
 
-def bytes_kept(net: torch.nn.Module, images: torch.Tensor) -> int:
+def bytes_kept(net: torch.nn.Module, *inputs: torch.Tensor) -> int:
     """Bytes behind all tensors that the forward pass saves, each memory once; parameters and buffers are not counted."""
     fixed = {t.untyped_storage()._cdata for t in [*net.parameters(), *net.buffers()]}
     storages = {}
@@ -130,8 +139,50 @@ def bytes_kept(net: torch.nn.Module, images: torch.Tensor) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
-        net(images)
+        net(*inputs)
     return sum(storage.nbytes() for storage in storages.values())
+
+
+@pytest.mark.parametrize(("name", "resolution", "options"), MASKED)
+def test_counts_of_masked_patch_prediction_equal_the_built_network(
+    name: str, resolution: int, options: dict[str, object]
+) -> None:
+    arch, head, net, inputs = masked(name, resolution, options)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        assert net(*inputs(1)).shape == (1, head.patches, 37)
+    assert counter.get_total_flops() == 2 * arch.macs(resolution, head).total
+    assert sum(p.numel() for p in net.parameters()) == arch.params(resolution, head).total
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize(("name", "resolution", "options"), MASKED)
+def test_activations_of_masked_patch_prediction_equal_what_the_backward_pass_keeps(
+    name: str, resolution: int, options: dict[str, object], recompute: bool
+) -> None:
+    arch, head, net, inputs = masked(name, resolution, options)
+    net.recompute = recompute
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        net.to_empty(device="cpu")
+        for batch in (1, 3):
+            kept = bytes_kept(net, *(torch.empty_like(t, device="cpu") for t in inputs(batch)))
+            assert kept == arch.activations(resolution, head, recompute=recompute).bytes(batch)
+
+
+def masked(
+    name: str, resolution: int, options: dict[str, object]
+) -> tuple[models.Arch, Head, torch.nn.Module, Callable[[int], list[torch.Tensor]]]:
+    """An architecture, a third of whose patches are predicted, its network and what that is given, on the meta device."""
+    arch = architecture(name, "small", options)
+    patches = (resolution // arch.ratio) ** 2
+    head = Head(num_classes=37, patches=patches // 3)
+    with torch.device("meta"):
+        net = models.build(arch, num_classes=37, resolution=resolution, patches=head.patches)
+
+    def inputs(batch: int) -> list[torch.Tensor]:
+        images = torch.zeros(batch, 3, resolution, resolution, device="meta")
+        return [images, *(torch.zeros(batch, n, dtype=torch.int64, device="meta") for n in (head.patches, patches))]
+
+    return arch, head, net, inputs
 
 
 def architecture(name: str, stem: str, options: dict[str, object]) -> models.Arch:

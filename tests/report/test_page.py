@@ -200,3 +200,54 @@ def test_transfers_with_other_settings_are_complete_beside_one_another(frame: pd
     undone = edited["settings"].str.contains('steps": 400') & (edited["family"] == "vit") & (edited["examples"] == 4000)
     rest = edited[~undone.fillna(False)]
     assert "no digits, fine-tuned, steps=400" in str(notes(rest, curves(rest)))
+
+
+def with_masked_runs(frame: pd.DataFrame) -> pd.DataFrame:
+    """The study with its ViTs a second time, pre-trained on masked patches."""
+
+    def told(settings: str, objective: str) -> str:
+        return json.dumps({**json.loads(settings), "recipe.objective": objective})
+
+    masked = frame[(frame["family"] == "vit") & (frame["role"] == "cell")].copy()
+    masked["run_id"], masked["parent_id"] = masked["run_id"] + "m", masked["parent_id"] + "m"
+    masked["settings"] = [told(settings, "masked-patch") for settings in masked["settings"]]
+    upstream = masked["protocol"] == "pretrain"
+    masked.loc[upstream, "metric"] = "patch_" + masked.loc[upstream, "metric"]
+    cells = frame["role"] == "cell"
+    known = [told(s, "classification") if cell else s for s, cell in zip(frame["settings"], cells, strict=True)]
+    return pd.concat([frame.assign(settings=known), masked], ignore_index=True)
+
+
+def test_how_well_patches_are_predicted_is_told_and_never_drawn_as_an_accuracy(
+    frame: pd.DataFrame, tmp_path: Path
+) -> None:
+    both = with_masked_runs(frame)
+    written = write(both, tmp_path, "both")
+    rows = [dict(zip(written.header, row, strict=True)) for row in written.rows]
+    mine = [row for row in rows if row["model"] == "ViT-nano/4, masked-patch"]
+    assert len(mine) == 6
+    assert {row["Upstream, test set"] for row in mine} == {""}
+    assert all(row["digits, fine-tuned"] for row in mine)
+    box = {note.text: note.details for note in written.notes}
+    told = box["Pre-trained without labels: no upstream accuracy, and so in no upstream panel."]
+    assert len(told) == 6 * 2 * 2  # sizes and budgets, two sets, two metrics
+    assert any(
+        re.fullmatch(
+            r"ViT-nano/4, masked-patch, 1,000 images, 880,000 seen, upstream, test set: patch_accuracy 0\.\d+",
+            line,
+        )
+        for line in told
+    )
+    assert not any("masked-patch" in line for text, lines in box.items() if "missing" in text for line in lines)
+    figure = upstream_vs_downstream(curves(both))
+    assert figure is not None
+    assert not any("masked" in text.get_text() for text in figure.findobj(plt.Text))
+    plt.close(figure)
+
+
+def test_runs_without_any_upstream_accuracy_are_drawn_downstream(frame: pd.DataFrame, tmp_path: Path) -> None:
+    both = with_masked_runs(frame)
+    alone = both[both["run_id"].str.endswith("m") | (both["role"] == "baseline")]
+    written = write(alone, tmp_path, "masked alone")
+    assert "accuracy_by_set_size.svg" in {path.name for path in written.figures}
+    assert not (tmp_path / "upstream_vs_downstream.svg").exists()

@@ -95,6 +95,16 @@ def test_several_devices_train_the_same_model(rundir: Make, alone: RunDir) -> No
             assert row["value"] == pytest.approx(other["value"], rel=1e-3)
 
 
+def test_several_devices_predict_the_same_patches(rundir: Make) -> None:
+    settings = (*EXACT, "recipe.objective=masked-patch", "recipe.steps=12")
+    alone, run = rundir(*settings, runs="alone"), rundir(*settings, runs="two", micro_batch=7, zero_stage=3)
+    assert run_on(1, alone) == DONE
+    assert run_on(2, run) == DONE
+    assert apart(run, alone) < ROUNDING
+    for row, other in zip((run.result() or {})["rows"], (alone.result() or {})["rows"], strict=True):
+        assert row["value"] == pytest.approx(other["value"], rel=1e-3)
+
+
 def test_a_run_goes_on_with_other_devices_and_other_workers(rundir: Make) -> None:
     settings = (*EXACT, "recipe.steps=60", "recipe.batch_size=840", "recipe.lr=3e-4", "recipe.keep=last")
     undisturbed, moved = rundir(*settings, runs="one"), rundir(*settings, runs="moved")

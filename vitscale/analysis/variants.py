@@ -20,16 +20,17 @@ SHOWN_SETTINGS = (
 REPLICATE = ["seed", "subset_seed"]
 CELL_OF_MODEL = ["model", "examples", "examples_seen", *REPLICATE]
 PUBLISHED = "model.checkpoint"
+TELLING = ("recipe.objective", "recipe.masked_target")  # whose values are words of their own
 SHOTS = "transfer.shots"  # the rows of two transfers with other shots are told apart by their column already
 
 
 def variants(rows: pd.DataFrame, tuned: frozenset[str] = frozenset()) -> pd.DataFrame:
     """Of each row `trunk` (the settings of its pre-training), `transfer` (those of its transfer) and `variant` (both).
 
-    They read like `schedule=rsqrt, warmup_steps=0`, and are empty where nothing tells rows apart. A setting counts
-    where rows of one model, size and seed differ in it; one of a transfer always does, as rows carry only those that
-    differ. A `tuned` setting that differs between cells makes no lines; one that differs within a cell makes them for
-    that model alone.
+    They read like `masked-patch, schedule=rsqrt, warmup_steps=0`, and are empty where nothing tells rows apart. A
+    setting counts where rows of one model, size and seed differ in it; one of a transfer always does, as rows carry
+    only those that differ. A `tuned` setting that differs between cells makes no lines; one that differs within a cell
+    makes them for that model alone.
     """
     told = _settings(rows)
     names = sorted({name for settings in told for name in settings} - set(SHOWN_SETTINGS))
@@ -47,7 +48,7 @@ def variants(rows: pd.DataFrame, tuned: frozenset[str] = frozenset()) -> pd.Data
         else:
             differs = _differs(rows, text, CELL_OF_MODEL)
             shown = _anywhere(differs, rows, ["model"]) if name in tuned else shown & bool(differs.any())
-        label = ", " + _short(name, names) + "=" + text
+        label = ", " + ("" if name in TELLING else _short(name, names) + "=") + text
         parts[column] += label.where(shown & (text != ""), "")
     return pd.DataFrame(
         {

@@ -10,7 +10,7 @@ import typer
 
 from vitscale.cli import options
 from vitscale.cli.pretrain import SINGLE, run_one
-from vitscale.cli.screen import reports_errors
+from vitscale.cli.screen import reports_errors, say
 from vitscale.cli.transfer import RunId, find
 from vitscale.errors import USAGE, Problem, VitscaleError
 
@@ -94,6 +94,8 @@ def export_command(
             f"{folder.name} is a transfer, whose weights are not kept", hint="name a pre-training run", exit_code=USAGE
         )
     state = trained_net(rundir).state_dict()
+    if rundir.head.patches:
+        say(f"note: {folder.name} has predicted patches, not classes: its mask token is left out, and its head is zero")
     if to is Format.hf:
         convert.to_hf(state, rundir.arch, out)
     elif to is Format.npz:

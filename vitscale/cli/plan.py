@@ -70,6 +70,7 @@ def _document(job: Job, state: str, counting: Counting) -> dict[str, Any]:
         "role": job.role,
         "model": job.run.model.name,
         "family": job.arch.family,
+        "objective": job.run.recipe.objective,
         "examples": job.examples,
         "examples_seen": job.examples_seen,
         "seed": job.run.seed,

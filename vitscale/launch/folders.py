@@ -14,6 +14,7 @@ from vitscale.files import disk_errors, write_whole
 from vitscale.results import provenance
 from vitscale.study.archs import IN_ARCH
 from vitscale.study.fields import from_dict
+from vitscale.study.identity import OF_MASKED
 from vitscale.study.plan import Job, files_of
 
 State = Literal["to do", "stopped", "running", "done", "failed"]
@@ -102,7 +103,7 @@ def state(folder: Path) -> State:
 
 
 def scores(runs: Path, ids: Iterable[str]) -> dict[str, float | None]:
-    """Upstream validation accuracy of each ended run among `ids`; None for one that failed."""
+    """Upstream validation score of each ended run among `ids`, larger is better; None for one that failed."""
     found = {}
     for id_ in ids:
         outcome = result(runs / id_)
@@ -153,9 +154,9 @@ def _identity(told: Mapping[str, Any]) -> tuple[Any, ...]:
     config = asdict(from_dict(json.loads(json.dumps(told["config"]))))
     for key in ("shards", "test", "size", "num_classes", "examples", "fraction", "subset_seed", "exclude", "max_bad"):
         config["data"].pop(key, None)
-    for key in ("steps", "epochs", "examples", "validate_every"):
+    for key in ("steps", "epochs", "examples", "validate_every", *OF_MASKED):
         config["recipe"].pop(key, None)
-    for key in (*IN_ARCH, "checkpoint"):
+    for key in (*IN_ARCH, "checkpoint", "pre_logits"):
         config["model"].pop(key, None)
     if told["kind"] == "transfer":
         config["transfer"].pop("task")

@@ -7,6 +7,9 @@ from typing import Any
 
 from vitscale.study.plan import Job
 
+MEASURED = {"accuracy": "", "patch_accuracy": " patches"}
+"""Metrics that are shares, and how they are told."""
+
 
 def title(job: Job) -> str:
     """A job in a few words."""
@@ -27,9 +30,9 @@ def summary(outcome: dict[str, Any]) -> str:
     """Its measured accuracies in a few words."""
     values: dict[str, list[float]] = {}
     for row in outcome["rows"]:
-        if row["metric"] == "accuracy":
+        if row["metric"] in MEASURED:
             shots = f" {row['shots']}-shot" if row.get("shots") else ""
-            values.setdefault(f"{row['task']}{shots}", []).append(row["value"])
+            values.setdefault(f"{row['task']}{shots}{MEASURED[row['metric']]}", []).append(row["value"])
     if not outcome["rows"]:
         return "imported"
     return ", ".join(f"{name} {sum(v) / len(v):.1%}" for name, v in values.items()) or "trained"

@@ -109,6 +109,7 @@ def build(
     num_classes: int,
     resolution: int,
     pre_logits: int | None = None,
+    patches: int = 0,
     dropout: float = 0.0,
     stochastic_depth: float = 0.0,
     head_bias: float = 0.0,
@@ -119,9 +120,11 @@ def build(
     `features(images)` to the representation [batch, features] that the head reads: behind the pre-logits layer of
     width `pre_logits` where there is one, else `arch.feature_width` wide. `net.recompute = True` turns activation
     checkpointing on: each block then keeps only its input for the backward pass.
+
+    With `patches`, of ViTs only, the network predicts that many corrupted patches: see `vitscale.models.vit.masked`.
     """
-    net = import_module(f"{__name__}.{arch.family}.net")
-    head = Head(num_classes=num_classes, pre_logits=pre_logits)
+    net = import_module(f"{__name__}.{arch.family}.{'masked' if patches else 'net'}")
+    head = Head(num_classes=num_classes, pre_logits=pre_logits, patches=patches)
     module: nn.Module = net.Net(arch, resolution=resolution, head=head, dropout=dropout, head_bias=head_bias)
     import_module(f"{__name__}.stochastic_depth").set_rates(module.residual_blocks, stochastic_depth)
     return module

@@ -69,13 +69,15 @@ class Head:
 
     num_classes: int
     pre_logits: int | None = None
+    patches: int = 0
+    """Corrupted patches, each of which the linear layer predicts from its own token; 0: it reads the representation."""
 
     def params(self, width: int) -> int:
         hidden = (width + 1) * self.pre_logits if self.pre_logits else 0
         return hidden + ((self.pre_logits or width) + 1) * self.num_classes
 
     def macs(self, width: int) -> int:
-        return width * (self.pre_logits or 0) + (self.pre_logits or width) * self.num_classes
+        return width * (self.pre_logits or 0) + (self.pre_logits or width) * self.num_classes * (self.patches or 1)
 
     def kept(self) -> int:
         """Activations of one image beside the representation."""

@@ -30,6 +30,7 @@ def notes(frame: pd.DataFrame, found: Curves) -> list[Note]:
         *_no_baseline(found),
         *_below_baseline(found),
         *_unmeasured(newest),
+        *_without_labels(found),
         *_mixed_code(found),
         *_task_versions(found),
         *_edges(newest),
@@ -82,13 +83,15 @@ def _missing(found: Curves) -> list[Note]:
     lines = set(_keys(seeds[line_of]))
     grid = set(_keys(seeds[size_of]))
     every_seed = set(_keys(seeds[REPLICATE]))
+    without_labels = set(_keys(found.seeds.loc[_of_patches(found.seeds), line_of]))
     measures = sorted(set(_keys(seeds[measure])), key=str)
     absent: list[str] = []
     for line, size, seed in sorted(product(lines, grid, every_seed), key=str):
-        lacking = [key for key in measures if (*line, *size, *seed, *key) not in present]
+        own = [key for key in measures if key[1] != "pretrain" or line not in without_labels]
+        lacking = [key for key in own if (*line, *size, *seed, *key) not in present]
         if lacking:
             record = dict(zip([*line_of, *size_of, *REPLICATE], (*line, *size, *seed), strict=True))
-            what = "nothing measured" if len(lacking) == len(measures) else f"no {', no '.join(_titles(lacking))}"
+            what = "nothing measured" if len(lacking) == len(own) else f"no {', no '.join(_titles(lacking))}"
             absent.append(f"{_cell(record)}: {what}")
     if not absent:
         return []
@@ -135,6 +138,22 @@ def _shortfall(row: dict[str, object]) -> str:
 def _unmeasured(newest: pd.DataFrame) -> list[Note]:
     rows = newest[(newest["status"] == "done") & newest["value"].isna()]
     return [Note(f"{_count(len(rows), 'row')} without a value left out.")] if len(rows) else []
+
+
+def _without_labels(found: Curves) -> list[Note]:
+    """Runs that predicted patches: how well, since no figure can show it beside an accuracy."""
+    points = found.points[_of_patches(found.points)]
+    details = [
+        f"{_cell(row, seed=False)}, {measure_title(str(row['task']), 'pretrain', None).lower()}: "
+        f"{row['metric']} {row['value']:.3g}"
+        for row in _records(points)
+    ]
+    text = "Pre-trained without labels: no upstream accuracy, and so in no upstream panel."
+    return [Note(text, tuple(details))] if details else []
+
+
+def _of_patches(rows: pd.DataFrame) -> pd.Series:
+    return rows["metric"].isin(["patch_accuracy", "patch_loss"])
 
 
 def _mixed_code(found: Curves) -> list[Note]:

@@ -76,7 +76,9 @@ COLUMNS = (
     Column("protocol", "string", "pretrain, fewshot or finetune"),
     Column("shots", "int64", "few-shot: labelled images a class"),
     Column("draw", "int64", "few-shot: draw of the support set; finetune: repetition"),
-    Column("metric", "string", "accuracy (0 to 1) or loss"),
+    Column(
+        "metric", "string", "accuracy (0 to 1) or loss; upstream of masked-patch runs patch_accuracy and patch_loss"
+    ),
     Column("value", "float64", "the measurement; null for a failure"),
     Column("value_se", "float64", "standard error of the value over the test images"),
     Column("n_test", "int64", "images it was measured on"),

@@ -12,6 +12,7 @@ from typing import Any
 from vitscale import exclusions, models
 from vitscale.config import Data, Recipe, Run, Task, Transfer
 from vitscale.errors import VitscaleError
+from vitscale.study import masked
 from vitscale.study.archs import arch_of, meaningless
 from vitscale.study.datasets import Dataset, class_names, describe
 from vitscale.study.published import content
@@ -68,10 +69,13 @@ def _model(run: Run, sizes: models.Sizes) -> list[Complaint]:
         )
         for key in meaningless(run.model, arch)
     ]
-    return found + [
+    found += [
         Complaint("model.name", f"{name}: {problem}", "choose a model.name and a data.resolution that fit")
         for problem in arch.problems(run.data.resolution)
     ]
+    if run.model.checkpoint:
+        return found
+    return found or [Complaint(*problem) for problem in masked.problems(run, arch)]
 
 
 def _checkpoint(run: Run, base: Path) -> list[Complaint]:
@@ -112,6 +116,7 @@ def _ranges(data: Data, recipe: Recipe) -> list[Complaint]:
         ("recipe.dropout", recipe.dropout),
         ("recipe.stochastic_depth", recipe.stochastic_depth),
         ("recipe.label_smoothing", recipe.label_smoothing),
+        ("recipe.masked_fraction", recipe.masked_fraction),
         ("recipe.beta1", recipe.beta1),
         ("recipe.beta2", recipe.beta2),
         ("recipe.ema", recipe.ema),

@@ -25,6 +25,9 @@ SCHEMA = 1
 NUMERICS = 1
 """Raised by hand when a change of the code moves results."""
 
+OF_MASKED = ("masked_target", "masked_fraction")
+"""Settings without effect on a classification."""
+
 _ONLY_OF = {"fewshot": ("shots",), "finetune": ("lr", "steps", "batch_size", "warmup_steps", "seeds")}
 
 
@@ -95,13 +98,18 @@ def trunk_identity(trunk: Trunk) -> dict[str, Any]:
         recipe["validate_steps"] = max(run.recipe.validate_every // run.recipe.batch_size, 1)
     if not run.recipe.cooldown:
         recipe.pop("cooldown_shape", None)
+    predicts_patches = run.recipe.objective == "masked-patch"
+    if not predicts_patches:
+        for key in OF_MASKED:
+            recipe.pop(key, None)
     model = _differing(run.model, Model())
     for key in IN_ARCH:
         model.pop(key, None)
     if run.model.head_bias == default_head_bias(run.recipe):
         model.pop("head_bias", None)
-    if arch.family == "resnet":  # which has neither
+    if arch.family == "resnet" or predicts_patches:  # neither has one
         model.pop("pre_logits", None)
+    if arch.family == "resnet":
         recipe.pop("dropout", None)
     return {
         "arch": models.to_dict(arch),

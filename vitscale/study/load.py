@@ -20,6 +20,7 @@ from vitscale.study.check import Complaint, check_resolution, check_run, check_s
 from vitscale.study.datasets import load_task
 from vitscale.study.fields import value_of
 from vitscale.study.lines import key_lines
+from vitscale.study.masked import judged_by
 from vitscale.study.mistakes import OPTION, Mistakes
 
 SIZE_KEYS = ("width", "depth", "mlp", "heads", "blocks", "channels", "groups")
@@ -177,9 +178,12 @@ def _check_cells(
         for position, transfer in enumerate(transfers):
             for complaint in check_resolution(cell.run, transfer, sizes):
                 mistakes.add(f"transfer[{position}].{complaint.key}", *_words(complaint))
-        for values in grid(select) if select else []:
-            for complaint in check_run(fields.build({**cell.values, **values}), sizes=sizes, base=base):
-                mistakes.add("select.over", *_words(complaint))
+        trials = [fields.build({**cell.values, **values}) for values in grid(select)] if select else []
+        for complaint in (c for trial in trials for c in check_run(trial, sizes=sizes, base=base)):
+            mistakes.add("select.over", *_words(complaint))
+        if len({judged_by(trial, sizes) for trial in trials}) > 1:
+            hint = "put what is predicted of a patch on an axis: its scores do not compare"
+            mistakes.add("select.over", "select.over varies what the upstream score is a score of", hint)
     # Beside other mistakes, the length of a run is not yet what its author meant.
     for cell in [] if mistakes.problems else [cell for cell in cells if not cell.run.model.checkpoint]:
         for complaint in check_steps(cell.run, base=base):

@@ -16,6 +16,7 @@ from vitscale import models
 from vitscale.config import Model, Run, Task, Transfer
 from vitscale.locations import locate
 from vitscale.models.counts import Counting, Head
+from vitscale.models.masked import masked_head
 from vitscale.study import cost, fields, select
 from vitscale.study.archs import arch_of
 from vitscale.study.check import dataset_of
@@ -28,7 +29,8 @@ from vitscale.study.subsets import num_classes, training_examples
 
 Role = Literal["cell", "tuning", "baseline"]
 Scores = Mapping[str, float | None]
-"""Run id -> upstream validation accuracy of a finished run; None for a run that failed."""
+"""Run id -> upstream validation score of a finished run (accuracy, of labels or of patches, or minus the loss of
+pixels); None for a run that failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +62,12 @@ class Job:
 
     @property
     def label(self) -> str:
-        """The model's name, with the options of it that vary in the study."""
+        """The model's name, with the options of it that vary in the study, and what it is trained for if not labels."""
         names = {key.removeprefix("model."): value for key, value in self.varied.items() if key.startswith("model.")}
-        options = ", ".join(f"{key}={value}" for key, value in names.items() if key not in ("name", "checkpoint"))
-        return f"{self.run.model.name} ({options})" if options else self.run.model.name
+        options = [f"{key}={value}" for key, value in names.items() if key not in ("name", "checkpoint")]
+        if self.run.recipe.objective != "classification" and self.checkpoint is None:
+            options.append(self.run.recipe.objective)
+        return f"{self.run.model.name} ({', '.join(options)})" if options else self.run.model.name
 
     @property
     def trunk(self) -> Trunk:
@@ -88,6 +92,8 @@ class Job:
         """Behind the representation in pre-training; of a published checkpoint none, of its transfers the task's."""
         if self.checkpoint is not None:
             return Head(num_classes=self.task.num_classes if self.task else 0)
+        if self.run.recipe.objective == "masked-patch":
+            return masked_head(self.run.recipe, self.arch.ratio, self.run.data.resolution)
         pre_logits = self.run.model.pre_logits and self.arch.family != "resnet"
         return Head(
             num_classes=num_classes(self.dataset, self.run.data),
@@ -281,11 +287,13 @@ def transfer_job(parent: Job, transfer: Transfer, task: Task, *, differing: Mapp
     `differing`: what tells this transfer from others of the study.
     """
     baseline = transfer.init != "pretrained"
+    # Whatever it is compared with, an untrained network is the one that a classification starts from.
+    recipe = replace(parent.run.recipe, objective="classification") if baseline else parent.run.recipe
     return replace(
         parent,
         id=transfer_id(parent.trunk, transfer, task),
         role="baseline" if baseline else parent.role,
-        run=replace(parent.run, transfer=transfer),
+        run=replace(parent.run, recipe=recipe, transfer=transfer),
         task=task,
         parent=None if baseline else parent.id,
         varied={

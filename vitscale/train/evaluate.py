@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from vitscale.errors import MISSING, VitscaleError
 from vitscale.train import group
 from vitscale.train.loop import Stop
 from vitscale.train.objective import Network, per_image_loss, to_device
+from vitscale.train.outcome import measured
 
 CHUNK = 500
 
@@ -30,13 +32,23 @@ class Score:
     loss: float
     images: int
 
+    @property
+    def value(self) -> float:
+        """What checkpoints and settings are chosen by; larger is better."""
+        return self.accuracy
+
+    def rows(self) -> list[dict[str, Any]]:
+        """As results."""
+        accuracy = measured({}, metric="accuracy", value=self.accuracy, n_test=self.images)
+        return [accuracy, {"metric": "loss", "value": self.loss, "n_test": self.images}]
+
 
 def chunks(
-    images: AnyImages, index: Int64[np.ndarray, n], how: Preprocess
+    images: AnyImages, index: Int64[np.ndarray, n], how: Preprocess, size: int = CHUNK
 ) -> Iterator[tuple[Int64[np.ndarray, b], UInt8[np.ndarray, "b 3 r r"]]]:
-    """The readable images among `index`, some hundreds at a time, in order."""
-    for start in range(0, len(index), CHUNK):
-        part = index[start : start + CHUNK]
+    """The readable images among `index`, at most `size` at a time, in order."""
+    for start in range(0, len(index), size):
+        part = index[start : start + size]
         pixels, weights = images.eval_batch(part, how)
         good = weights > 0
         yield part[good], pixels[good]

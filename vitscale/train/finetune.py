@@ -30,6 +30,7 @@ from vitscale.train.loop import Loop, Stop
 from vitscale.train.objective import Batch
 from vitscale.train.outcome import measured
 from vitscale.train.pretrain import new_net, trained_net
+from vitscale.train.published import head_of
 from vitscale.train.rundir import RunDir
 
 BLOCK = 256  # samples of a downstream task that its shuffle moves together
@@ -95,7 +96,7 @@ def _at_resolution(net: nn.Module, rundir: RunDir, resolution: int, method: Resi
     """The same network for another resolution: only its position embeddings change."""
     if resolution == rundir.run.data.resolution:
         return net
-    head = (rundir if rundir.document["parent"] is None else rundir.parent()).head
+    head = head_of(net.state_dict())
     other = models.build(rundir.arch, num_classes=head.num_classes, resolution=resolution, pre_logits=head.pre_logits)
     other.load_state_dict(resized(net.state_dict(), other, method))
     return other

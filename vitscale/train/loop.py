@@ -74,6 +74,7 @@ class Loop:
     written: Callable[[], None] | None = None
     validate: Callable[[int], tuple[float, float]] | None = None
     validate_every: int | None = None
+    score_name: str = "accuracy"
     keep_best: bool = False
     flops_per_step: float = 0.0
     skip_nonfinite: int = 0
@@ -148,7 +149,7 @@ class Loop:
     def _validated(self, progress: Progress) -> tuple[Progress, bool]:
         assert self.validate is not None
         score, flops = self.validate(progress.step)
-        self.log("validate", {"step": progress.step, "accuracy": score})
+        self.log("validate", {"step": progress.step, self.score_name: score})
         progress = replace(progress, flops_eval=progress.flops_eval + flops)
         improved = progress.best_score is None or score > progress.best_score
         if improved:

@@ -13,6 +13,17 @@ from vitscale.config import Recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Corrupted:
+    """Which patches of each image are corrupted, and how: as `vitscale.data.masking.Corruption`."""
+
+    places: Int64[Tensor, "batch corrupted"]
+    sources: Int64[Tensor, "batch patches"]
+
+    def part(self, part: slice) -> Corrupted:
+        return Corrupted(places=self.places[part], sources=self.sources[part])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """This device's part of the global batch of one step. `weights` is 0 where an image could not be read, else 1."""
 
@@ -22,6 +33,8 @@ class Batch:
     share: float = 1.0
     """What each image keeps of itself; the rest is the next image of the global batch, after the last one the first.
     Below 1 the image that follows this part's last one stands behind it."""
+    corrupted: Corrupted | None = None
+    """Of masked patch prediction."""
 
 
 Network = Callable[..., Tensor]

@@ -11,13 +11,15 @@ from vitscale.config import Recipe
 
 
 def make_optimizer(net: nn.Module, recipe: Recipe, kind: Literal["adamw", "sgd"]) -> torch.optim.Optimizer:
-    """AdamW with decay on matrices and kernels only (no bias, norm, embedding, class token), or SGD, momentum 0.9."""
+    """AdamW with decay on matrices and kernels only (no bias, norm, embedding, learned token), or SGD, momentum 0.9."""
     if kind == "sgd":
         return torch.optim.SGD(net.parameters(), lr=recipe.lr, momentum=0.9)
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []
     for name, parameter in net.named_parameters():
-        matrix = parameter.ndim >= 2 and "pos_embedding" not in name and not name.endswith("class_token")
+        matrix = (
+            parameter.ndim >= 2 and "pos_embedding" not in name and not name.endswith(("class_token", "mask_token"))
+        )
         (decayed if matrix else kept).append(parameter)
     groups = [
         {"params": decayed, "weight_decay": recipe.weight_decay},

@@ -25,14 +25,15 @@ from vitscale.exclusions import Exclusions
 from vitscale.sampling import DROPOUT, stream_key
 from vitscale.study.archs import default_head_bias
 from vitscale.study.cost import forward_flops
-from vitscale.study.subsets import subset_seed
+from vitscale.study.datasets import Dataset
+from vitscale.study.subsets import num_classes, subset_seed
 from vitscale.train import checkpoint, group
 from vitscale.train.checkpoint import Keep, Progress, Writer
 from vitscale.train.engine import Engine
 from vitscale.train.evaluate import Score, evaluate
 from vitscale.train.loop import Loop, Stop
+from vitscale.train.masked import MaskedPatches, MaskedScore
 from vitscale.train.objective import Batch, Network
-from vitscale.train.outcome import measured
 from vitscale.train.rundir import RunDir
 
 
@@ -45,9 +46,23 @@ def new_net(rundir: RunDir) -> nn.Module:
         num_classes=rundir.head.num_classes,
         resolution=rundir.run.data.resolution,
         pre_logits=rundir.head.pre_logits,
+        patches=rundir.head.patches,
         dropout=recipe.dropout,
         stochastic_depth=recipe.stochastic_depth,
         head_bias=_head_bias(rundir.run),
+    )
+
+
+def masked_patches(rundir: RunDir) -> MaskedPatches | None:
+    """The objective of a run that predicts patches; None of one that classifies."""
+    if not rundir.head.patches:
+        return None
+    run, patch = rundir.run, rundir.arch.ratio
+    return MaskedPatches(
+        target=run.recipe.masked_target,
+        patch=patch,
+        patches=(run.data.resolution // patch) ** 2,
+        corrupted=rundir.head.patches,
     )
 
 
@@ -56,7 +71,8 @@ def _head_bias(run: Run) -> float:
 
 
 def trained_net(rundir: RunDir) -> nn.Module:
-    """The network with the weights of the checkpoint that the finished run kept."""
+    """The network with the weights of the checkpoint that the finished run kept; of one that predicted patches, its
+    trunk under a head of zeros."""
     result = rundir.result()
     if result is None or result["status"] != "done":
         raise VitscaleError(f"run {rundir.id} is not finished", hint="finish its pre-training first", exit_code=MISSING)
@@ -67,6 +83,16 @@ def trained_net(rundir: RunDir) -> nn.Module:
         raise VitscaleError(error.problems[0].message, hint=hint, exit_code=MISSING) from None
     net = new_net(rundir)
     checkpoint.load_weights(net, kept.best_weights, kept.folder)
+    return _classifier(net, rundir) if rundir.head.patches else net
+
+
+def _classifier(masked: nn.Module, rundir: RunDir) -> nn.Module:
+    """The trunk of a network that predicted patches under a head of zeros for the classes of its data set."""
+    classes = num_classes(Dataset.from_facts(rundir.document["dataset"]), rundir.run.data)
+    net = models.build(rundir.arch, num_classes=classes, resolution=rundir.run.data.resolution)
+    own = net.state_dict()
+    trunk = {name: t for name, t in masked.state_dict().items() if name in own and not name.startswith("head.")}
+    net.load_state_dict({**own, **trunk})
     return net
 
 
@@ -82,6 +108,7 @@ class Upstream:
         self.run: Run = run
         self.shards = _open(machine["shards"], rundir.document["dataset"])
         self.rundir = rundir
+        self.masked = masked_patches(rundir)
         self.logged = rundir.bad_samples()
         """(shard, key) of what earlier attempts have noted; whether it is still bad shows when it is read."""
         self.steps: int = rundir.document["steps"]
@@ -145,6 +172,7 @@ class Upstream:
             labels=torch.from_numpy(labels),
             weights=torch.from_numpy(weights),
             share=share,
+            corrupted=self.masked.draw(epoch, index, seed=self.run.seed) if self.masked else None,
         )
 
     def _exclusions(self) -> Exclusions | None:
@@ -187,10 +215,10 @@ class Upstream:
     def keys(self, step: int) -> list[str]:
         return [str(key) for key in self.shards.keys[self.positions(step)[0]]]
 
-    def score_validation(self, network: Network) -> Score:
+    def score_validation(self, network: Network) -> Score | MaskedScore:
         return self._score(network, self.images, self.labels, self.split.validation)
 
-    def score_test(self, network: Network) -> Score | None:
+    def score_test(self, network: Network) -> Score | MaskedScore | None:
         if self.test is None:
             return None
         labels = self.split.labels(self.test.labels)
@@ -200,8 +228,13 @@ class Upstream:
 
     def _score(
         self, network: Network, images: Images, labels: Int64[np.ndarray, all], index: Int64[np.ndarray, n]
-    ) -> Score:
-        score = evaluate(network, images, labels, index, how=self.how, recipe=self.run.recipe)
+    ) -> Score | MaskedScore:
+        how, recipe = self.how, self.run.recipe
+        score: Score | MaskedScore
+        if self.masked is not None:
+            score = self.masked.evaluate(network, images, index, how=how, recipe=recipe)
+        else:
+            score = evaluate(network, images, labels, index, how=how, recipe=recipe)
         self.share_bad(images)
         return score
 
@@ -222,7 +255,7 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
     """Trains the run from its last checkpoint to the end and measures it; returns its result."""
     run = rundir.run
     data = Upstream(rundir)
-    engine, progress = _begun(rundir)
+    engine, progress = _begun(rundir, data.masked)
     flops_per_step = rundir.document["flops_per_example"] * run.recipe.batch_size
     macs = rundir.document["flops_per_example"] // 6
     keep = Keep(last=rundir.machine.get("keep_last", 2), every=rundir.machine.get("keep_every"))
@@ -241,9 +274,9 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
     def validate(step: int) -> tuple[float, float]:
         with engine.for_evaluation() as network:
             validations[step] = score = data.score_validation(network)
-        return score.accuracy, float(forward_flops(macs, score.images))
+        return score.value, float(forward_flops(macs, score.images))
 
-    validations: dict[int, Score] = {}
+    validations: dict[int, Score | MaskedScore] = {}
     every = run.recipe.validate_every
     loop = Loop(
         engine=engine,
@@ -257,6 +290,7 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
         written=written,
         validate=validate if run.data.val_examples else None,
         validate_every=None if every is None else max(every // run.recipe.batch_size, 1),
+        score_name=data.masked.score_name if data.masked else "accuracy",
         keep_best=run.recipe.keep == "best",
         flops_per_step=flops_per_step,
         skip_nonfinite=rundir.machine.get("skip_nonfinite", 0),
@@ -267,7 +301,7 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
     return _finished(rundir, data, progress, macs, validations)
 
 
-def _begun(rundir: RunDir) -> tuple[Engine, Progress]:
+def _begun(rundir: RunDir, objective: MaskedPatches | None) -> tuple[Engine, Progress]:
     """The engine as the run's last checkpoint left it, whatever devices wrote that; or at the start."""
     recipe, net = rundir.run.recipe, new_net(rundir)
     # All processes go on from the same one; that it is whole is looked at once.
@@ -275,7 +309,7 @@ def _begun(rundir: RunDir) -> tuple[Engine, Progress]:
     start = None if folder is None else checkpoint.load(folder, verify=False)
     if start is not None:
         checkpoint.load_weights(net, start.weights, start.folder)
-    engine = Engine(net, recipe, **rundir.engine_settings(recipe.batch_size))
+    engine = Engine(net, recipe, objective=objective, **rundir.engine_settings(recipe.batch_size))
     progress = Progress(step=0)
     if start is not None:
         progress = start.progress
@@ -314,7 +348,7 @@ def _count_lost(rundir: RunDir, progress: Progress, flops_per_step: float) -> Pr
 
 
 def _finished(
-    rundir: RunDir, data: Upstream, progress: Progress, macs: int, validations: dict[int, Score]
+    rundir: RunDir, data: Upstream, progress: Progress, macs: int, validations: dict[int, Score | MaskedScore]
 ) -> dict[str, Any]:
     """Measures the checkpoint that is kept, as it lies on the disk."""
     run = rundir.run
@@ -323,7 +357,7 @@ def _finished(
     net = new_net(rundir)
     checkpoint.load_weights(net, checkpoint.load(folder).best_weights, folder)
     network = net.to(group.device()).eval()
-    scores: dict[str, Score] = {}
+    scores: dict[str, Score | MaskedScore] = {}
     flops_eval = progress.flops_eval
     if run.data.val_examples:
         validation = validations.get(kept)
@@ -343,15 +377,12 @@ def _finished(
         "protocol": "pretrain",
         "lr": run.recipe.lr,
     }
-    rows = []
-    for task, score in scores.items():
-        rows.append(measured(common, task=task, metric="accuracy", value=score.accuracy, n_test=score.images))
-        rows.append({**common, "task": task, "metric": "loss", "value": score.loss, "n_test": score.images})
+    rows = [{**common, "task": task, **row} for task, score in scores.items() for row in score.rows()]
     if not rows:
         rows.append({**common, "task": "upstream_train", "metric": "steps", "value": float(progress.step)})
     return {
         "status": "done",
         "checkpoint": folder.name,
-        "score": scores["upstream_val"].accuracy if "upstream_val" in scores else None,
+        "score": scores["upstream_val"].value if "upstream_val" in scores else None,
         "rows": rows,
     }

@@ -31,7 +31,7 @@ def import_published(rundir: RunDir, stop: Stop) -> dict[str, Any]:
     _check_content(file, rundir.document["checkpoint"])
     state = convert.from_file(file, rundir.arch)
     _check_resolution(state, rundir.arch, resolution, file)
-    head = _head(state)
+    head = head_of(state)
     net = models.build(rundir.arch, num_classes=head.num_classes, resolution=resolution, pre_logits=head.pre_logits)
     checkpoint.load_weights(net, state, file)
     folder = checkpoint.save(rundir.folder, Progress(step=0), weights=net.state_dict(), optimizer={})
@@ -68,7 +68,8 @@ def _check_resolution(state: dict[str, Tensor], arch: models.Arch, resolution: i
         )
 
 
-def _head(state: dict[str, Tensor]) -> Head:
+def head_of(state: dict[str, Tensor]) -> Head:
+    """What stands behind the representation of the network that these are the weights of."""
     biases = {
         name.removeprefix("vit.").removesuffix(".bias"): len(tensor)
         for name, tensor in state.items()

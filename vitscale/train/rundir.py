@@ -63,7 +63,7 @@ class RunDir:
         pre_logits = numbers["pre_logits"]
         if isinstance(pre_logits, bool):  # how it was written while the layer was always as wide as the features
             pre_logits = self.arch.feature_width if pre_logits else None
-        return Head(num_classes=numbers["num_classes"], pre_logits=pre_logits)
+        return Head(num_classes=numbers["num_classes"], pre_logits=pre_logits, patches=numbers.get("patches", 0))
 
     @cached_property
     def task(self) -> Task:

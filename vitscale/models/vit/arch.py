@@ -101,14 +101,14 @@ class Arch:
     def params(self, resolution: int, head: Head) -> Params:
         width, mlp, tokens = self.width, self.mlp, self.tokens(resolution)
         patches = self.patch**2 * self.channels * width + width
-        token = width if self.pool == "token" else 0
+        learned = (self.pool == "token") + (head.patches > 0)  # class token, mask token
         positions = {"1d": tokens * width, "2d": self.side(resolution) * width}.get(self.pos_embedding, 0)
         attention = 4 * (width * width + width)
         distances = (2 * tokens - 1) * (width // self.heads) if self.pos_embedding == "relative" else 0
         dense = width * mlp + mlp + mlp * width + width
         norms = 4 * width
         return Params(
-            embedding=patches + token + positions,
+            embedding=patches + learned * width + positions,
             blocks=self.layers * (attention + distances + dense + norms) + 2 * width,
             head=head.params(width),
         )
@@ -134,8 +134,13 @@ class Arch:
         """All but the image, which is a feature map in a hybrid."""
         tokens, width = self.tokens(resolution), self.width
         blocks = self.depth * tokens * width if recompute else self.layers * self._layer_activations(tokens)
-        pooled = tokens * width + (2 if self.pool == "token" else 2 * tokens) + width
-        return Activations(per_image=blocks + pooled + head.kept())
+        if head.patches:
+            # For each patch the place that its embedding is from (8 bytes) and two factors of it; for each corrupted
+            # one its own place, its token, two statistics, and the token's norm; twice the number of the image.
+            around = 4 * self.side(resolution) ** 2 + head.patches * (2 + 2 * width + 2) + 4
+        else:
+            around = tokens * width + (2 if self.pool == "token" else 2 * tokens) + width
+        return Activations(per_image=blocks + around + head.kept())
 
     def _layer_activations(self, tokens: int) -> int:
         """Input, its norm, queries, keys and values, what they mix to, the sum, its norm, both sides of the GELU;

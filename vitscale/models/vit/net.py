@@ -112,13 +112,19 @@ class Net(nn.Module):
             arch, dropout, RelativeAttention(arch.width, arch.heads, arch.tokens(resolution)) if relative else None
         )
 
-    def features(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
-        x = self.patches(images).flatten(2).transpose(1, 2)
+    def embedded(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch patches size"]:
+        return self.patches(images).flatten(2).transpose(1, 2)
+
+    def encoded(self, x: Float[Tensor, "batch patches width"]) -> Float[Tensor, "batch tokens width"]:
+        """Patch embeddings after the blocks, behind the class token where there is one; before the last norm."""
         if self.class_token is not None:
             x = torch.cat([self.class_token.expand(x.shape[0], -1, -1), x], dim=1)
         if self.pos_embedding is not None:
             x = x + (self.pos_embedding() if isinstance(self.pos_embedding, RowsAndColumns) else self.pos_embedding)
-        x = through(self.blocks, self.dropout(x), recompute=self.recompute)
+        return through(self.blocks, self.dropout(x), recompute=self.recompute)
+
+    def features(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
+        x = self.encoded(self.embedded(images))
         pooled = self.norm(x).mean(dim=1) if self.class_token is None else self.norm(x[:, 0])
         return pooled if self.pre_logits is None else torch.tanh(self.pre_logits(pooled))
 
