@@ -12,6 +12,7 @@ INVALID_STUDY = 3
 RUN_FAILED = 4
 MISSING = 5  # data, a device or a dependency
 HELD = 75  # of a worker: another process has the run (EX_TEMPFAIL)
+BEREFT = 76  # of a worker: another process of its run, or that one's host, went first
 INTERRUPTED = 130  # a checkpoint was written first
 
 

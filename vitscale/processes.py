@@ -1,10 +1,21 @@
-"""Processes that must not outlive who started them."""
+"""Signals that end a run with a checkpoint, and processes that must not outlive who started them."""
 
 from __future__ import annotations
 
 import ctypes
 import signal
+import subprocess
 import sys
+import time
+from collections.abc import Mapping
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any
+
+from vitscale.errors import BEREFT, DONE, INTERRUPTED
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+"""Each asks for a checkpoint and an end: of a person, of a scheduler, or before a time limit."""
 
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
@@ -14,3 +25,59 @@ def signal_at_parent_death(number: signal.Signals) -> None:
     """Has the kernel send this signal to the calling process when its parent dies, however it dies; Linux only."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, int(number))
+
+
+class Together:
+    """Processes that stop together and end together: the first failure leaves the others little time."""
+
+    GRACE = 10.0
+    """Seconds for the others to notice and to say so; by then they wait for one that is gone."""
+
+    def __init__(self, processes: Mapping[int, subprocess.Popen[Any]]) -> None:
+        self.processes = processes
+        self.killed = False
+        self._ended: SimpleQueue[tuple[int, int]] = SimpleQueue()
+        for number, process in processes.items():
+            Thread(target=self._await, args=(number, process), daemon=True).start()
+
+    def _await(self, number: int, process: subprocess.Popen[Any]) -> None:
+        self._ended.put((number, process.wait()))
+
+    def stop(self) -> None:
+        """Asks all for a checkpoint and an end."""
+        for process in self.processes.values():
+            process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Ends all, without a checkpoint."""
+        self.killed = True
+        for process in self.processes.values():
+            process.kill()
+
+    def wait(self) -> dict[int, int]:
+        """The exit codes of all, in the order in which they ended; without those that `kill` ended."""
+        codes: dict[int, int] = {}
+        left, end = len(self.processes), None
+        while left:
+            try:
+                number, code = self._ended.get(timeout=None if end is None else max(end - time.monotonic(), 0.0))
+            except Empty:
+                self.kill()
+                end = None
+                continue
+            left -= 1
+            if not self.killed:
+                codes[number] = code
+                if code not in (DONE, INTERRUPTED) and end is None:
+                    end = time.monotonic() + self.GRACE
+        return codes
+
+
+def first_failure(codes: Mapping[int, int]) -> tuple[int, int] | None:
+    """(number, exit code) of the process that ended the others, rather than of one that missed it; None: none failed.
+
+    Where all were only interrupted it is one of those.
+    """
+    blame = {BEREFT: 1, INTERRUPTED: 2}
+    failures = [(number, code) for number, code in codes.items() if code != DONE]
+    return min(failures, key=lambda failure: blame.get(failure[1], 0), default=None)

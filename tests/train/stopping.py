@@ -1,19 +1,23 @@
 """Signals that come when a test wants them."""
 
-from vitscale.train.loop import Stop
+from vitscale.train.stop import Stop
 
 
 class StopAfter(Stop):
-    """A signal that comes while step `step` is computed."""
+    """A signal that comes after so many looks for one.
 
-    def __init__(self, step: int) -> None:
+    A look is before the first step, after each, between the micro-batches of a step, and before each chunk of images
+    that is scored.
+    """
+
+    def __init__(self, looks: int) -> None:
         super().__init__()
-        self.asked, self.step = 0, step
+        self.looked, self.looks = 0, looks
 
     @property
     def requested(self) -> bool:
-        self.asked += 1
-        return self.asked > self.step
+        self.looked += 1
+        return self.looked > self.looks
 
     @requested.setter
     def requested(self, value: bool) -> None:

@@ -16,8 +16,8 @@ from vitscale.launch.folders import prepare
 from vitscale.study.load import load
 from vitscale.study.plan import plan
 from vitscale.train import pretrain
-from vitscale.train.loop import Stop
 from vitscale.train.rundir import RunDir
+from vitscale.train.stop import Stop
 from vitscale.train.worker import work
 
 Spoil = Callable[..., RunDir]

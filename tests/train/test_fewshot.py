@@ -11,7 +11,7 @@ from vitscale.data.preprocess import preprocess
 from vitscale.study.datasets import load_task
 from vitscale.train.fewshot import few_shot, ridge_accuracy
 from vitscale.train.finetune import raw_pixels
-from vitscale.train.loop import Stop
+from vitscale.train.stop import Stop
 
 
 @pytest.mark.parametrize(("count", "width"), [(12, 40), (200, 40)])

@@ -25,11 +25,11 @@ from vitscale.models.masked import outputs
 from vitscale.train import checkpoint, pretrain
 from vitscale.train.engine import Engine
 from vitscale.train.finetune import fine_tuning_net
-from vitscale.train.loop import Stop
 from vitscale.train.masked import MaskedPatches, per_image_accuracy, per_image_loss, targets
 from vitscale.train.objective import Batch
 from vitscale.train.optim import make_optimizer
 from vitscale.train.rundir import RunDir
+from vitscale.train.stop import Stop
 from vitscale.train.worker import work
 
 Make = Callable[..., RunDir]

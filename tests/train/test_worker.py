@@ -16,9 +16,9 @@ from tiny import edit
 from vitscale.errors import DONE, INTERRUPTED, MISSING, RUN_FAILED
 from vitscale.train import checkpoint, pretrain
 from vitscale.train.finetune import _Tuner
-from vitscale.train.loop import Stop
 from vitscale.train.objective import Batch
 from vitscale.train.rundir import RunDir
+from vitscale.train.stop import Stop
 from vitscale.train.worker import work
 
 Make = Callable[..., RunDir]

@@ -69,6 +69,16 @@ ActivationCheckpointing = Annotated[
 ]
 Compile = Annotated[bool, typer.Option("--compile", help="Compile the network with torch.compile before it trains.")]
 
+Stall = Annotated[
+    float,
+    typer.Option(
+        "--stall",
+        min=0,
+        metavar="SECONDS",
+        help="End a run that has not moved for so long (6 times so long before its first step is done); 0: never.",
+    ),
+]
+
 
 def places(runs: Path, results: Path) -> Places:
     from vitscale.launch.sweep import Places

@@ -40,6 +40,7 @@ def pretrain(
     skip_nonfinite: options.SkipNonfinite = 0,
     keep_last: options.KeepLast = 2,
     keep_every: options.KeepEvery = None,
+    stall: options.Stall = 300.0,
     runs: options.Runs = Path("runs"),
     results: options.Results = Path("results"),
 ) -> None:
@@ -60,6 +61,7 @@ def pretrain(
         skip_nonfinite=skip_nonfinite,
         keep_last=keep_last,
         keep_every=keep_every,
+        stall=stall,
     )
     run_one(job, runs, results, machine)
 

@@ -31,7 +31,8 @@ def status(
         if outcome is not None:
             detail = summary(outcome) if state == "done" else str(outcome["reason"])
         else:
-            detail = progress_words(event) if event and state != "to do" else ""
+            silent = folders.silent_seconds(folder) if state == "running" else None
+            detail = progress_words(event, silent) if event and state != "to do" else ""
         rows.append((state, title(job), detail))
     counts = {
         state: sum(row[0] == state for row in rows) for state in ("done", "failed", "running", "stopped", "to do")

@@ -45,6 +45,7 @@ def sweep(
     skip_nonfinite: options.SkipNonfinite = 0,
     keep_last: options.KeepLast = 2,
     keep_every: options.KeepEvery = None,
+    stall: options.Stall = 300.0,
     runs: options.Runs = Path("runs"),
     results: options.Results = Path("results"),
 ) -> None:
@@ -78,6 +79,7 @@ def sweep(
         skip_nonfinite=skip_nonfinite,
         keep_last=keep_last,
         keep_every=keep_every,
+        stall=stall,
     )
     say(loaded.title)
     for line in [*totals(everything, states), *unequal([job for job in everything if job.kind == "pretrain"])]:

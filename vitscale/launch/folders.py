@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -76,6 +77,14 @@ def last_event(folder: Path, kind: str = "step") -> dict[str, Any] | None:
                 continue
             return event
     return None
+
+
+def silent_seconds(folder: Path) -> float | None:
+    """Since the run last moved, by its heartbeat; None where it has none."""
+    try:
+        return max(time.time() - (folder / "heartbeat").stat().st_mtime, 0.0)
+    except OSError:
+        return None
 
 
 def is_held(folder: Path) -> bool:

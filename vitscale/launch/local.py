@@ -16,12 +16,12 @@ from pathlib import Path
 from vitscale.errors import HELD, INTERRUPTED, MISSING, RUN_FAILED
 from vitscale.files import disk_errors, write_whole
 from vitscale.launch import folders
-from vitscale.processes import signal_at_parent_death
+from vitscale.processes import STOP_SIGNALS, signal_at_parent_death
 
 
 def _before_exec() -> None:
     """In the child: a checkpoint and an end when the launcher dies, however it dies; no signal before it listens."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1))
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     signal_at_parent_death(signal.SIGTERM)
 
 

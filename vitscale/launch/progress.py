@@ -38,11 +38,16 @@ def summary(outcome: dict[str, Any]) -> str:
     return ", ".join(f"{name} {sum(v) / len(v):.1%}" for name, v in values.items()) or "trained"
 
 
-def progress_words(event: dict[str, Any]) -> str:
-    """A step event as one log line."""
+QUIET = 30.0
+"""Seconds without a sign of life that are worth a word."""
+
+
+def progress_words(event: dict[str, Any], silent: float | None = None) -> str:
+    """A step event as one log line; `silent`: seconds since the run's last sign of life."""
     left = time.strftime("%H:%M:%S", time.gmtime(event["seconds_left"]))
     mfu = "" if event.get("mfu") is None else f", MFU {event['mfu']:.1%}"
+    quiet = f", last sign of life {silent:,.0f} s ago" if silent is not None and silent > QUIET else ""
     return (
         f"step {event['step']}/{event['steps']}, loss {event['loss']:.3f}, lr {event['lr']:.2g}, "
-        f"{event['images_per_second']:,.0f} images/s{mfu}, {left} left"
+        f"{event['images_per_second']:,.0f} images/s{mfu}, {left} left{quiet}"
     )

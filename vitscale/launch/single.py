@@ -12,6 +12,7 @@ from vitscale.launch.collect import collect
 from vitscale.launch.local import Worker, wait_any
 from vitscale.launch.progress import progress_words
 from vitscale.launch.sweep import Machine, Places, Say, not_saved
+from vitscale.processes import STOP_SIGNALS
 from vitscale.study.plan import Job
 
 
@@ -24,15 +25,15 @@ def run_single(job: Job, *, places: Places, machine: Machine, study: str, say: S
 
         def stop(number: int, frame: FrameType | None) -> None:
             nonlocal asked
-            del number, frame
-            worker.stop(now=asked)
+            del frame
+            worker.stop(now=asked and number == signal.SIGINT)  # a scheduler may say it twice; who is impatient, Ctrl-C
             asked = True
 
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
         try:
             while not wait_any([worker], 10.0):
                 event = folders.last_event(folder)
-                say(progress_words(event) if event else "starting")
+                say(progress_words(event, folders.silent_seconds(folder)) if event else "starting")
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

@@ -18,6 +18,7 @@ from vitscale.launch import folders
 from vitscale.launch.collect import collect, collect_orphan
 from vitscale.launch.local import Worker, wait_any
 from vitscale.launch.progress import progress_words, summary, title
+from vitscale.processes import STOP_SIGNALS
 from vitscale.results.store import Held, write_plan
 from vitscale.study.load import Study
 from vitscale.study.plan import Job, Plan, plan
@@ -50,6 +51,8 @@ class Machine:
     skip_nonfinite: int = 0
     keep_last: int = 2
     keep_every: int | None = None
+    stall: float = 300.0
+    """Seconds without a movement that end a run; 0: never."""
 
     def told(self) -> dict[str, Any]:
         """All but how many processes there are: what a worker must know."""
@@ -196,7 +199,8 @@ class Sweep:
         for jobs in self.workers.values():
             job = next((job for job in jobs if folders.result(self.places.runs / job.id) is None), jobs[-1])
             event = folders.last_event(self.places.runs / job.id)
-            parts.append(f"{title(job)} {progress_words(event)}" if event else f"{title(job)} starting")
+            words = progress_words(event, folders.silent_seconds(self.places.runs / job.id)) if event else "starting"
+            parts.append(f"{title(job)} {words}")
         return "running: " + "; ".join(parts)
 
     def _report(self, job: Job) -> None:
@@ -217,11 +221,12 @@ class Sweep:
     @contextmanager
     def _signals(self) -> Iterator[None]:
         def stop(number: int, frame: FrameType | None) -> None:
-            del number, frame
-            twice, self.stopping = self.stopping, True
+            del frame
+            # A scheduler may say it twice; who is impatient, by Ctrl-C.
+            twice, self.stopping = self.stopping and number == signal.SIGINT, True
             self._ask_to_stop(now=twice)
 
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
         try:
             yield
         finally:

@@ -47,6 +47,8 @@ class Progress:
     best_score: float | None = None
     skipped: int = 0
     """Steps whose loss or gradients were not finite, and which left the weights as they were."""
+    validation_due: bool = False
+    """The validation after this step was cut short: it comes before the next one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

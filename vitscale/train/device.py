@@ -7,11 +7,13 @@ import re
 import resource
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from vitscale.config import Recipe
 from vitscale.errors import MISSING, VitscaleError
@@ -114,3 +116,15 @@ def memory_peak() -> int:
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def random_states() -> dict[str, Tensor]:
+    """Of the generators that dropout and stochastic depth draw from."""
+    states = {"rng": torch.get_rng_state()}
+    return {**states, "rng_cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else states
+
+
+def restore_random_states(states: Mapping[str, Tensor]) -> None:
+    torch.set_rng_state(states["rng"])
+    if torch.cuda.is_available() and "rng_cuda" in states:
+        torch.cuda.set_rng_state(states["rng_cuda"])

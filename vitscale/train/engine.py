@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from vitscale.config import Recipe
 from vitscale.errors import USAGE, VitscaleError
 from vitscale.train import group
-from vitscale.train.device import check_precision
+from vitscale.train.device import check_precision, random_states, restore_random_states
 from vitscale.train.objective import Batch, Classification, Network, Objective
 from vitscale.train.optim import make_optimizer
 from vitscale.train.partitions import Partition, fill, gathered, partitions
+from vitscale.train.stop import Interrupted
 from vitscale.train.stopwatch import Stopwatch
 
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
@@ -106,10 +107,14 @@ class Engine:
             config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
         return config
 
-    def step(self, batch: Batch, lr: float) -> Stepped:
+    def step(self, batch: Batch, lr: float, asked: Callable[[], bool] = lambda: False) -> Stepped:
         """One optimizer step over a global batch, of which every device gives its part.
 
         Where it is not finite, weights and the optimizer's state stay as they are.
+
+        Raises:
+            Interrupted: it was `asked` to stop between two micro-batches; weights, optimizer and random draws are as
+                before the step.
         """
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = lr
@@ -117,7 +122,11 @@ class Engine:
         count = self.micro_batch * self.accumulation
         (good,) = group.summed(float(batch.weights[:count].sum()))
         total = torch.zeros((), device=self.device)
+        draws = random_states()
         for start in range(0, count, self.micro_batch):
+            if start and asked():
+                restore_random_states(draws)
+                raise Interrupted
             part = slice(start, start + self.micro_batch)
             self.engine.set_gradient_accumulation_boundary(part.stop == count)
             with self._watch.part("forward"):
@@ -207,13 +216,17 @@ class Engine:
             yield network
         elif self.stage == 3:
             self._set_cut(self.averages)
-            yield network
-            self._set_cut([part.values for part in self.partitions])
+            try:
+                yield network
+            finally:  # a stop may come meanwhile, and the weights are saved then
+                self._set_cut([part.values for part in self.partitions])
         else:
             own = {name: parameter.detach().clone() for name, parameter in self.net.named_parameters()}
             self._set(self._gathered(list(zip(self.partitions, self.averages, strict=True)), everywhere=True))
-            yield network
-            self._set(own.items())
+            try:
+                yield network
+            finally:
+                self._set(own.items())
 
     def _set(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         parameters = dict(self.net.named_parameters())

@@ -16,9 +16,9 @@ from vitscale.data.images import ArrayImages, Images
 from vitscale.data.preprocess import Preprocess
 from vitscale.errors import MISSING, VitscaleError
 from vitscale.train import group
-from vitscale.train.loop import Stop
 from vitscale.train.objective import Network, per_image_loss, to_device
 from vitscale.train.outcome import measured
+from vitscale.train.stop import Interrupted, Stop
 
 CHUNK = 500
 
@@ -44,11 +44,24 @@ class Score:
 
 
 def chunks(
-    images: AnyImages, index: Int64[np.ndarray, n], how: Preprocess, size: int = CHUNK
+    images: AnyImages, index: Int64[np.ndarray, n], how: Preprocess, stop: Stop, size: int = CHUNK
 ) -> Iterator[tuple[Int64[np.ndarray, b], UInt8[np.ndarray, "b 3 r r"]]]:
-    """The readable images among `index`, at most `size` at a time, in order."""
-    for start in range(0, len(index), size):
-        part = index[start : start + size]
+    """This device's share of the readable images among `index`, at most `size` at a time, in order.
+
+    All devices go round equally often: at ZeRO stage 3 they give each other the weights for every forward pass.
+
+    Raises:
+        Interrupted: a signal came.
+    """
+    rank, devices = group.rank(), group.world_size()
+    for start in range(0, len(index), size * devices):
+        stop.at("measuring accuracy", together=True)
+        if stop.asked():
+            raise Interrupted
+        part = index[start + rank : start + size * devices : devices]
+        if not len(part):  # the last round has fewer images than devices
+            yield part, np.empty((0, 3, how.resolution, how.resolution), np.uint8)
+            continue
         pixels, weights = images.eval_batch(part, how)
         good = weights > 0
         yield part[good], pixels[good]
@@ -63,10 +76,14 @@ def evaluate(
     *,
     how: Preprocess,
     recipe: Recipe,
+    stop: Stop,
 ) -> Score:
     """Accuracy and loss of a network in evaluation mode over the images of `index`; unreadable ones do not count.
 
     Of several processes each takes a share of them.
+
+    Raises:
+        Interrupted: a signal came.
     """
     device = group.device()
 
@@ -74,17 +91,13 @@ def evaluate(
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
             return network(to_device(pixels, device)).float()
 
-    correct, loss, count, passes = 0.0, 0.0, 0.0, 0
-    for part, pixels in chunks(images, index[group.rank() :: group.world_size()], how):
+    correct, loss, count = 0.0, 0.0, 0.0
+    for part, pixels in chunks(images, index, how, stop):
         truth = torch.from_numpy(labels[part]).to(device)
         logits = logits_of(torch.from_numpy(pixels))
         correct += int((logits.argmax(dim=1) == truth).sum())
         loss += float(per_image_loss(logits, truth, recipe).sum())
         count += len(part)
-        passes += 1
-    # At ZeRO stage 3 the processes give each other the weights for every forward pass: all make as many of them.
-    for _ in range(passes, -(-len(index) // (CHUNK * group.world_size()))):
-        logits_of(torch.zeros(1, 3, how.resolution, how.resolution, dtype=torch.uint8))
     correct, loss, count = group.summed(correct, loss, count)
     return Score(accuracy=correct / max(count, 1), loss=loss / max(count, 1), images=int(count))
 
@@ -123,6 +136,7 @@ def features(net: nn.Module, images: AnyImages, *, how: Preprocess, stop: Stop) 
     index = np.arange(len(images), dtype=np.int64)
     parts = []
     for start in range(0, len(index), CHUNK):
+        stop.at("computing features")
         stop.raise_if_requested()
         pixels = readable(images, index[start : start + CHUNK], how)
         parts.append(net.features(to_device(torch.from_numpy(pixels), device)).double().cpu().numpy())  # type: ignore[operator]

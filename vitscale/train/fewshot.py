@@ -8,7 +8,7 @@ from jaxtyping import Float64, Int64
 
 from vitscale.config import Task
 from vitscale.data.downstream import Downstream, support_sets
-from vitscale.train.loop import Stop
+from vitscale.train.stop import Stop
 
 BIAS = 100.0
 """The constant feature: so large that the ridge hardly touches its weight."""
@@ -58,6 +58,7 @@ def few_shot(
     rows = []
     for shot in shots:
         for draw in range(task.draws):
+            stop.at("solving few-shot regressions")
             stop.raise_if_requested()
             chosen = support_sets(data.train_labels, shots=shot, draw=draw)
             accuracy = ridge_accuracy(

@@ -26,12 +26,13 @@ from vitscale.train.checkpoint import Progress
 from vitscale.train.engine import Engine
 from vitscale.train.evaluate import AnyImages, Score, evaluate, features, readable
 from vitscale.train.fewshot import few_shot
-from vitscale.train.loop import Loop, Stop
+from vitscale.train.loop import Loop
 from vitscale.train.objective import Batch
 from vitscale.train.outcome import measured
 from vitscale.train.pretrain import new_net, trained_net
 from vitscale.train.published import head_of
 from vitscale.train.rundir import RunDir
+from vitscale.train.stop import Stop
 
 BLOCK = 256  # samples of a downstream task that its shuffle moves together
 
@@ -248,6 +249,6 @@ class _Tuner:
         )
         loop.run(Progress(step=0))
         with engine.for_evaluation() as network:
-            score = evaluate(network, images, labels, measured_on, how=self.how, recipe=recipe)
+            score = evaluate(network, images, labels, measured_on, how=self.how, recipe=recipe, stop=self.stop)
         engine.close()
         return score

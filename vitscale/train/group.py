@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
 from torch import distributed
 
+from vitscale.errors import MISSING, VitscaleError
+from vitscale.train.neighbours import Neighbours, connect
+
 T = TypeVar("T")
+
+MEET = timedelta(minutes=5)
+"""For all processes to come; they start together."""
+COLLECTIVE = 30.0
+"""Minutes that a collective may take where DEEPSPEED_TIMEOUT does not say; the watchdog is quicker."""
+LISTENER = "VITSCALE_STORE_FD"
+"""In the first process: the socket, open already, at which the others meet it."""
+
+
+Lost = Callable[[], str | None]
+
+
+class NotMet(VitscaleError):  # noqa: N818
+    """The processes of a run did not come together."""
 
 
 def is_one_of_several() -> bool:
@@ -19,28 +38,106 @@ def is_one_of_several() -> bool:
 
 
 @contextmanager
-def process_group() -> Iterator[None]:
+def process_group() -> Iterator[Lost]:
     """The group that torchrun's environment names; without one, this process alone.
 
-    Alone it meets over a store in memory: no launcher, no port, no mpi4py.
+    Alone it meets over a store in memory: no launcher, no port, no mpi4py. What it yields names a host that is lost.
+
+    Raises:
+        NotMet: the port is in use, or the others do not come (exit 5).
     """
     os.environ.setdefault("LOCAL_RANK", "0")
     backend = "gloo"
     if torch.cuda.is_available():
         backend = "nccl"
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        # Where a scheduler shows each process a device of its own, all of them have the number 0.
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     if is_one_of_several():
-        distributed.init_process_group(backend)
+        _meet(backend)
     else:
         distributed.init_process_group(backend, store=distributed.HashStore(), rank=0, world_size=1)
+    neighbours = _meet_neighbours() if nodes() > 1 else None
     try:
-        yield
+        yield neighbours.lost if neighbours else lambda: None
     finally:
+        if neighbours:
+            neighbours.close()
         distributed.destroy_process_group()
         import deepspeed
 
         # DeepSpeed keeps its own handle and would use the destroyed group in the next run of this process.
         deepspeed.comm.comm.cdb = None
+
+
+def _meet(backend: str) -> None:
+    number, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    _choose_interface(os.environ["MASTER_ADDR"])
+    try:
+        distributed.init_process_group(
+            backend,
+            store=_store(number, world),
+            rank=number,
+            world_size=world,
+            timeout=timedelta(minutes=float(os.environ.get("DEEPSPEED_TIMEOUT", COLLECTIVE))),
+        )
+    except RuntimeError as error:
+        if "EADDRINUSE" in str(error):
+            raise NotMet(
+                f"{where}, where the processes of the run meet, is in use",
+                hint="another run has the port: name a free one in MASTER_PORT",
+                exit_code=MISSING,
+            ) from None
+        raise NotMet(
+            f"rank {number} on {socket.gethostname()} did not meet the others of {world} at {where}: {error}",
+            hint="all hosts must reach one another on any port; GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name the way",
+            exit_code=MISSING,
+        ) from None
+
+
+def _store(number: int, world: int) -> distributed.Store:
+    """Where the processes meet: torchrun's own, or one that the first process serves."""
+    served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    listener = os.environ.get(LISTENER) if number == 0 else None
+    return distributed.TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        world_size=None if served else world,
+        is_master=number == 0 and not served,
+        timeout=MEET,
+        master_listen_fd=None if listener is None else int(listener),
+    )
+
+
+def _meet_neighbours() -> Neighbours:
+    return Neighbours(connect(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])))
+
+
+def _choose_interface(master: str) -> None:
+    """Has gloo use the interface on the way to the first host; a host's own name often resolves to its loopback."""
+    if "GLOO_SOCKET_IFNAME" in os.environ or nodes() == 1:
+        return
+    import psutil
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((master, 1))  # a datagram socket: nothing is sent
+        except OSError:
+            return
+        own = probe.getsockname()[0]
+    for name, addresses in psutil.net_if_addrs().items():
+        if not own.startswith("127.") and own in {address.address for address in addresses}:
+            os.environ["GLOO_SOCKET_IFNAME"] = name
+
+
+def nodes() -> int:
+    """Hosts that train the run, as torchrun's environment says."""
+    return int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+
+
+def is_of_a_lost_peer(error: Exception) -> bool:
+    """Whether a collective failed because another process, or the way to it, is gone."""
+    return isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def rank() -> int:

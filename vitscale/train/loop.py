@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from types import FrameType
 from typing import Any
 
 from vitscale.errors import RUN_FAILED, VitscaleError
@@ -18,38 +16,7 @@ from vitscale.train.checkpoint import Progress
 from vitscale.train.engine import Engine, Stepped
 from vitscale.train.meter import Meter
 from vitscale.train.objective import Batch
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-
-
-class Interrupted(Exception):  # noqa: N818
-    """A signal asked the run to stop, and its checkpoint is written."""
-
-
-class Stop:
-    """Whether a signal has asked this process to stop; the loop looks between steps."""
-
-    def __init__(self) -> None:
-        self.requested = False
-
-    def listen(self) -> None:
-        for number in SIGNALS:
-            signal.signal(number, self._on_signal)
-        # The launcher starts workers with these blocked: one that came while Python was starting arrives now.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-
-    def raise_if_requested(self) -> None:
-        """For work that has no checkpoint of its own.
-
-        Raises:
-            Interrupted: a signal has come.
-        """
-        if self.requested:
-            raise Interrupted
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
-        self.requested = True
+from vitscale.train.stop import Interrupted, Stop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,15 +58,28 @@ class Loop:
         saved = logged = time.monotonic()
         first = progress.step
         kept = first or None
+        if self.stop.asked():
+            raise Interrupted
+        if progress.validation_due:
+            progress, _ = self._validated(progress)
+            self._save(progress)
         with ThreadPoolExecutor(1) as reader:
             coming: Future[Batch] = reader.submit(self.batch_of, first)
             for step in range(first, self.steps):
+                self.stop.at(f"waiting for the data of step {step + 1}", slow=step == first)
                 with meter.part("wait"):
                     batch = coming.result()
                 if step + 1 < self.steps:
                     coming = reader.submit(self.batch_of, step + 1)
                 lr = learning_rate(self.engine.recipe, step, self.steps)
-                stepped = self.engine.step(batch, lr)
+                self.stop.at(f"in step {step + 1}", slow=step == first, together=True)
+                try:
+                    stepped = self.engine.step(batch, lr, self.stop.asked)
+                except Interrupted:
+                    if kept != progress.step:
+                        self._save(progress)
+                    self._wait_for_writing()
+                    raise
                 meter.stepped(self.engine.seconds)
                 if not stepped.finite:
                     progress = self._skipped(progress, step, stepped, kept)
@@ -119,9 +99,9 @@ class Loop:
                 due = last or improved or now - saved > self.save_seconds
                 # Their clocks differ, and all of them save.
                 stopping, due = (n > 0 for n in group.summed(self.stop.requested, due and group.is_first()))
-                if self.save is not None and (due or stopping):
+                if due or stopping:
                     with meter.part("checkpoint"):
-                        self.save(progress)
+                        self._save(progress)
                     kept = progress.step
                     saved = time.monotonic()
                 if stopping and not last:
@@ -130,8 +110,14 @@ class Loop:
         self._wait_for_writing()
         return progress
 
+    def _save(self, progress: Progress) -> None:
+        if self.save is not None:
+            self.stop.at(f"saving the checkpoint of step {progress.step}", slow=True, together=True)
+            self.save(progress)
+
     def _wait_for_writing(self) -> None:
         if self.written is not None:
+            self.stop.at("writing the last checkpoint", slow=True, together=True)
             self.written()
 
     def _skipped(self, progress: Progress, step: int, stepped: Stepped, kept: int | None) -> Progress:
@@ -148,9 +134,14 @@ class Loop:
 
     def _validated(self, progress: Progress) -> tuple[Progress, bool]:
         assert self.validate is not None
-        score, flops = self.validate(progress.step)
+        try:
+            score, flops = self.validate(progress.step)
+        except Interrupted:
+            self._save(replace(progress, validation_due=True))
+            self._wait_for_writing()
+            raise
         self.log("validate", {"step": progress.step, self.score_name: score})
-        progress = replace(progress, flops_eval=progress.flops_eval + flops)
+        progress = replace(progress, flops_eval=progress.flops_eval + flops, validation_due=False)
         improved = progress.best_score is None or score > progress.best_score
         if improved:
             progress = replace(progress, best_step=progress.step, best_score=score)

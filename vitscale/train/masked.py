@@ -21,6 +21,7 @@ from vitscale.models.vit.masked import taken
 from vitscale.train import group
 from vitscale.train.evaluate import chunks
 from vitscale.train.objective import Batch, Corrupted, Network, to_device
+from vitscale.train.stop import Stop
 
 CHUNK = 50
 """Images that are evaluated at once: of 16 x 512 logits a corrupted patch, 160 MB at ViT-B/16 and 224 px."""
@@ -84,11 +85,21 @@ class MaskedPatches:
 
     @torch.no_grad()
     def evaluate(
-        self, network: Network, images: Images, index: Int64[np.ndarray, n], *, how: Preprocess, recipe: Recipe
+        self,
+        network: Network,
+        images: Images,
+        index: Int64[np.ndarray, n],
+        *,
+        how: Preprocess,
+        recipe: Recipe,
+        stop: Stop,
     ) -> MaskedScore:
         """How well a network in evaluation mode does over the images of `index`; unreadable ones do not count.
 
         Of several processes each takes a share of them.
+
+        Raises:
+            Interrupted: a signal came.
         """
         device = group.device()
 
@@ -97,17 +108,14 @@ class MaskedPatches:
             with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
                 return self._predicted(network, pixels, drawn, device)
 
-        loss, right, squares, count, passes = 0.0, 0.0, 0.0, 0.0, 0
-        for part, pixels in chunks(images, index[group.rank() :: group.world_size()], how, CHUNK):
+        loss, right, squares, count = 0.0, 0.0, 0.0, 0.0
+        for part, pixels in chunks(images, index, how, stop, CHUNK):
             found, wanted = predicted(torch.from_numpy(pixels), part)
             loss += float(per_image_loss(found, wanted).double().sum())
             if self.target != "pixels":
                 share = per_image_accuracy(found, wanted)
                 right, squares = right + float(share.sum()), squares + float(share.square().sum())
             count += len(part)
-            passes += 1
-        for _ in range(passes, -(-len(index) // (CHUNK * group.world_size()))):  # see `vitscale.train.evaluate`
-            predicted(torch.zeros(1, 3, how.resolution, how.resolution, dtype=torch.uint8), index[:1])
         loss, right, squares, count = group.summed(loss, right, squares, count)
         mean, mean_square = right / max(count, 1), squares / max(count, 1)
         told = self.target != "pixels"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int64
-from torch import Tensor, nn
+from torch import nn
 
 from vitscale import exclusions, models
 from vitscale.config import Run
@@ -29,12 +28,14 @@ from vitscale.study.datasets import Dataset
 from vitscale.study.subsets import num_classes, subset_seed
 from vitscale.train import checkpoint, group
 from vitscale.train.checkpoint import Keep, Progress, Writer
+from vitscale.train.device import random_states, restore_random_states
 from vitscale.train.engine import Engine
 from vitscale.train.evaluate import Score, evaluate
-from vitscale.train.loop import Loop, Stop
+from vitscale.train.loop import Loop
 from vitscale.train.masked import MaskedPatches, MaskedScore
 from vitscale.train.objective import Batch, Network
 from vitscale.train.rundir import RunDir
+from vitscale.train.stop import Stop
 
 
 def new_net(rundir: RunDir) -> nn.Module:
@@ -215,26 +216,31 @@ class Upstream:
     def keys(self, step: int) -> list[str]:
         return [str(key) for key in self.shards.keys[self.positions(step)[0]]]
 
-    def score_validation(self, network: Network) -> Score | MaskedScore:
-        return self._score(network, self.images, self.labels, self.split.validation)
+    def score_validation(self, network: Network, stop: Stop) -> Score | MaskedScore:
+        return self._score(network, stop, self.images, self.labels, self.split.validation)
 
-    def score_test(self, network: Network) -> Score | MaskedScore | None:
+    def score_test(self, network: Network, stop: Stop) -> Score | MaskedScore | None:
         if self.test is None:
             return None
         labels = self.split.labels(self.test.labels)
         # Those without a label are among them: they are noted and do not count.
         index = np.flatnonzero((labels >= 0) | (self.test.labels < 0))
-        return self._score(network, self._images(self.test, len(index)), labels, index)
+        return self._score(network, stop, self._images(self.test, len(index)), labels, index)
 
     def _score(
-        self, network: Network, images: Images, labels: Int64[np.ndarray, all], index: Int64[np.ndarray, n]
+        self,
+        network: Network,
+        stop: Stop,
+        images: Images,
+        labels: Int64[np.ndarray, all],
+        index: Int64[np.ndarray, n],
     ) -> Score | MaskedScore:
         how, recipe = self.how, self.run.recipe
         score: Score | MaskedScore
         if self.masked is not None:
-            score = self.masked.evaluate(network, images, index, how=how, recipe=recipe)
+            score = self.masked.evaluate(network, images, index, how=how, recipe=recipe, stop=stop)
         else:
-            score = evaluate(network, images, labels, index, how=how, recipe=recipe)
+            score = evaluate(network, images, labels, index, how=how, recipe=recipe, stop=stop)
         self.share_bad(images)
         return score
 
@@ -273,7 +279,7 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
 
     def validate(step: int) -> tuple[float, float]:
         with engine.for_evaluation() as network:
-            validations[step] = score = data.score_validation(network)
+            validations[step] = score = data.score_validation(network, stop)
         return score.value, float(forward_flops(macs, score.images))
 
     validations: dict[int, Score | MaskedScore] = {}
@@ -298,7 +304,7 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
     with writer:
         progress = loop.run(_count_lost(rundir, progress, flops_per_step))
     engine.close()
-    return _finished(rundir, data, progress, macs, validations)
+    return _finished(rundir, data, progress, macs, validations, stop)
 
 
 def _begun(rundir: RunDir, objective: MaskedPatches | None) -> tuple[Engine, Progress]:
@@ -320,18 +326,6 @@ def _begun(rundir: RunDir, objective: MaskedPatches | None) -> tuple[Engine, Pro
     return engine, progress
 
 
-def random_states() -> dict[str, Tensor]:
-    """Of the generators that dropout and stochastic depth draw from."""
-    states = {"rng": torch.get_rng_state()}
-    return {**states, "rng_cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else states
-
-
-def restore_random_states(states: Mapping[str, Tensor]) -> None:
-    torch.set_rng_state(states["rng"])
-    if torch.cuda.is_available() and "rng_cuda" in states:
-        torch.cuda.set_rng_state(states["rng_cuda"])
-
-
 def _count_lost(rundir: RunDir, progress: Progress, flops_per_step: float) -> Progress:
     """Adds up what earlier attempts had computed after the checkpoints that the next ones started from."""
     lost = reached = 0
@@ -348,7 +342,12 @@ def _count_lost(rundir: RunDir, progress: Progress, flops_per_step: float) -> Pr
 
 
 def _finished(
-    rundir: RunDir, data: Upstream, progress: Progress, macs: int, validations: dict[int, Score | MaskedScore]
+    rundir: RunDir,
+    data: Upstream,
+    progress: Progress,
+    macs: int,
+    validations: dict[int, Score | MaskedScore],
+    stop: Stop,
 ) -> dict[str, Any]:
     """Measures the checkpoint that is kept, as it lies on the disk."""
     run = rundir.run
@@ -362,10 +361,10 @@ def _finished(
     if run.data.val_examples:
         validation = validations.get(kept)
         if validation is None:  # it was measured by an earlier attempt
-            validation = data.score_validation(network)
+            validation = data.score_validation(network, stop)
             flops_eval += forward_flops(macs, validation.images)
         scores["upstream_val"] = validation
-    test = data.score_test(network)
+    test = data.score_test(network, stop)
     if test is not None:
         scores["upstream_test"] = test
         flops_eval += forward_flops(macs, test.images)

@@ -16,8 +16,8 @@ from vitscale.models import convert
 from vitscale.models.counts import Head
 from vitscale.train import checkpoint
 from vitscale.train.checkpoint import Progress
-from vitscale.train.loop import Stop
 from vitscale.train.rundir import RunDir
+from vitscale.train.stop import Stop
 
 
 def import_published(rundir: RunDir, stop: Stop) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 from vitscale import models
 from vitscale.config import Run, Task
 from vitscale.errors import HELD, MISSING, VitscaleError
-from vitscale.files import write_whole
+from vitscale.files import locked, write_whole
 from vitscale.models.counts import Head
 from vitscale.study.fields import from_dict
 
@@ -115,6 +115,24 @@ class RunDir:
     def finish(self, result: Mapping[str, Any]) -> None:
         """Publishes the outcome in one step."""
         write_whole(self.folder / "result.json", json.dumps(result, indent=1).encode())
+
+    def fail(
+        self, reason: str, *, hint: str, code: int, facts: Mapping[str, Any] | None = None, provisional: bool = False
+    ) -> None:
+        """Publishes a failure, unless one is published: of several processes the first to fail knows why.
+
+        One that is `provisional` gives way to any other. `facts` of the attempt default to those of its start.
+        """
+        starts = [event for event in self.events() if event["event"] == "start"]
+        start = starts[-1] if starts else {}
+        known = {"attempt": len(starts) or 1, "started": start.get("time", now()), "device": start.get("device")}
+        outcome = {"status": "failed", "reason": reason, "hint": hint, "exit_code": code, "score": None, "rows": []}
+        if provisional:
+            outcome["provisional"] = True
+        with locked(self.folder / ".outcome", wait=True):
+            before = self.result()
+            if before is None or (before.get("provisional") and not provisional):
+                self.finish({**outcome, **known, **(facts or {}), "ended": now()})
 
     @contextmanager
     def lease(self) -> Iterator[None]:

@@ -1,47 +1,162 @@
-"""Several processes for one run on this machine: `python -m vitscale.train.spawn DEVICES RUN_FOLDER ...`.
+"""The processes of one run on this host: `python -m vitscale.train.spawn DEVICES RUN_FOLDER`.
 
-torchrun without its command line, which ends with 1 whatever a worker ended with.
+They get the environment that torchrun would give them. torchrun itself kills workers that need more than 30 s for a
+checkpoint, whatever its size, and takes seconds to start: nothing here imports torch.
+
+On one of several hosts, `python -m vitscale.train.spawn remote` is told by its launcher over ssh, in lines on stdin:
+first a `Share` as JSON, then perhaps `stop` (a checkpoint and an end) or `kill`. The end of stdin, when the launcher or
+the connection is gone, is a `stop`. The first host answers with the port at which all meet.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
+import subprocess
 import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Thread, Timer
 
-from torch.distributed.elastic.multiprocessing import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from vitscale.errors import BEREFT, DONE, MISSING, RUN_FAILED, VitscaleError
+from vitscale.processes import STOP_SIGNALS, Together, first_failure, signal_at_parent_death
 
-from vitscale.errors import DONE, INTERRUPTED
+VISIBLE = 30.0
+"""Seconds until a run folder that another host has made must be seen here."""
+LAST = 300.0
+"""Seconds for the last checkpoint once nobody listens any more."""
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """What one host has of a run."""
+
+    folder: str
+    devices: int
+    node: int = 0
+    nodes: int = 1
+    first_rank: int = 0
+    world_size: int
+    master: str = "127.0.0.1"
+    port: int = 0
+    """0: a free one is taken, and said."""
+    environment: dict[str, str] = field(default_factory=dict)
 
 
-def main(devices: int, folders: list[str]) -> int:
-    """Starts the workers and waits; the exit code of the one that failed first ends all of them."""
-    # Passed on to the workers, who then write a checkpoint; any other would leave them behind as orphans.
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(number.name for number in SIGNALS)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # blocked by the launcher while Python started
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        run_id=str(os.getpid()),
-        nproc_per_node=devices,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",  # a free port
-        max_restarts=0,  # the sweep tries again, from the last checkpoint
-        monitor_interval=0.1,
-    )
+def main(arguments: list[str]) -> int:
+    if arguments[0] != "remote":
+        devices = int(arguments[0])
+        return run(Share(folder=arguments[1], devices=devices, world_size=devices))
+    share = Share(**json.loads(sys.stdin.readline()))
+    os.environ.update(share.environment)
+    return run(share, remote=True)
+
+
+def run(share: Share, *, remote: bool = False) -> int:
+    """Starts this host's workers and waits; returns the exit code of the one that failed first."""
     try:
-        elastic_launch(config, sys.executable)("-m", "vitscale.train.worker", *folders)
-    except ChildFailedError as error:
-        code = error.get_first_failure()[1].exitcode
-        return code if code >= 0 else 128 - code  # killed by a signal, in a shell's words
-    except SignalException:
-        return INTERRUPTED
-    return DONE
+        _wait_for(Path(share.folder) / "run.json")
+        listener = _listener(share) if share.node == 0 else None
+    except VitscaleError as error:
+        print(error, file=sys.stderr, flush=True)
+        return error.exit_code
+    port = listener.getsockname()[1] if listener else share.port
+    workers = Together({share.first_rank + i: _start(share, i, port, listener) for i in range(share.devices)})
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda *_: workers.stop())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # blocked while Python started, and for the workers
+    if remote:
+        print(port, flush=True)
+        Thread(target=_obey, args=(workers,), daemon=True).start()
+    failure = first_failure(workers.wait())
+    if workers.killed and failure is None:
+        return BEREFT
+    return DONE if failure is None else _recorded(Path(share.folder), *failure)
+
+
+def _wait_for(path: Path) -> None:
+    end = time.monotonic() + VISIBLE
+    while not path.is_file():
+        if time.monotonic() > end:
+            raise VitscaleError(
+                f"{path.absolute()} is not there on {socket.gethostname()}",
+                hint="all hosts need the same working folder, and --runs on a file system that they share",
+                exit_code=MISSING,
+            )
+        time.sleep(0.2)
+
+
+def _listener(share: Share) -> socket.socket:
+    """Where the workers meet; held from here on, so that nobody else takes the port.
+
+    Raises:
+        VitscaleError: it is in use (exit 5).
+    """
+    try:
+        return socket.create_server(("127.0.0.1" if share.nodes == 1 else "", share.port), backlog=share.world_size)
+    except OSError as error:
+        raise VitscaleError(
+            f"port {share.port} of {socket.gethostname()}, where the processes of the run would meet: {error.strerror}",
+            hint="name a free port in MASTER_PORT, or none: then one is chosen",
+            exit_code=MISSING,
+        ) from None
+
+
+def _start(share: Share, number: int, port: int, listener: socket.socket | None) -> subprocess.Popen[bytes]:
+    holds = [listener.fileno()] if listener is not None and number == 0 else []
+    told = {
+        "RANK": share.first_rank + number,
+        "LOCAL_RANK": number,
+        "WORLD_SIZE": share.world_size,
+        "LOCAL_WORLD_SIZE": share.devices,
+        "GROUP_RANK": share.node,
+        "GROUP_WORLD_SIZE": share.nodes,
+        "MASTER_ADDR": share.master,
+        "MASTER_PORT": port,
+    }
+    if holds:
+        told["VITSCALE_STORE_FD"] = holds[0]
+    return subprocess.Popen(
+        [sys.executable, "-m", "vitscale.train.worker", share.folder],
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr,
+        env={**os.environ, **{key: str(value) for key, value in told.items()}},
+        pass_fds=holds,
+        preexec_fn=_before_exec,
+    )
+
+
+def _before_exec() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    signal_at_parent_death(signal.SIGKILL)
+
+
+def _obey(workers: Together) -> None:
+    """Does what the launcher says until it is gone."""
+    for line in sys.stdin:
+        if line.strip() == "kill":
+            workers.kill()
+        elif line.strip() == "stop":
+            workers.stop()
+    workers.stop()
+    Timer(LAST, workers.kill).start()
+
+
+def _recorded(folder: Path, rank: int, code: int) -> int:
+    """The exit code in a shell's words; a process that was killed has had no time to say so itself."""
+    if code >= 0:
+        return code
+    from vitscale.train.rundir import RunDir
+
+    why = ": often the host ran out of memory" if -code == signal.SIGKILL else ""
+    reason = f"rank {rank} on {socket.gethostname()} was killed by signal {-code}{why}"
+    print(reason, file=sys.stderr, flush=True)
+    RunDir(folder).fail(reason, hint="the same command goes on from the last checkpoint", code=RUN_FAILED)
+    return 128 - code
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), sys.argv[2:]))
+    sys.exit(main(sys.argv[1:]))

@@ -17,14 +17,15 @@ from typing import Any, NoReturn
 
 import torch
 
-from vitscale.errors import BUG, DONE, INTERRUPTED, MISSING, VitscaleError
+from vitscale.errors import BEREFT, BUG, DONE, INTERRUPTED, MISSING, RUN_FAILED, VitscaleError
 from vitscale.files import FULL, disk_errors
 from vitscale.processes import signal_at_parent_death
 from vitscale.train import group
 from vitscale.train.checkpoint import NotSaved
 from vitscale.train.device import device_name
-from vitscale.train.loop import Interrupted, Stop
 from vitscale.train.rundir import RunDir, now
+from vitscale.train.stop import Interrupted, Stop
+from vitscale.train.watchdog import STALL, Watchdog
 
 WORK = {
     "pretrain": "vitscale.train.pretrain.pretrain",
@@ -37,30 +38,40 @@ def main(folders: list[str]) -> int:
     """Works on each folder in turn; returns the worst exit code."""
     stop = Stop()
     stop.listen()
-    worst = DONE
     if group.is_one_of_several():
         signal_at_parent_death(signal.SIGKILL)  # the launcher's own death sends its spawner a SIGTERM first
-    with group.process_group():
-        for folder in folders:
-            if stop.requested:
-                return INTERRUPTED
-            try:
-                with disk_errors(Path(folder)):
-                    _log_to(Path(folder))
-                    code = work(RunDir(Path(folder), number=group.rank()), stop)
-            except VitscaleError as error:  # nothing was begun, or nothing can be recorded
-                with contextlib.suppress(OSError):  # the log lies on the same full disk
-                    print(error, flush=True)
-                code = error.exit_code
-            if code == INTERRUPTED:
-                return code
-            worst = max(worst, code)
-        if worst == DONE:  # where one fails it leaves at once, which ends the others
-            group.wait_for_all()
+    try:
+        with group.process_group() as lost:
+            code = _work_on_all(folders, stop, lost)
+            if code in (DONE, INTERRUPTED):  # where one fails it leaves at once, which ends the others
+                group.wait_for_all()
+    except group.NotMet as error:
+        print(error, flush=True)
+        RunDir(Path(folders[0])).fail(error.problems[0].message, hint=error.problems[0].hint, code=error.exit_code)
+        return error.exit_code
+    return code
+
+
+def _work_on_all(folders: list[str], stop: Stop, lost: group.Lost) -> int:
+    worst = DONE
+    for folder in map(Path, folders):
+        if stop.asked():
+            return INTERRUPTED
+        try:
+            with disk_errors(folder):
+                _log_to(folder)
+                code = work(RunDir(folder, number=group.rank()), stop, lost)
+        except VitscaleError as error:  # nothing was begun, or nothing can be recorded
+            with contextlib.suppress(OSError):  # the log lies on the same full disk
+                print(error, flush=True)
+            code = error.exit_code
+        if code == INTERRUPTED:
+            return code
+        worst = max(worst, code)
     return worst
 
 
-def work(rundir: RunDir, stop: Stop) -> int:
+def work(rundir: RunDir, stop: Stop, lost: group.Lost = lambda: None) -> int:
     """One attempt at one run; its outcome is written also where it is a failure."""
     torch.set_num_threads(rundir.machine.get("threads") or torch.get_num_threads())
     with rundir.lease():
@@ -70,8 +81,17 @@ def work(rundir: RunDir, stop: Stop) -> int:
         started = now()
         rundir.log("start", {"attempt": attempt, "device": device_name()})
         facts = {"attempt": attempt, "started": started, "device": device_name(), "n_devices": group.world_size()}
+        watchdog = Watchdog(
+            folder=rundir.folder,
+            stop=stop,
+            stall=rundir.machine.get("stall", STALL),
+            writes=rundir.writes,
+            lost=lost,
+            fail=lambda reason, hint, provisional: _failed(rundir, facts, reason, hint, RUN_FAILED, provisional),
+        )
         try:
-            result = _work_of(rundir.document["kind"])(rundir, stop)
+            with watchdog.watching():
+                result = _work_of(rundir.document["kind"])(rundir, stop)
         except Interrupted:
             rundir.log("interrupted", {})
             return INTERRUPTED
@@ -86,6 +106,8 @@ def work(rundir: RunDir, stop: Stop) -> int:
             if isinstance(error, OSError) and error.errno in FULL:
                 raise  # as NotSaved: the run has not failed
             traceback.print_exc()
+            if group.is_of_a_lost_peer(error):
+                return _bereft(rundir, facts, error)
             return _failed(rundir, facts, f"{type(error).__name__}: {error}", "log.txt has the traceback", BUG)
         rundir.log("done", {})
         if rundir.writes:
@@ -99,13 +121,18 @@ def _work_of(kind: str) -> Callable[[RunDir, Stop], dict[str, Any]]:
     return getattr(import_module(module), name)
 
 
-def _failed(rundir: RunDir, facts: dict[str, Any], reason: str, hint: str, code: int) -> int:
-    """Records the first reason: of several processes the others then fail because that one is gone."""
+def _failed(rundir: RunDir, facts: dict[str, Any], reason: str, hint: str, code: int, provisional: bool = False) -> int:
     rundir.log("failed", {"reason": reason})
-    outcome = {"status": "failed", "reason": reason, "hint": hint, "exit_code": code, "score": None, "rows": []}
-    if rundir.result() is None:
-        rundir.finish({**outcome, **facts, "ended": now()})
+    rundir.fail(reason, hint=hint, code=code, facts=facts, provisional=provisional)
     return code
+
+
+def _bereft(rundir: RunDir, facts: dict[str, Any], error: Exception) -> int:
+    """Whoever started the process that went first knows more than its peers, and says so instead."""
+    reason = f"another process of the run has ended, or its host does not answer: {error}"
+    hint = "the same command goes on from the last checkpoint"
+    _failed(rundir, facts, reason, hint, RUN_FAILED, provisional=True)
+    return BEREFT
 
 
 def _log_to(folder: Path) -> None:
