@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitscale.errors import USAGE, VitscaleError
+from vitscale.errors import MISSING, USAGE, VitscaleError
 from vitscale.models.counts import Counting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
+    from vitscale.launch.hostfile import Host
+    from vitscale.launch.placement import Place
     from vitscale.launch.sweep import Machine, Places
     from vitscale.study.plan import Job
 
@@ -40,8 +43,24 @@ CountingOption = Annotated[
     ),
 ]
 Devices = Annotated[
-    int,
-    typer.Option("--devices", min=1, help="Processes that pre-train one run together, a GPU or its threads for each."),
+    int | None,
+    typer.Option(
+        "--devices",
+        min=1,
+        help="Processes that pre-train one run together, on each host: a GPU or threads for each. "
+        "Default: 1, or each host's slots.",
+    ),
+]
+Nodes = Annotated[
+    int | None, typer.Option("--nodes", min=1, help="Hosts of the hostfile, from its first. Default: all.")
+]
+Hostfile = Annotated[
+    Path | None,
+    typer.Option(
+        "--hostfile",
+        help="Pre-train on these hosts, over ssh: a line each, NAME slots=DEVICES. "
+        "They need this folder and this Python, on a file system that they share.",
+    ),
 ]
 Workers = Annotated[
     int | None,
@@ -87,15 +106,97 @@ def places(runs: Path, results: Path) -> Places:
 
 
 def machine(
-    jobs: int | None, threads: int | None, *, most: int | None = None, devices: int = 1, **engine: Any
+    jobs: int | None,
+    threads: int | None,
+    *,
+    most: int | None = None,
+    devices: int | None = None,
+    hosts: tuple[Host, ...] = (),
+    shared_by: int = 1,
+    **engine: Any,
 ) -> Machine:
-    """The machine's settings with their defaults; `most`: how many jobs there are at all; `engine`: as of `Machine`."""
+    """The machine's settings with their defaults; `engine`: as of `Machine`.
+
+    `most`: how many jobs there are at all; `shared_by`: how many commands like this one share the cores.
+    """
     from vitscale.launch.sweep import Machine
 
+    devices = max((host.slots for host in hosts), default=devices or 1)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    default = 1 if shutil.which("nvidia-smi") or devices > 1 else min(2, cores)
+    default = 1 if shutil.which("nvidia-smi") or devices > 1 or hosts else min(2, cores)
     jobs = min(jobs or default, most or cores * 64)
-    return Machine(jobs=jobs, threads=threads or max(cores // (jobs * devices), 1), devices=devices, **engine)
+    threads = threads or max(cores // (jobs * devices * shared_by), 1)
+    return Machine(jobs=jobs, threads=threads, devices=devices, hosts=hosts, **engine)
+
+
+def hosts(hostfile: Path | None, nodes: int | None, devices: int | None) -> tuple[Host, ...]:
+    """The hosts to run on, each of which has answered; none: this machine.
+
+    Raises:
+        VitscaleError: a mistake in the options or the hostfile (exit 2); a host that does not answer (exit 5).
+    """
+    if hostfile is None:
+        if nodes not in (None, 1):
+            raise VitscaleError(
+                f"--nodes {nodes} without the hosts' names",
+                hint="give --hostfile FILE, or start the command on every host with torchrun or srun",
+                exit_code=USAGE,
+            )
+        return ()
+    from vitscale.launch import over_ssh
+    from vitscale.launch.hostfile import hosts_of
+
+    found = hosts_of(hostfile, nodes=nodes, devices=devices)
+    over_ssh.check(found)
+    return found
+
+
+def world_size(hosts: tuple[Host, ...], devices: int | None) -> int:
+    """Processes that pre-train one run together."""
+    return sum(host.slots for host in hosts) or devices or 1
+
+
+def place(devices: int | None, hostfile: Path | None) -> Place | None:
+    """Where torchrun or srun has put this process; None where it is alone.
+
+    Raises:
+        VitscaleError: it is to start several itself, too (exit 2).
+    """
+    from vitscale.launch.placement import place
+
+    found = place()
+    if found is not None and (hostfile is not None or (devices or 1) > 1):
+        raise VitscaleError(
+            f"this is one of {found.world_size} processes, one for each device, and cannot start more",
+            hint="leave --devices and --hostfile out under torchrun and srun",
+            exit_code=USAGE,
+        )
+    return found
+
+
+def check_alone() -> None:
+    """Refuses to be one of several processes.
+
+    Raises:
+        VitscaleError: torchrun or srun has started this command several times (exit 2).
+    """
+    if (found := place(None, None)) is not None:
+        raise VitscaleError(
+            f"this is one of {found.world_size} processes, and a sweep starts its own",
+            hint="start one sweep, with --hostfile for several hosts; torchrun and srun are for vitscale pretrain",
+            exit_code=USAGE,
+        )
+
+
+@contextlib.contextmanager
+def only_first_speaks(place: Place | None) -> Iterator[None]:
+    """What is wrong with the command is wrong for all processes; what is missing on a host, for those there."""
+    try:
+        yield
+    except VitscaleError as error:
+        if place is not None and place.rank > 0 and error.exit_code != MISSING:
+            raise typer.Exit(error.exit_code) from None
+        raise
 
 
 def check_micro_batch(micro_batch: int | None, devices: int, jobs: Iterable[Job]) -> None:

@@ -12,6 +12,7 @@ from vitscale.cli.screen import reports_errors, say
 from vitscale.errors import INTERRUPTED, INVALID_STUDY, RUN_FAILED, USAGE, Problem, VitscaleError
 
 if TYPE_CHECKING:
+    from vitscale.launch.placement import Place
     from vitscale.launch.sweep import Job, Machine
 
 SINGLE = "single"
@@ -31,7 +32,9 @@ def pretrain(
     ] = None,
     settings: options.Settings = None,
     threads: options.Threads = None,
-    devices: options.Devices = 1,
+    devices: options.Devices = None,
+    nodes: options.Nodes = None,
+    hostfile: options.Hostfile = None,
     workers: options.Workers = None,
     micro_batch: options.MicroBatch = None,
     zero_stage: options.Zero = 0,
@@ -44,15 +47,23 @@ def pretrain(
     runs: options.Runs = Path("runs"),
     results: options.Results = Path("results"),
 ) -> None:
-    """Pre-train one model. `--set` gives the rest, e.g. --set recipe.epochs=7 --set data.resolution=224."""
-    name = model or _name(family, size, patch)
-    job = _job(name, data, settings or [])
-    options.check_micro_batch(micro_batch, devices, [job])
+    """Pre-train one model. `--set` gives the rest, e.g. --set recipe.epochs=7 --set data.resolution=224.
+
+    On several hosts: with --hostfile, or start this command once for each device with torchrun or srun.
+    """
+    place = options.place(devices, hostfile)
+    with options.only_first_speaks(place):
+        job = _job(model or _name(family, size, patch), data, settings or [])
+        hosts = options.hosts(hostfile, nodes, devices)
+        world_size = place.world_size if place else options.world_size(hosts, devices)
+        options.check_micro_batch(micro_batch, world_size, [job])
     machine = options.machine(
         1,
         threads,
         most=1,
         devices=devices,
+        hosts=hosts,
+        shared_by=place.local_size if place else 1,
         workers=workers,
         micro_batch=micro_batch,
         zero_stage=zero_stage,
@@ -63,7 +74,7 @@ def pretrain(
         keep_every=keep_every,
         stall=stall,
     )
-    run_one(job, runs, results, machine)
+    run_one(job, runs, results, machine, place)
 
 
 def _name(family: str, size: str, patch: int) -> str:
@@ -110,18 +121,27 @@ def _job(name: str, data: str | None, settings: list[str]) -> Job:
     return plan(study, {}).jobs[0]
 
 
-def run_one(job: Job, runs: Path, results: Path, machine: Machine) -> None:
+def run_one(job: Job, runs: Path, results: Path, machine: Machine, place: Place | None = None) -> None:
     """Runs one job to its end with the launcher that a sweep uses, and prints its run id."""
     from vitscale.launch import folders
     from vitscale.launch.progress import summary, title
-    from vitscale.launch.single import run_single
+    from vitscale.launch.single import run_single, take_part
 
+    if place is not None and place.rank > 0:
+        raise typer.Exit(take_part(job, runs, machine, place))
     before = folders.state(runs / job.id)
     cost = f"{job.params.total:,} parameters, {job.flops:.2e} FLOPs"
     say(f"{title(job)}: {'is done already' if before == 'done' else cost}")
     if before == "failed":
         folders.set_aside(runs / job.id)
-    stopped = run_single(job, places=options.places(runs, results), machine=machine, study=SINGLE, say=say)
+    stopped = run_single(
+        job,
+        places=options.places(runs, results),
+        machine=machine,
+        study=SINGLE,
+        say=say,
+        environment=place.environment if place else {},
+    )
     outcome = folders.result(runs / job.id)
     if stopped or outcome is None:
         say("stopped; the same command goes on from here")

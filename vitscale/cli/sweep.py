@@ -36,7 +36,9 @@ def sweep(
     ] = False,
     jobs: options.Jobs = None,
     threads: options.Threads = None,
-    devices: options.Devices = 1,
+    devices: options.Devices = None,
+    nodes: options.Nodes = None,
+    hostfile: options.Hostfile = None,
     workers: options.Workers = None,
     micro_batch: options.MicroBatch = None,
     zero_stage: options.Zero = 0,
@@ -56,6 +58,7 @@ def sweep(
     from vitscale.launch.sweep import Sweep
     from vitscale.study.load import load
 
+    options.check_alone()
     loaded = load(study, settings=settings or [])
     wanted = options.only(only)
     if retry_failed and not dry_run:
@@ -65,12 +68,14 @@ def sweep(
         raise VitscaleError(
             f"--only {only}: no run of {study} is named so", hint=f"vitscale plan {study} lists them", exit_code=USAGE
         )
-    options.check_micro_batch(micro_batch, devices, everything)
+    hosts = options.hosts(hostfile, nodes, devices)
+    options.check_micro_batch(micro_batch, options.world_size(hosts, devices), everything)
     machine = options.machine(
         jobs,
         threads,
         most=max(len(everything), 1),
         devices=devices,
+        hosts=hosts,
         workers=workers,
         micro_batch=micro_batch,
         zero_stage=zero_stage,

@@ -7,11 +7,12 @@ import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from vitscale.errors import INVALID_STUDY, MISSING, VitscaleError
-from vitscale.files import disk_errors, write_whole
+from vitscale.files import disk_errors, locked, write_whole
 from vitscale.results import provenance
 from vitscale.study.archs import IN_ARCH
 from vitscale.study.fields import from_dict
@@ -172,6 +173,28 @@ def _identity(told: Mapping[str, Any]) -> tuple[Any, ...]:
         if told["parent"] is None:
             config = {"transfer": config["transfer"]}
     return config, json.loads(json.dumps(told["arch"])), told["kind"], told["parent"]
+
+
+def record_failure(folder: Path, reason: str, hint: str, code: int) -> None:
+    """Publishes the outcome of a run that could not do so itself; one that says why it ended stays."""
+    start = last_event(folder, "start") or {}
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    outcome = {
+        "status": "failed",
+        "reason": reason,
+        "hint": hint,
+        "exit_code": code,
+        "score": None,
+        "rows": [],
+        "attempt": start.get("attempt", 1),
+        "started": start.get("time", now),
+        "device": start.get("device"),
+        "ended": now,
+    }
+    with disk_errors(folder), locked(folder / ".outcome", wait=True):
+        before = result(folder)
+        if before is None or before.get("provisional"):
+            write_whole(folder / "result.json", json.dumps(outcome, indent=1).encode())
 
 
 def set_aside(folder: Path) -> None:

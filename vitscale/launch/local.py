@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 from vitscale.errors import HELD, INTERRUPTED, MISSING, RUN_FAILED
-from vitscale.files import disk_errors, write_whole
-from vitscale.launch import folders
+from vitscale.launch import folders, over_ssh
+from vitscale.launch.hostfile import Host
 from vitscale.processes import STOP_SIGNALS, signal_at_parent_death
 
 
@@ -32,11 +30,14 @@ class Worker:
     work: Sequence[Path]
     threads: int
     devices: int = 1
+    hosts: Sequence[Host] = ()
+    """Where they are; none: here."""
+    environment: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] = field(init=False)
     asked_to_stop: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, **self.environment, "OMP_NUM_THREADS": str(self.threads), "PYTHONUNBUFFERED": "1"}
         with (self.work[0] / "log.txt").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", *self._module(), *map(str, self.work)],
@@ -49,6 +50,8 @@ class Worker:
             )
 
     def _module(self) -> list[str]:
+        if self.hosts:
+            return over_ssh.arguments(self.hosts)
         return ["vitscale.train.worker"] if self.devices == 1 else ["vitscale.train.spawn", str(self.devices)]
 
     def ended(self) -> int | None:
@@ -70,26 +73,13 @@ class Worker:
             return
         for folder in self.work:
             if folders.result(folder) is None and not folders.is_held(folder):
-                start = folders.last_event(folder, "start") or {}
-                now = datetime.now(UTC).isoformat(timespec="milliseconds")
-                outcome = {
-                    "status": "failed",
-                    "reason": _cause(code, folder),
-                    "hint": f"{folder / 'log.txt'} has its last words; vitscale sweep STUDY --retry-failed tries again",
-                    "exit_code": RUN_FAILED,
-                    "score": None,
-                    "rows": [],
-                    "attempt": start.get("attempt", 1),
-                    "started": start.get("time", now),
-                    "device": start.get("device"),
-                    "ended": now,
-                }
-                with disk_errors(folder):
-                    write_whole(folder / "result.json", json.dumps(outcome, indent=1).encode())
+                hint = f"{folder / 'log.txt'} has its last words; vitscale sweep STUDY --retry-failed tries again"
+                folders.record_failure(folder, cause(code, folder), hint, RUN_FAILED)
                 return
 
 
-def _cause(code: int, folder: Path) -> str:
+def cause(code: int, folder: Path) -> str:
+    """Why a worker ended that could not say so itself."""
     killed_by = -code if code < 0 else code - 128  # the latter of one of several processes
     if killed_by == signal.SIGKILL:
         return "killed (signal 9): often the machine ran out of memory"

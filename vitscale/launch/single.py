@@ -3,40 +3,36 @@
 from __future__ import annotations
 
 import signal
+import socket
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 
-from vitscale.errors import HELD, MISSING, VitscaleError
+from vitscale.errors import BEREFT, DONE, HELD, MISSING, RUN_FAILED, VitscaleError
 from vitscale.launch import folders
 from vitscale.launch.collect import collect
-from vitscale.launch.local import Worker, wait_any
+from vitscale.launch.local import Worker, cause, wait_any
+from vitscale.launch.placement import Place
 from vitscale.launch.progress import progress_words
 from vitscale.launch.sweep import Machine, Places, Say, not_saved
 from vitscale.processes import STOP_SIGNALS
 from vitscale.study.plan import Job
 
+VISIBLE = 120.0
+"""Seconds for the first process to plan the run, and for its folder to be seen on other hosts."""
 
-def run_single(job: Job, *, places: Places, machine: Machine, study: str, say: Say) -> bool:
+
+def run_single(
+    job: Job, *, places: Places, machine: Machine, study: str, say: Say, environment: Mapping[str, str] | None = None
+) -> bool:
     """Runs a job to its end and records it; True where a signal stopped it before."""
     if folders.result(places.runs / job.id) is None:
         folder = folders.prepare(job, places.runs, base=Path(), machine=machine.told())
-        worker = Worker([folder], machine.threads, machine.devices_for(job))
-        asked = False
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            nonlocal asked
-            del frame
-            worker.stop(now=asked and number == signal.SIGINT)  # a scheduler may say it twice; who is impatient, Ctrl-C
-            asked = True
-
-        before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
-        try:
-            while not wait_any([worker], 10.0):
-                event = folders.last_event(folder)
-                say(progress_words(event, folders.silent_seconds(folder)) if event else "starting")
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        worker = Worker(
+            [folder], machine.threads, machine.devices_for(job), machine.hosts_for(job), environment=environment or {}
+        )
+        _wait(worker, lambda: _report(folder, say))
         worker.record_death()
         if worker.ended() == HELD:
             raise VitscaleError(
@@ -46,7 +42,56 @@ def run_single(job: Job, *, places: Places, machine: Machine, study: str, say: S
             )
         if worker.ended() == MISSING and folders.result(folder) is None:
             raise not_saved(folder)
-        if asked and folders.result(folder) is None:
+        if worker.asked_to_stop and folders.result(folder) is None:
             return True
     collect(job, places.runs, places.results, study)
     return False
+
+
+def take_part(job: Job, runs: Path, machine: Machine, place: Place) -> int:
+    """Joins a run that the process of rank 0 has planned and begins; returns the exit code.
+
+    Raises:
+        VitscaleError: its folder does not appear on this host (exit 5).
+    """
+    folder = runs / job.id
+    end = time.monotonic() + VISIBLE
+    while not (folder / "run.json").is_file():
+        if time.monotonic() > end:
+            raise VitscaleError(
+                f"rank {place.rank} on {socket.gethostname()}: {folder.absolute()} has not appeared",
+                hint="all hosts need the same working folder, and --runs on a file system that they share",
+                exit_code=MISSING,
+            )
+        time.sleep(0.2)
+    if (folders.result(folder) or {}).get("status") == "done":
+        return DONE
+    worker = Worker([folder], machine.threads, environment=place.environment)
+    _wait(worker, lambda: None)
+    code = worker.process.returncode
+    if code < 0 and not worker.asked_to_stop:
+        reason = f"rank {place.rank} on {socket.gethostname()}: {cause(code, folder)}"
+        folders.record_failure(folder, reason, "the same command goes on from the last checkpoint", RUN_FAILED)
+    return RUN_FAILED if code < 0 or code == BEREFT else code
+
+
+def _wait(worker: Worker, report: Callable[[], None]) -> None:
+    """Until it has ended; signals are passed on."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del frame
+        # A scheduler may say it twice; who is impatient, by Ctrl-C.
+        worker.stop(now=worker.asked_to_stop and number == signal.SIGINT)
+
+    before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
+    try:
+        while not wait_any([worker], 10.0):
+            report()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _report(folder: Path, say: Say) -> None:
+    event = folders.last_event(folder)
+    say(progress_words(event, folders.silent_seconds(folder)) if event else "starting")

@@ -16,6 +16,7 @@ from vitscale.errors import HELD, INVALID_STUDY, MISSING, VitscaleError
 from vitscale.files import disk_errors
 from vitscale.launch import folders
 from vitscale.launch.collect import collect, collect_orphan
+from vitscale.launch.hostfile import Host
 from vitscale.launch.local import Worker, wait_any
 from vitscale.launch.progress import progress_words, summary, title
 from vitscale.processes import STOP_SIGNALS
@@ -42,6 +43,8 @@ class Machine:
     threads: int
     devices: int = 1
     """Of each pre-training; transfers take one."""
+    hosts: tuple[Host, ...] = ()
+    """Of each pre-training; transfers, and all where there are none, run here."""
     workers: int | None = None
     """Threads of each process that read and decode images; None: one a core."""
     micro_batch: int | None = None
@@ -56,10 +59,13 @@ class Machine:
 
     def told(self) -> dict[str, Any]:
         """All but how many processes there are: what a worker must know."""
-        return {key: value for key, value in asdict(self).items() if key not in ("jobs", "devices")}
+        return {key: value for key, value in asdict(self).items() if key not in ("jobs", "devices", "hosts")}
 
     def devices_for(self, job: Job) -> int:
         return self.devices if job.kind == "pretrain" else 1
+
+    def hosts_for(self, job: Job) -> tuple[Host, ...]:
+        return self.hosts if job.kind == "pretrain" else ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +143,8 @@ class Sweep:
                 started = [job for job in fresh if work.get(job.id) is not None]
                 self.tries.update(job.id for job in started)
                 devices = self.machine.devices_for(started[0])
-                self.workers[Worker(folders_of, self.machine.threads, devices)] = started
+                hosts = self.machine.hosts_for(started[0])
+                self.workers[Worker(folders_of, self.machine.threads, devices, hosts)] = started
 
     def _prepared(self, job: Job) -> Path | None:
         """The job's folder; None, and a word about it, where it must not be touched."""

@@ -19,7 +19,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Thread, Timer
+from threading import Thread
 
 from vitscale.errors import BEREFT, DONE, MISSING, RUN_FAILED, VitscaleError
 from vitscale.processes import STOP_SIGNALS, Together, first_failure, signal_at_parent_death
@@ -50,7 +50,10 @@ def main(arguments: list[str]) -> int:
     if arguments[0] != "remote":
         devices = int(arguments[0])
         return run(Share(folder=arguments[1], devices=devices, world_size=devices))
-    share = Share(**json.loads(sys.stdin.readline()))
+    told = sys.stdin.readline()
+    if not told:  # the launcher is gone already
+        return BEREFT
+    share = Share(**json.loads(told))
     os.environ.update(share.environment)
     return run(share, remote=True)
 
@@ -96,10 +99,11 @@ def _listener(share: Share) -> socket.socket:
         VitscaleError: it is in use (exit 5).
     """
     try:
-        return socket.create_server(("127.0.0.1" if share.nodes == 1 else "", share.port), backlog=share.world_size)
+        own = share.master if share.nodes == 1 else ""  # all addresses
+        return socket.create_server((own, share.port), backlog=share.world_size)
     except OSError as error:
         raise VitscaleError(
-            f"port {share.port} of {socket.gethostname()}, where the processes of the run would meet: {error.strerror}",
+            f"port {share.port} of {socket.gethostname()}, where the processes of the run would meet: {os.strerror(error.errno or 0)}",
             hint="name a free port in MASTER_PORT, or none: then one is chosen",
             exit_code=MISSING,
         ) from None
@@ -142,7 +146,8 @@ def _obey(workers: Together) -> None:
         elif line.strip() == "stop":
             workers.stop()
     workers.stop()
-    Timer(LAST, workers.kill).start()
+    time.sleep(LAST)
+    workers.kill()
 
 
 def _recorded(folder: Path, rank: int, code: int) -> int:

@@ -1,0 +1,209 @@
+"""One run on two hosts, by each door: the same weights as one process, and no orphan whatever dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import tiny
+from two_hosts import Hosts, two_hosts
+from vitscale.errors import DONE, INTERRUPTED, MISSING, RUN_FAILED
+from vitscale.launch import folders
+
+# Several processes of torch and DeepSpeed each.
+pytestmark = pytest.mark.slow
+
+STAGES = (0,)
+ROUNDING = 2e-5  # of weights of size 1, after some dozens of steps in fp32
+
+SMALL = ("model.width=16", "model.depth=2", "model.mlp=32", "model.heads=2", "recipe.warmup_steps=2", "recipe.lr=1e-3")
+EXACT = (*SMALL, "recipe.dropout=0", "recipe.batch_size=40", "data.resolution=28", "data.val_examples=20")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("nodes")
+    tiny.write(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    with two_hosts(tmp_path_factory.mktemp("hosts")) as found:
+        yield found
+
+
+def pretrain(base: Path, runs: Path, steps: int) -> list[str]:
+    settings = [word for setting in (*EXACT, f"recipe.steps={steps}") for word in ("--set", setting)]
+    places = ["--runs", str(runs), "--results", str(runs.parent / "results")]
+    return ["pretrain", "--model", "ViT-Ti/7", "--data", str(base / "train"), "--threads", "1", *settings, *places]
+
+
+@pytest.fixture(scope="module")
+def alone(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of 30 steps on one process."""
+    runs = tmp_path_factory.mktemp("alone") / "runs"
+    subprocess.run([sys.executable, "-m", "vitscale", *pretrain(base, runs, 30)], check=True, cwd=base)
+    return next(runs.iterdir())
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    outcome = folders.result(run)
+    assert outcome is not None
+    assert outcome["status"] == "done", outcome
+    found = load_file(run / "checkpoints" / outcome["checkpoint"] / "model.safetensors")
+    for key in found:
+        if key.endswith("qkv.bias"):  # attention keys' share has no gradient but rounding
+            found[key] = torch.cat([third for i, third in enumerate(found[key].chunk(3)) if i != 1])
+    return found
+
+
+def apart(one: Path, other: Path) -> float:
+    ours, theirs = weights(one), weights(other)
+    return max(float((ours[key] - theirs[key]).abs().max()) for key in theirs)
+
+
+def until(condition: Callable[[], object], seconds: float = 90.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def steps(runs: Path) -> int:
+    return max(((folders.last_event(run) or {}).get("step", 0) for run in runs.glob("*")), default=0)
+
+
+@pytest.fixture
+def long(hosts: Hosts, base: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A run on both hosts that would take hours, under way; in `tmp_path/runs`."""
+    command = [*pretrain(base, tmp_path / "runs", 10**6), "--hostfile", hosts.hostfile()]
+    process = hosts.start(0, *command, cwd=base)
+    until(lambda: steps(tmp_path / "runs") or process.poll() is not None)
+    assert process.poll() is None, process.communicate()
+    yield process
+    process.kill()
+    process.communicate()
+    hosts.connect(1)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_hosts_over_ssh_train_the_same_model(
+    hosts: Hosts, base: Path, alone: Path, tmp_path: Path, stage: int
+) -> None:
+    zero = ["--zero", str(stage)] if stage else []
+    process = hosts.start(
+        0, *pretrain(base, tmp_path / "runs", 30), "--hostfile", hosts.hostfile(), "--nodes", "2", *zero, cwd=base
+    )
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == DONE, err
+    run = tmp_path / "runs" / out.strip()
+    assert (folders.result(run) or {})["n_devices"] == 4
+    assert apart(run, alone) < ROUNDING
+
+
+def test_torchrun_on_each_host_trains_the_same_model(hosts: Hosts, base: Path, alone: Path, tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "2"]
+    meet = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "node0:29400", "-m", "vitscale"]
+    command = [*torchrun, *meet, *pretrain(base, tmp_path / "runs", 30)]
+    both = [
+        subprocess.Popen(hosts.on(node, *command), cwd=base, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for node in range(2)
+    ]
+    said = [process.communicate(timeout=200) for process in both]
+    assert [process.returncode for process in both] == [DONE, DONE], said
+    printed = "".join(out for out, _ in said).split()
+    assert printed == [alone.name]  # by one process of four
+    assert apart(tmp_path / "runs" / alone.name, alone) < ROUNDING
+
+
+def test_a_host_that_is_cut_off_is_named_and_the_run_goes_on_without_it(
+    hosts: Hosts, base: Path, tmp_path: Path, long: subprocess.Popen[str]
+) -> None:
+    runs = tmp_path / "runs"
+    (run,) = runs.iterdir()
+    began = time.monotonic()
+    hosts.cut_off(1)
+    _, err = long.communicate(timeout=90)
+    assert long.returncode == RUN_FAILED
+    assert "host node1 (ranks 2 to 3)" in err or "host node1 (ranks 2 and 3)" in err
+    assert time.monotonic() - began < 60
+    until(lambda: not hosts.processes(0, run) and not hosts.processes(1, run))
+    hosts.connect(1)
+    again = hosts.start(0, *pretrain(base, runs, 10**6), "--hostfile", hosts.hostfile(), "--nodes", "1", cwd=base)
+    before = len((run / "events.jsonl").read_text().splitlines())
+    until(lambda: '"event": "step"' in "".join((run / "events.jsonl").read_text().splitlines()[before:]))
+    again.send_signal(signal.SIGTERM)
+    _, err = again.communicate(timeout=60)
+    assert again.returncode == INTERRUPTED, err
+
+
+def test_a_process_that_is_killed_is_named_and_takes_the_others_with_it(
+    hosts: Hosts, tmp_path: Path, long: subprocess.Popen[str]
+) -> None:
+    (run,) = (tmp_path / "runs").iterdir()
+    began = time.monotonic()
+    os.kill(hosts.processes(1, run)[-1], signal.SIGKILL)
+    _, err = long.communicate(timeout=60)
+    assert long.returncode == RUN_FAILED
+    assert "on node1 was killed by signal 9" in err
+    assert time.monotonic() - began < 40
+    assert not hosts.processes(0, run)
+    assert not hosts.processes(1, run)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_to_the_launcher_is_a_checkpoint_on_all_hosts(
+    hosts: Hosts, tmp_path: Path, long: subprocess.Popen[str], number: signal.Signals
+) -> None:
+    (run,) = (tmp_path / "runs").iterdir()
+    long.send_signal(number)
+    _, err = long.communicate(timeout=60)
+    assert long.returncode == INTERRUPTED, err
+    assert (run / "checkpoints" / "latest").is_file()
+    assert folders.result(run) is None
+    assert not hosts.processes(0, run)
+    assert not hosts.processes(1, run)
+
+
+def test_a_launcher_that_is_killed_leaves_a_checkpoint_and_no_orphans(
+    hosts: Hosts, tmp_path: Path, long: subprocess.Popen[str]
+) -> None:
+    (run,) = (tmp_path / "runs").iterdir()
+    assert len(hosts.processes(1, run)) == 2
+    long.kill()
+    until(lambda: not hosts.processes(0, run) and not hosts.processes(1, run), 60)
+    assert (run / "checkpoints" / "latest").is_file()
+    assert folders.result(run) is None
+
+
+def test_a_host_that_nobody_knows_is_two_lines(hosts: Hosts, base: Path, tmp_path: Path) -> None:
+    path = tmp_path / "hostfile"
+    path.write_text("node0 slots=1\nnowhere slots=1\n")
+    process = hosts.start(0, *pretrain(base, tmp_path / "runs", 30), "--hostfile", str(path), cwd=base)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == MISSING
+    lines = err.strip().splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("error: host nowhere: ssh: Could not resolve hostname nowhere")
+    assert lines[1].startswith("hint: `ssh nowhere true`")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_port_in_use_is_two_lines(hosts: Hosts, base: Path, tmp_path: Path) -> None:
+    command = [*pretrain(base, tmp_path / "runs", 30), "--hostfile", hosts.hostfile()]
+    process = hosts.start(0, *command, cwd=base, MASTER_PORT="22")  # sshd's
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == MISSING, err
+    lines = [line for line in err.splitlines() if line.startswith(("error:", "hint:"))]
+    assert lines == [
+        "error: host node0: port 22 of node0, where the processes of the run would meet: Address already in use",
+        "hint: name a free port in MASTER_PORT, or none: then one is chosen",
+    ]
