@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 import tiny
+from slurm import slurm
 from two_hosts import Hosts, two_hosts
-from vitscale.errors import DONE, INTERRUPTED, MISSING, RUN_FAILED
+from vitscale.errors import DONE, INTERRUPTED, MISSING, RUN_FAILED, USAGE
 from vitscale.launch import folders
 
 # Several processes of torch and DeepSpeed each.
@@ -207,3 +208,46 @@ def test_a_port_in_use_is_two_lines(hosts: Hosts, base: Path, tmp_path: Path) ->
         "error: host node0: port 22 of node0, where the processes of the run would meet: Address already in use",
         "hint: name a free port in MASTER_PORT, or none: then one is chosen",
     ]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    with slurm(tmp_path_factory.mktemp("slurm")) as environment:
+        yield environment
+
+
+SRUN = ["srun", "--nodes=2", "--ntasks=2", "--kill-on-bad-exit=0", sys.executable, "-m", "vitscale"]
+
+
+def test_srun_trains_the_same_model(cluster: dict[str, str], base: Path, alone: Path, tmp_path: Path) -> None:
+    command = [*SRUN, *pretrain(base, tmp_path / "runs", 30)]
+    ended = subprocess.run(command, cwd=base, env=cluster, capture_output=True, text=True, timeout=200, check=False)
+    assert ended.returncode == DONE, ended.stderr
+    assert ended.stdout.split() == [alone.name]  # by one process of two
+    run = tmp_path / "runs" / alone.name
+    assert (folders.result(run) or {})["n_devices"] == 2
+    assert apart(run, alone) < ROUNDING
+
+
+def test_what_is_wrong_is_said_once_under_srun(cluster: dict[str, str], base: Path, tmp_path: Path) -> None:
+    command = [*SRUN, *pretrain(base, tmp_path / "runs", 30), "--set", "recipe.batch_size=7"]
+    ended = subprocess.run(command, cwd=base, env=cluster, capture_output=True, text=True, timeout=100, check=False)
+    assert ended.returncode == USAGE
+    assert ended.stderr.count("error: 2 devices do not divide the global batch 7") == 1
+
+
+def test_a_job_that_is_cancelled_by_a_signal_goes_on_in_the_next(
+    cluster: dict[str, str], base: Path, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    job = subprocess.Popen(
+        [*SRUN, *pretrain(base, runs, 10**6)], cwd=base, env=cluster, stderr=subprocess.PIPE, text=True
+    )
+    until(lambda: steps(runs) or job.poll() is not None)
+    (number,) = subprocess.check_output(["squeue", "-h", "-o", "%i"], env=cluster, text=True).split()
+    subprocess.run(["scancel", "--signal=USR1", number], env=cluster, check=True)
+    _, err = job.communicate(timeout=60)
+    assert job.returncode == INTERRUPTED, err
+    (run,) = runs.iterdir()
+    assert (run / "checkpoints" / "latest").is_file()
+    assert folders.result(run) is None

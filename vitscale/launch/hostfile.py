@@ -42,7 +42,8 @@ def hosts_of(path: Path, *, nodes: int | None, devices: int | None) -> tuple[Hos
             problems.append(_problem(f"{path}:{number}", text, found))
     hosts = tuple(found.values())[:nodes]
     if not problems and len(hosts) < (nodes or 1):
-        problems.append(Problem(f"{path} names {len(hosts)} hosts of {nodes or 1}", "add hosts, or give fewer --nodes"))
+        count = f"{len(hosts)} host{'s' if len(hosts) > 1 else ''}, fewer than --nodes {nodes}" if hosts else "no host"
+        problems.append(Problem(f"{path} names {count}", "a line a host: NAME slots=DEVICES"))
     problems += [
         Problem(f"{path}: {host.name} has {host.slots} slots, fewer than --devices {devices}", "give fewer --devices")
         for host in hosts

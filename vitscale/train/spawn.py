@@ -102,8 +102,9 @@ def _listener(share: Share) -> socket.socket:
         own = share.master if share.nodes == 1 else ""  # all addresses
         return socket.create_server((own, share.port), backlog=share.world_size)
     except OSError as error:
+        why = os.strerror(error.errno or 0)
         raise VitscaleError(
-            f"port {share.port} of {socket.gethostname()}, where the processes of the run would meet: {os.strerror(error.errno or 0)}",
+            f"port {share.port} of {socket.gethostname()}, where the processes of the run would meet: {why}",
             hint="name a free port in MASTER_PORT, or none: then one is chosen",
             exit_code=MISSING,
         ) from None
