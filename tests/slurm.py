@@ -15,6 +15,7 @@ SlurmctldPort={port}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
+AuthInfo=socket={folder}/munge
 CredType=cred/munge
 StateSaveLocation={folder}/ctld
 SlurmdSpoolDir={folder}/d.%n
@@ -49,7 +50,7 @@ def slurm(folder: Path) -> Iterator[dict[str, str]]:
     (folder / "ctld").mkdir()
     environment = {**os.environ, "SLURM_CONF": str(conf)}
     daemons = [["slurmctld", "-D"], *(["slurmd", "-D", "-N", node] for node in ("n1", "n2"))]
-    with munge():
+    with munge(folder):
         started = [
             subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             for words in daemons
@@ -76,20 +77,18 @@ def _until_ready(environment: dict[str, str]) -> None:
 
 
 @contextmanager
-def munge() -> Iterator[None]:
-    """The daemon that vouches for users; one that runs already is used."""
-    if subprocess.run(["munge", "-n"], capture_output=True, check=False).returncode == 0:
-        yield
-        return
-    for place in ("/run/munge", "/var/log/munge"):
-        Path(place).mkdir(parents=True, exist_ok=True)
-        subprocess.run(["chown", "munge:munge", place], check=True)
-        Path(place).chmod(0o755)
-    words = ["setpriv", "--reuid=munge", "--regid=munge", "--clear-groups", "/usr/sbin/munged", "--foreground"]
-    daemon = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+def munge(folder: Path) -> Iterator[None]:
+    """The daemon that vouches for users, with a key and a socket of its own."""
+    key = folder / "munge.key"
+    key.write_bytes(os.urandom(128))
+    key.chmod(0o400)
+    files = [f"--{name}-file={folder}/munge.{name}" for name in ("key", "pid", "log", "seed")]
+    daemon = subprocess.Popen(
+        ["/usr/sbin/munged", "--foreground", "--force", f"--socket={folder}/munge", *files], stderr=subprocess.DEVNULL
+    )
     try:
         end = time.monotonic() + 30
-        while subprocess.run(["munge", "-n"], capture_output=True, check=False).returncode:
+        while subprocess.run(["munge", "-n", f"--socket={folder}/munge"], capture_output=True, check=False).returncode:
             assert time.monotonic() < end
             assert daemon.poll() is None
             time.sleep(0.1)

@@ -1,6 +1,8 @@
 """One run on two hosts, by each door: the same weights as one process, and no orphan whatever dies."""
 
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -21,7 +23,7 @@ from vitscale.launch import folders
 # Several processes of torch and DeepSpeed each.
 pytestmark = pytest.mark.slow
 
-STAGES = (0,)
+STAGES = (0, 2, 3)
 ROUNDING = 2e-5  # of weights of size 1, after some dozens of steps in fp32
 
 SMALL = ("model.width=16", "model.depth=2", "model.mlp=32", "model.heads=2", "recipe.warmup_steps=2", "recipe.lr=1e-3")
@@ -160,7 +162,7 @@ def test_a_process_that_is_killed_is_named_and_takes_the_others_with_it(
     assert not hosts.processes(1, run)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR2])
 def test_a_signal_to_the_launcher_is_a_checkpoint_on_all_hosts(
     hosts: Hosts, tmp_path: Path, long: subprocess.Popen[str], number: signal.Signals
 ) -> None:
@@ -251,3 +253,26 @@ def test_a_job_that_is_cancelled_by_a_signal_goes_on_in_the_next(
     (run,) = runs.iterdir()
     assert (run / "checkpoints" / "latest").is_file()
     assert folders.result(run) is None
+
+
+def test_the_documented_job_script_requeues_a_job_that_was_stopped(
+    cluster: dict[str, str], base: Path, tmp_path: Path
+) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    script = text.partition("```bash\n")[2].partition("```")[0]
+    script = script.replace("--ntasks-per-node=4 --gpus-per-task=1", "--ntasks-per-node=1")
+    command = " ".join([sys.executable, "-m", "vitscale", *map(shlex.quote, pretrain(base, tmp_path / "runs", 10**6))])
+    script = re.sub(r"vitscale pretrain .*", lambda _: command, script)
+    submit = ["sbatch", "--parsable", f"--output={tmp_path}/job.txt"]
+    job = subprocess.check_output(submit, input=script, cwd=base, env=cluster, text=True).strip()
+    until(lambda: steps(tmp_path / "runs"))
+    subprocess.run(["scancel", "--signal=USR1", job], env=cluster, check=True)
+
+    def shown() -> str:
+        return subprocess.check_output(["scontrol", "show", "job", job], env=cluster, text=True)
+
+    until(lambda: "Restarts=1" in shown() and "JobState=PENDING" in shown())
+    subprocess.run(["scontrol", "update", f"jobid={job}", "StartTime=now"], env=cluster, check=True)
+    (run,) = (tmp_path / "runs").iterdir()
+    until(lambda: (folders.last_event(run, "start") or {}).get("attempt") == 2)
+    subprocess.run(["scancel", job], env=cluster, check=True)

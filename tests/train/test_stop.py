@@ -24,9 +24,9 @@ Make = Callable[..., RunDir]
 
 
 def latest(run: RunDir) -> checkpoint.Progress:
-    found = checkpoint.load_latest(run.folder)
-    assert found is not None
-    return found.progress
+    folder = checkpoint.newest(run.folder)
+    assert folder is not None
+    return checkpoint.load(folder).progress
 
 
 def validations(run: RunDir) -> dict[int, float]:
@@ -93,7 +93,7 @@ def test_a_signal_while_a_checkpoint_is_saved_leaves_it_whole(
 
     monkeypatch.setattr(checkpoint, "save_file", interrupted)
     assert work(run, listening) == INTERRUPTED
-    assert latest(run).step == 3 + 1  # the first validation is the best so far; one more step until the next look
+    assert latest(run).step >= 3  # the first validation is the best so far; the steps go on while it is written
     assert run.result() is None
 
 
