@@ -80,8 +80,6 @@ def evaluate(
 ) -> Score:
     """Accuracy and loss of a network in evaluation mode over the images of `index`; unreadable ones do not count.
 
-    Of several processes each takes a share of them.
-
     Raises:
         Interrupted: a signal came.
     """

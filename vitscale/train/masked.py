@@ -96,8 +96,6 @@ class MaskedPatches:
     ) -> MaskedScore:
         """How well a network in evaluation mode does over the images of `index`; unreadable ones do not count.
 
-        Of several processes each takes a share of them.
-
         Raises:
             Interrupted: a signal came.
         """
@@ -156,7 +154,7 @@ def per_image_loss(predicted: Float[Tensor, "b corrupted outputs"], wanted: Tens
         return F.mse_loss(predicted, wanted, reduction="none").mean(dim=(1, 2))
     logits = predicted.unflatten(2, (-1, COLOURS))
     losses = F.cross_entropy(logits.flatten(0, 2), wanted.flatten(), reduction="none")
-    return losses.view(len(wanted), -1).mean(dim=1)
+    return losses.view(wanted.shape).mean(dim=(1, 2))
 
 
 def per_image_accuracy(
