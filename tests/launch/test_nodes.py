@@ -280,5 +280,5 @@ def test_the_documented_job_script_requeues_a_job_that_was_stopped(
         subprocess.run(["scontrol", "update", f"jobid={job}", "StartTime=now"], env=cluster, check=False)
         return (folders.last_event(run, "start") or {}).get("attempt") == 2
 
-    until(goes_on)
+    until(goes_on, 240)
     subprocess.run(["scancel", job], env=cluster, check=True)
