@@ -1,5 +1,6 @@
 """DeepSpeed's step beside a loop written out in torch."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -156,14 +157,15 @@ def test_decay_is_on_matrices_and_kernels_only(name: str) -> None:
 AVERAGED = replace(RECIPE, ema=0.9)
 
 
-def started(name: str, stage: int, recipe: Recipe = AVERAGED) -> Engine:
-    return Engine(net_of(name), recipe, zero_stage=stage)
+def started(name: str, stage: int, recipe: Recipe = AVERAGED, *, offload: bool = False) -> Engine:
+    return Engine(net_of(name), recipe, zero_stage=stage, offload=offload)
 
 
+@pytest.mark.parametrize("offload", [False, True])
 @pytest.mark.parametrize("stage", [1, 2, 3])
 @pytest.mark.parametrize("name", NAMES)
-def test_every_zero_stage_equals_stage_0_to_rounding(name: str, stage: int) -> None:
-    one, other = started(name, 0), started(name, stage)
+def test_every_zero_stage_equals_stage_0_to_rounding(name: str, stage: int, offload: bool) -> None:
+    one, other = started(name, 0), started(name, stage, offload=offload)
     for batch in batches(5, bad=1):
         plain, cut = one.step(batch, 1e-3), other.step(batch, 1e-3)
         assert cut.loss == pytest.approx(plain.loss, rel=1e-5)
@@ -184,16 +186,16 @@ def test_every_zero_stage_equals_stage_0_to_rounding(name: str, stage: int) -> N
 def copied(name: str, source: Engine, stage: int, updates: int) -> Engine:
     net = net_of(name)
     net.load_state_dict(source.weights())
-    target = Engine(net, source.recipe, zero_stage=stage)
+    target = Engine(net, source.recipe, zero_stage=stage, offload=source.offload)
     target.load_state(source.state(), source.averaged_weights(), updates)
     return target
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize(("stage", "offload"), [(0, False), *itertools.product((1, 2, 3), (False, True))])
 @pytest.mark.parametrize("name", NAMES)
-def test_state_by_name_continues_to_the_bit(name: str, stage: int) -> None:
+def test_state_by_name_continues_to_the_bit(name: str, stage: int, offload: bool) -> None:
     data = batches(6)
-    undisturbed, before = started(name, stage), started(name, stage)
+    undisturbed, before = (started(name, stage, offload=offload) for _ in range(2))
     expected = [undisturbed.step(batch, 1e-2) for batch in data]
     losses = [before.step(batch, 1e-2) for batch in data[:3]]
     after = copied(name, before, stage, updates=3)
@@ -267,3 +269,52 @@ def test_a_step_that_is_not_finite_changes_nothing(stage: int) -> None:
     assert engine.step(data[2], 1e-3).finite
     assert not torch.equal(engine.weights()["head.weight"], before[0]["head.weight"])
     engine.close()
+
+
+HALF = replace(AVERAGED, precision="bf16")
+
+
+def run_of(recipe: Recipe, stage: int, count: int = 4) -> tuple[list[float], Engine]:
+    engine = started("ViT-nano/7", stage, recipe)
+    return [engine.step(batch, 1e-3).loss for batch in batches(count)], engine
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_bf16_is_of_matrix_products_alone_at_every_stage(stage: int) -> None:
+    """Losses are those of a plain loop under autocast; weights, averages and moments stay in fp32."""
+    net = net_of("ViT-nano/7")
+    optimizer = make_optimizer(net, HALF, "adamw")
+    expected = []
+    for parameters in optimizer.param_groups:
+        parameters["lr"] = 1e-3
+    for batch in batches(4):
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = net(to_device(batch.images, torch.device("cpu")))
+        loss = per_image_loss(logits.float(), batch.labels, HALF).mean()
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), HALF.grad_clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        expected.append(loss.item())
+    losses, engine = run_of(HALF, stage)
+    exact, other = run_of(AVERAGED, stage)
+    assert losses == pytest.approx(expected, rel=1e-4)
+    assert losses != pytest.approx(exact, rel=1e-6), "in fp32 they are others"
+    held = [*engine.weights().values(), *engine.averaged_weights().values(), *engine.state().values()]
+    assert {tensor.dtype for tensor in held} == {torch.float32}
+    engine.close()
+    other.close()
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_bf16_continues_to_the_bit_at_every_stage(stage: int) -> None:
+    data = batches(4)
+    undisturbed, before = (started("ViT-nano/7", stage, HALF) for _ in range(2))
+    expected = [undisturbed.step(batch, 1e-3) for batch in data]
+    losses = [before.step(batch, 1e-3) for batch in data[:2]]
+    after = copied("ViT-nano/7", before, stage, updates=2)
+    losses += [after.step(batch, 1e-3) for batch in data[2:]]
+    assert losses == expected
+    assert all(torch.equal(tensor, undisturbed.weights()[name]) for name, tensor in after.weights().items())
+    for one in (undisturbed, before, after):
+        one.close()

@@ -14,7 +14,7 @@ from vitscale.errors import MISSING, USAGE, VitscaleError
 from vitscale.models.counts import Counting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from vitscale.launch.hostfile import Host
     from vitscale.launch.placement import Place
@@ -66,13 +66,44 @@ Workers = Annotated[
     int | None,
     typer.Option("--workers", min=1, help="Threads of each process that read and decode images. Default: the cores."),
 ]
+AUTO = "auto"
+
+
+def _or_auto(allowed: Callable[[int], bool], wanted: str) -> Callable[[str], int | str]:
+    """A parser of numbers beside `auto`."""
+
+    def parse(text: str) -> int | str:
+        if text == AUTO:
+            return text
+        if not text.isdecimal() or not allowed(int(text)):
+            raise typer.BadParameter(f"{text!r} is neither {AUTO} nor {wanted}")
+        return int(text)
+
+    return parse
+
+
+def given(choice: int | str) -> int | None:
+    """None for `auto`."""
+    return None if isinstance(choice, str) else choice
+
+
 MicroBatch = Annotated[
-    int | None,
-    typer.Option("--micro-batch", min=1, help="Images at once on a device. Default: its part of the global batch."),
+    Any,
+    typer.Option(
+        "--micro-batch",
+        metavar="N|auto",
+        parser=_or_auto(lambda n: n > 0, "a number of images"),
+        help="Images at once on a device. auto: as many as fit into its memory, measured once and remembered.",
+    ),
 ]
 Zero = Annotated[
-    int,
-    typer.Option("--zero", min=0, max=3, help="ZeRO stage: what the devices share out among them, 0 (nothing) to 3."),
+    Any,
+    typer.Option(
+        "--zero",
+        metavar="0..3|auto",
+        parser=_or_auto(lambda n: n <= 3, "0, 1, 2 or 3"),
+        help="ZeRO stage: what the devices share out among them. auto: 0 (nothing), or more where memory is short.",
+    ),
 ]
 SkipNonfinite = Annotated[
     int,
@@ -82,9 +113,22 @@ KeepLast = Annotated[int, typer.Option("--keep-last", min=1, help="How many of t
 KeepEvery = Annotated[
     int | None, typer.Option("--keep-every", min=1, help="Steps between checkpoints that are kept for good.")
 ]
+SaveEvery = Annotated[
+    float, typer.Option("--save-every", min=0, metavar="SECONDS", help="Time between two checkpoints; 0: at each step.")
+]
 ActivationCheckpointing = Annotated[
-    bool,
-    typer.Option("--activation-checkpointing", help="Keep only what enters each block; compute the rest again."),
+    bool | None,
+    typer.Option(
+        "--activation-checkpointing/--no-activation-checkpointing",
+        help="Keep only what enters each block; compute the rest again. Default: where memory is short.",
+    ),
+]
+Offload = Annotated[
+    bool | None,
+    typer.Option(
+        "--offload/--no-offload",
+        help="Keep the optimizer's state in the host's memory (from ZeRO stage 1). Default: where a GPU's is short.",
+    ),
 ]
 Compile = Annotated[bool, typer.Option("--compile", help="Compile the network with torch.compile before it trains.")]
 
@@ -118,9 +162,18 @@ def machine(
     """The machine's settings with their defaults; `engine`: as of `Machine`.
 
     `most`: how many jobs there are at all; `shared_by`: how many commands like this one share the cores.
+
+    Raises:
+        VitscaleError: they contradict one another (exit 2).
     """
     from vitscale.launch.sweep import Machine
 
+    if engine.get("offload") and engine.get("zero_stage") == 0:
+        raise VitscaleError(
+            "--offload needs ZeRO: at stage 0 each device keeps all of the optimizer's state",
+            hint="leave --zero out, or give 1, 2 or 3",
+            exit_code=USAGE,
+        )
     devices = max((host.slots for host in hosts), default=devices or 1)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     default = 1 if shutil.which("nvidia-smi") or devices > 1 or hosts else min(2, cores)

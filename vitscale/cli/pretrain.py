@@ -36,11 +36,13 @@ def pretrain(
     nodes: options.Nodes = None,
     hostfile: options.Hostfile = None,
     workers: options.Workers = None,
-    micro_batch: options.MicroBatch = None,
-    zero_stage: options.Zero = 0,
-    activation_checkpointing: options.ActivationCheckpointing = False,
+    micro_batch: options.MicroBatch = options.AUTO,
+    zero_stage: options.Zero = options.AUTO,
+    activation_checkpointing: options.ActivationCheckpointing = None,
+    offload: options.Offload = None,
     compiled: options.Compile = False,
     skip_nonfinite: options.SkipNonfinite = 0,
+    save_every: options.SaveEvery = 60.0,
     keep_last: options.KeepLast = 2,
     keep_every: options.KeepEvery = None,
     stall: options.Stall = 300.0,
@@ -56,7 +58,7 @@ def pretrain(
         job = _job(model or _name(family, size, patch), data, settings or [])
         hosts = options.hosts(hostfile, nodes, devices)
         world_size = place.world_size if place else options.world_size(hosts, devices)
-        options.check_micro_batch(micro_batch, world_size, [job])
+        options.check_micro_batch(options.given(micro_batch), world_size, [job])
     machine = options.machine(
         1,
         threads,
@@ -65,11 +67,13 @@ def pretrain(
         hosts=hosts,
         shared_by=place.local_size if place else 1,
         workers=workers,
-        micro_batch=micro_batch,
-        zero_stage=zero_stage,
+        micro_batch=options.given(micro_batch),
+        zero_stage=options.given(zero_stage),
         activation_checkpointing=activation_checkpointing,
+        offload=offload,
         compiled=compiled,
         skip_nonfinite=skip_nonfinite,
+        save_every=save_every,
         keep_last=keep_last,
         keep_every=keep_every,
         stall=stall,

@@ -40,11 +40,13 @@ def sweep(
     nodes: options.Nodes = None,
     hostfile: options.Hostfile = None,
     workers: options.Workers = None,
-    micro_batch: options.MicroBatch = None,
-    zero_stage: options.Zero = 0,
-    activation_checkpointing: options.ActivationCheckpointing = False,
+    micro_batch: options.MicroBatch = options.AUTO,
+    zero_stage: options.Zero = options.AUTO,
+    activation_checkpointing: options.ActivationCheckpointing = None,
+    offload: options.Offload = None,
     compiled: options.Compile = False,
     skip_nonfinite: options.SkipNonfinite = 0,
+    save_every: options.SaveEvery = 60.0,
     keep_last: options.KeepLast = 2,
     keep_every: options.KeepEvery = None,
     stall: options.Stall = 300.0,
@@ -69,7 +71,7 @@ def sweep(
             f"--only {only}: no run of {study} is named so", hint=f"vitscale plan {study} lists them", exit_code=USAGE
         )
     hosts = options.hosts(hostfile, nodes, devices)
-    options.check_micro_batch(micro_batch, options.world_size(hosts, devices), everything)
+    options.check_micro_batch(options.given(micro_batch), options.world_size(hosts, devices), everything)
     machine = options.machine(
         jobs,
         threads,
@@ -77,11 +79,13 @@ def sweep(
         devices=devices,
         hosts=hosts,
         workers=workers,
-        micro_batch=micro_batch,
-        zero_stage=zero_stage,
+        micro_batch=options.given(micro_batch),
+        zero_stage=options.given(zero_stage),
         activation_checkpointing=activation_checkpointing,
+        offload=offload,
         compiled=compiled,
         skip_nonfinite=skip_nonfinite,
+        save_every=save_every,
         keep_last=keep_last,
         keep_every=keep_every,
         stall=stall,

@@ -48,18 +48,22 @@ class Machine:
     workers: int | None = None
     """Threads of each process that read and decode images; None: one a core."""
     micro_batch: int | None = None
-    zero_stage: int = 0
-    activation_checkpointing: bool = False
+    """This and the next three: None where a worker chooses by what fits into its memory."""
+    zero_stage: int | None = None
+    activation_checkpointing: bool | None = None
+    offload: bool | None = None
     compiled: bool = False
     skip_nonfinite: int = 0
+    save_every: float = 60.0
+    """Seconds between two checkpoints; after a kill so much is computed again."""
     keep_last: int = 2
     keep_every: int | None = None
     stall: float = 300.0
     """Seconds without a movement that end a run; 0: never."""
 
     def told(self) -> dict[str, Any]:
-        """All but how many processes there are: what a worker must know."""
-        return {key: value for key, value in asdict(self).items() if key not in ("jobs", "devices", "hosts")}
+        """All but where the processes are: what a worker must know."""
+        return {key: value for key, value in asdict(self).items() if key not in ("devices", "hosts")}
 
     def devices_for(self, job: Job) -> int:
         return self.devices if job.kind == "pretrain" else 1

@@ -70,7 +70,11 @@ COLUMNS = (
     Column("device", "string", "name of the device"),
     Column("n_devices", "int64", "devices used at once"),
     Column("device_seconds", "float64", "wall-clock seconds times devices"),
-    Column("mfu", "float64", "share of the device's peak, 0 to 1; null where the peak is unknown"),
+    Column(
+        "mfu",
+        "float64",
+        "share of the device's peak for matrix products over the whole pre-training; null where unknown",
+    ),
     Column("task", "string", "downstream task, or upstream_val, upstream_test"),
     Column("task_version", "int64", "version of the task file; two versions are never mixed"),
     Column("protocol", "string", "pretrain, fewshot or finetune"),

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-BYTES_PER_PARAMETER = 16  # fp32 weight, gradient and AdamW's two moments
+from math import ceil
+
+MOMENTS = 2  # that AdamW keeps of each parameter; SGD keeps one
+BUCKET = 2**26
+"""Numbers of the gradients that ZeRO sums over the devices at a time: 256 MB; DeepSpeed's own 2 GB are more than most
+of these models."""
 
 
 def training_flops(macs: int, examples: int) -> int:
@@ -15,6 +20,25 @@ def forward_flops(macs: int, examples: int) -> int:
     return 2 * macs * examples
 
 
-def model_state_bytes(params: int) -> int:
-    """Bytes of weights, gradients and AdamW's moments in fp32 on one device, activations left out."""
-    return BYTES_PER_PARAMETER * params
+def model_state_bytes(
+    params: int,
+    *,
+    stage: int = 0,
+    devices: int = 1,
+    offload: bool = False,
+    averaged: bool = False,
+    moments: int = MOMENTS,
+) -> int:
+    """Bytes on each device of weights, gradients, the optimizer's moments and buffers of their sums, all in fp32.
+
+    At most, over a step of DeepSpeed 0.19 at a ZeRO stage, activations left out; `averaged`: with a moving average.
+    """
+    kept = moments + averaged
+    if stage == 0:
+        return 4 * params * (2 + kept + (devices > 1))  # gradients are summed in a copy
+    bucket = min(params, BUCKET)
+    share = ceil(params / devices) * ((0 if offload else 2 + kept) + (stage == 3))
+    # Beside its share, of which it has a copy and flat gradients: at stage 3 weights, those to come, gradients and
+    # their sum are there for as many layers as a bucket holds.
+    whole = {1: 2 * params + bucket, 2: params + 2 * bucket, 3: 4 * bucket}[stage]
+    return 4 * (whole + share)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import ctypes
 import re
 import resource
 import sys
@@ -12,13 +12,13 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor
 
 from vitscale.config import Recipe
 from vitscale.errors import MISSING, VitscaleError
-from vitscale.files import write_whole
-from vitscale.locations import cache_folder
+from vitscale.train.remember import recalled, remember
 
 
 def device_name() -> str:
@@ -69,6 +69,7 @@ GPU_PEAKS = {
 }
 SIDE = 1024  # of the matrices that a processor is measured with
 ROUNDS = 8
+PEAKS = "peaks.json"
 
 
 @cache
@@ -102,12 +103,9 @@ def _matmul_rate(dtype: torch.dtype) -> float:
 
 def _most(key: str, found: float) -> float:
     """The largest number that was ever found under this key on this machine."""
-    path = cache_folder() / "peaks.json"
-    with suppress(OSError, ValueError):  # it is a memory, and can be done without
-        known = json.loads(path.read_text()) if path.exists() else {}
-        found = max(found, float(known.get(key, 0.0)))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps({**known, key: found}, indent=1).encode())
+    known = recalled(PEAKS, key)
+    found = max(found, known if isinstance(known, float) else 0.0)
+    remember(PEAKS, key, found)
     return found
 
 
@@ -116,6 +114,65 @@ def memory_peak() -> int:
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def reset_memory_peak() -> None:
+    """From here on `memory_peak` counts anew, where the system can do that."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError, AttributeError):  # Linux alone has these
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed still counts until then
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def memory_held() -> int:
+    """Bytes: what this process holds now, of its GPU's memory or of the machine's."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.memory_allocated())
+    return int(psutil.Process().memory_info().rss)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed, on a GPU or on the machine."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+GPU_SHARE = 0.94
+"""Of a GPU's memory: what torch's allocator cannot use lies in pieces between what it has given away."""
+RAM_SHARE = 0.8
+"""Of the machine's memory: readers of images and the system need some, too."""
+
+
+def memory_limit(processes: int = 1) -> int:
+    """Bytes that this process may hold: of its GPU, or its part of the machine's memory among so many processes."""
+    if torch.cuda.is_available():
+        free, _ = torch.cuda.mem_get_info()
+        return int(GPU_SHARE * (free + torch.cuda.memory_reserved()))
+    return int(RAM_SHARE * min(psutil.virtual_memory().total, _group_limit()) / processes)
+
+
+def _group_limit() -> float:
+    """Bytes that the control groups of this process may hold (a container's, a scheduler's); infinite without any."""
+    limits = [float("inf")]
+    with suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, kinds, path = line.split(":", 2)
+            if kinds in ("", "memory"):
+                root = Path("/sys/fs/cgroup", kinds)
+                own = root / path.lstrip("/")
+                name = "memory.limit_in_bytes" if kinds else "memory.max"
+                limits += [_limit_in(folder / name) for folder in (own, *own.parents) if folder.is_relative_to(root)]
+    return min(limits)
+
+
+def _limit_in(file: Path) -> float:
+    try:
+        return float(file.read_text())
+    except (OSError, ValueError):  # there is none here, or it says "max"
+        return float("inf")
 
 
 def random_states() -> dict[str, Tensor]:

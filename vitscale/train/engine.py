@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vitscale.config import Recipe
 from vitscale.errors import USAGE, VitscaleError
+from vitscale.study.cost import BUCKET
 from vitscale.train import group
 from vitscale.train.device import check_precision, random_states, restore_random_states
 from vitscale.train.objective import Batch, Classification, Network, Objective
@@ -72,10 +73,12 @@ class Engine:
         micro_batch: int | None = None,
         zero_stage: int = 0,
         activation_checkpointing: bool = False,
+        offload: bool = False,
         compiled: bool = False,
     ) -> None:
         check_precision(recipe)
-        self.recipe, self.stage, self.net = recipe, zero_stage, net
+        check_offload(offload, zero_stage)
+        self.recipe, self.stage, self.offload, self.net = recipe, zero_stage, offload, net
         self.objective = objective or Classification(recipe)
         self.micro_batch, self.accumulation = micro_batches(recipe.batch_size, micro_batch)
         net.recompute = activation_checkpointing  # type: ignore[assignment]  # every family has it
@@ -85,6 +88,8 @@ class Engine:
             warnings.simplefilter("ignore")
             self.engine, *_ = deepspeed.initialize(model=net, optimizer=self.optimizer, config=self._config())
         self.device = self.engine.device
+        # One device has nothing to sum; DeepSpeed would copy all gradients to and fro for it.
+        self.engine.enable_backward_allreduce = zero_stage > 0 or group.world_size() > 1
         self.partitions = partitions(net, self.engine.optimizer, zero_stage)
         self.averages = [part.values.detach().clone() for part in self.partitions] if recipe.ema else None
         self.seconds: dict[str, float] = {}
@@ -98,14 +103,26 @@ class Engine:
             "gradient_accumulation_steps": self.accumulation,
             # At stage 0 the norm is taken here, and DeepSpeed would take it once more.
             "gradient_clipping": self.recipe.grad_clip if self.stage else 0.0,
-            "zero_optimization": {"stage": self.stage},
+            "zero_optimization": self._sharing(),
             "zero_allow_untested_optimizer": True,
+            # torch's fused AdamW runs on a processor as well, and nothing has to be compiled for it.
+            "zero_force_ds_cpu_optimizer": False,
             "steps_per_print": 10**9,
         }
         if self.recipe.precision == "bf16":
             # DeepSpeed's own bf16 without ZeRO starts Adam with a dummy step; autocast keeps fp32 weights.
             config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
         return config
+
+    def _sharing(self) -> dict[str, Any]:
+        if not self.stage:
+            return {"stage": 0}
+        sharing: dict[str, Any] = {"stage": self.stage, "reduce_bucket_size": bucket_size(self.shapes.values())}
+        if self.stage == 3:  # else it keeps whole weights of up to 4 GB until their next use
+            sharing |= {f"stage3_{name}": BUCKET for name in ("max_live_parameters", "max_reuse_distance")}
+        if self.offload:
+            sharing["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+        return sharing
 
     def step(self, batch: Batch, lr: float, asked: Callable[[], bool] = lambda: False) -> Stepped:
         """One optimizer step over a global batch, of which every device gives its part.
@@ -246,6 +263,22 @@ class Engine:
     def close(self) -> None:
         """Frees what DeepSpeed holds."""
         self.engine.destroy()
+
+
+def check_offload(offload: bool, stage: int) -> None:
+    """Refuses what DeepSpeed would leave out without a word.
+
+    Raises:
+        VitscaleError: the optimizer's state is on the device as a whole (exit 2).
+    """
+    if offload and not stage:
+        raise VitscaleError("--offload needs a ZeRO stage", hint="give --zero 1, 2 or 3 as well", exit_code=USAGE)
+
+
+def bucket_size(shapes: Iterable[tuple[int, ...]]) -> int:
+    """Elements of the gradients that are summed over the devices at a time; there is a buffer of that size."""
+    sizes = [math.prod(shape) for shape in shapes]
+    return min(sum(sizes), max(BUCKET, *sizes))
 
 
 def micro_batches(batch_size: int, micro_batch: int | None) -> tuple[int, int]:

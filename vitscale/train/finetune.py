@@ -22,12 +22,13 @@ from vitscale.errors import MISSING, RUN_FAILED, VitscaleError
 from vitscale.models.counts import Head
 from vitscale.models.vit.positions import Resize, resize_axis, resize_pos_embedding
 from vitscale.study.cost import forward_flops, training_flops
+from vitscale.train.capacity import Work, engine_settings
 from vitscale.train.checkpoint import Progress
 from vitscale.train.engine import Engine
 from vitscale.train.evaluate import AnyImages, Score, evaluate, features, readable
 from vitscale.train.fewshot import few_shot
 from vitscale.train.loop import Loop
-from vitscale.train.objective import Batch
+from vitscale.train.objective import Batch, Classification
 from vitscale.train.outcome import measured
 from vitscale.train.pretrain import new_net, trained_net
 from vitscale.train.published import head_of
@@ -222,7 +223,7 @@ class _Tuner:
         )
         torch.manual_seed(repetition)
         net = fine_tuning_net(self.start, self.rundir, self.task, self.resolution, settings.pos_resize)
-        engine = Engine(net, recipe, optimizer="sgd", **self.rundir.engine_settings(recipe.batch_size))
+        engine = Engine(net, recipe, optimizer="sgd", **self._engine_settings(net, recipe))
 
         def positions(step: int) -> tuple[Int64[np.ndarray, b], Int64[np.ndarray, b]]:
             index, epoch = global_batch(
@@ -252,3 +253,19 @@ class _Tuner:
             score = evaluate(network, images, labels, measured_on, how=self.how, recipe=recipe, stop=self.stop)
         engine.close()
         return score
+
+    def _engine_settings(self, net: nn.Module, recipe: Recipe) -> dict[str, Any]:
+        head, side = Head(num_classes=self.task.num_classes), self.resolution
+        work = Work(
+            net=net,
+            recipe=recipe,
+            objective=Classification(recipe),
+            blank=lambda images: Batch(
+                images=torch.zeros(images, 3, side, side, dtype=torch.uint8),
+                labels=torch.zeros(images, dtype=torch.int64),
+                weights=torch.ones(images),
+            ),
+            activations=lambda recompute: self.rundir.arch.activations(side, head, recompute=recompute),
+            moments=1,
+        )
+        return engine_settings(self.rundir, work, self.stop)

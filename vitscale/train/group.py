@@ -189,6 +189,13 @@ def union(mine: set[int]) -> set[int]:
     return set().union(*parts)
 
 
+def least(number: float) -> float:
+    """The smallest number of all processes (of flags: 0 if one is false); a call that every process makes."""
+    parts = [number] * world_size()
+    distributed.all_gather_object(parts, number)
+    return min(parts)
+
+
 def any_of(flag: bool) -> bool:
     """Whether it is true in some process; a call that every process makes."""
     return summed(float(flag))[0] > 0

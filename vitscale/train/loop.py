@@ -25,8 +25,9 @@ class Loop:
 
     `batch_of(step)` gives the global batch of a step from 0, `keys_of(step)` names its samples for an error.
     `validate(step)` returns (score, FLOPs) and runs after every `validate_every` steps and after the last.
-    `after_step()` is called between the steps, by every device. `save(progress)` takes a checkpoint, which may be
-    written while training goes on; `written()` waits until it is. `log(event, facts)` writes a line of `events.jsonl`.
+    `after_step()` is called between the steps, by every device. `save(progress)` takes a checkpoint, every `save_every`
+    seconds, which may be written while training goes on; `written()` waits until it is. `log(event, facts)` writes a
+    line of `events.jsonl`.
     """
 
     engine: Engine
@@ -37,7 +38,7 @@ class Loop:
     stop: Stop
     after_step: Callable[[], None] | None = None
     save: Callable[[Progress], None] | None = None
-    save_seconds: float = 60.0
+    save_every: float = 60.0
     written: Callable[[], None] | None = None
     validate: Callable[[int], tuple[float, float]] | None = None
     validate_every: int | None = None
@@ -96,7 +97,7 @@ class Loop:
                     with meter.part("validate"):
                         progress, improved = self._validated(progress)
                     progress = replace(progress, device_seconds=clock.seconds())
-                due = last or improved or now - saved > self.save_seconds
+                due = last or improved or now - saved > self.save_every
                 # Their clocks differ, and all of them save.
                 stopping, due = (n > 0 for n in group.summed(self.stop.requested, due and group.is_first()))
                 if due or stopping:

@@ -27,13 +27,14 @@ from vitscale.study.cost import forward_flops
 from vitscale.study.datasets import Dataset
 from vitscale.study.subsets import num_classes, subset_seed
 from vitscale.train import checkpoint, group
+from vitscale.train.capacity import Work, engine_settings
 from vitscale.train.checkpoint import Keep, Progress, Writer
-from vitscale.train.device import random_states, restore_random_states
+from vitscale.train.device import peak_flops, random_states, restore_random_states
 from vitscale.train.engine import Engine
 from vitscale.train.evaluate import Score, evaluate
 from vitscale.train.loop import Loop
 from vitscale.train.masked import MaskedPatches, MaskedScore
-from vitscale.train.objective import Batch, Network
+from vitscale.train.objective import Batch, Classification, Network
 from vitscale.train.rundir import RunDir
 from vitscale.train.stop import Stop
 
@@ -176,6 +177,18 @@ class Upstream:
             corrupted=self.masked.draw(epoch, index, seed=self.run.seed) if self.masked else None,
         )
 
+    def blank(self, images: int) -> Batch:
+        """So many images of nothing, as a step has them."""
+        mixed, side = self.run.recipe.mixup > 0, self.how.resolution
+        index = np.arange(images, dtype=np.int64)
+        return Batch(
+            images=torch.zeros(images + mixed, 3, side, side, dtype=torch.uint8),
+            labels=torch.zeros(images + mixed, dtype=torch.int64),
+            weights=torch.ones(images + mixed),
+            share=0.5 if mixed else 1.0,
+            corrupted=self.masked.draw(index * 0, index, seed=None) if self.masked else None,
+        )
+
     def _exclusions(self) -> Exclusions | None:
         """The list as it was planned.
 
@@ -261,7 +274,7 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
     """Trains the run from its last checkpoint to the end and measures it; returns its result."""
     run = rundir.run
     data = Upstream(rundir)
-    engine, progress = _begun(rundir, data.masked)
+    engine, progress = _begun(rundir, data, stop)
     flops_per_step = rundir.document["flops_per_example"] * run.recipe.batch_size
     macs = rundir.document["flops_per_example"] // 6
     keep = Keep(last=rundir.machine.get("keep_last", 2), every=rundir.machine.get("keep_every"))
@@ -293,6 +306,7 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
         stop=stop,
         after_step=lambda: data.share_bad(data.images),
         save=save,
+        save_every=rundir.machine.get("save_every", 60.0),
         written=written,
         validate=validate if run.data.val_examples else None,
         validate_every=None if every is None else max(every // run.recipe.batch_size, 1),
@@ -307,7 +321,7 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
     return _finished(rundir, data, progress, macs, validations, stop)
 
 
-def _begun(rundir: RunDir, objective: MaskedPatches | None) -> tuple[Engine, Progress]:
+def _begun(rundir: RunDir, data: Upstream, stop: Stop) -> tuple[Engine, Progress]:
     """The engine as the run's last checkpoint left it, whatever devices wrote that; or at the start."""
     recipe, net = rundir.run.recipe, new_net(rundir)
     # All processes go on from the same one; that it is whole is looked at once.
@@ -315,7 +329,15 @@ def _begun(rundir: RunDir, objective: MaskedPatches | None) -> tuple[Engine, Pro
     start = None if folder is None else checkpoint.load(folder, verify=False)
     if start is not None:
         checkpoint.load_weights(net, start.weights, start.folder)
-    engine = Engine(net, recipe, objective=objective, **rundir.engine_settings(recipe.batch_size))
+    objective = data.masked or Classification(recipe)
+    work = Work(
+        net=net,
+        recipe=recipe,
+        objective=objective,
+        blank=data.blank,
+        activations=lambda recompute: rundir.arch.activations(data.how.resolution, rundir.head, recompute=recompute),
+    )
+    engine = Engine(net, recipe, objective=objective, **engine_settings(rundir, work, stop))
     progress = Progress(step=0)
     if start is not None:
         progress = start.progress
@@ -368,11 +390,13 @@ def _finished(
     if test is not None:
         scores["upstream_test"] = test
         flops_eval += forward_flops(macs, test.images)
+    flops = float(rundir.document["flops_per_example"] * run.recipe.batch_size * progress.step)
     common = {
-        "flops_segment": float(rundir.document["flops_per_example"] * run.recipe.batch_size * progress.step),
+        "flops_segment": flops,
         "flops_eval": flops_eval,
         "flops_lost": progress.flops_lost,
         "device_seconds": progress.device_seconds,
+        "mfu": _mfu(rundir, flops, progress.device_seconds),
         "protocol": "pretrain",
         "lr": run.recipe.lr,
     }
@@ -385,3 +409,10 @@ def _finished(
         "score": scores["upstream_val"].value if "upstream_val" in scores else None,
         "rows": rows,
     }
+
+
+def _mfu(rundir: RunDir, flops: float, device_seconds: float) -> float | None:
+    """Over all attempts, waits, validations and saving included; None unless all had devices of one known kind."""
+    devices = {event["device"] for event in rundir.events() if event["event"] == "start"}
+    peak = peak_flops(rundir.run.recipe.precision)
+    return None if len(devices) > 1 or not peak or not device_seconds else flops / (device_seconds * peak)

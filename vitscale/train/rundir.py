@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -73,17 +72,6 @@ class RunDir:
     def machine(self) -> dict[str, Any]:
         """Settings that must not change the outcome: threads, shards' folders, and those of the engine."""
         return dict(self.document["machine"])
-
-    def engine_settings(self, batch_size: int) -> dict[str, Any]:
-        """What `Engine` is told beside the recipe; the micro-batch divides the batch, which may be a transfer's own."""
-        machine = self.machine
-        micro_batch = machine.get("micro_batch")
-        return {
-            "micro_batch": math.gcd(min(micro_batch, batch_size), batch_size) if micro_batch else None,
-            "zero_stage": machine.get("zero_stage", 0),
-            "activation_checkpointing": machine.get("activation_checkpointing", False),
-            "compiled": machine.get("compiled", False),
-        }
 
     def parent(self) -> RunDir:
         return RunDir(self.folder.parent / self.document["parent"])

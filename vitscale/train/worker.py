@@ -22,7 +22,7 @@ from vitscale.files import FULL, disk_errors
 from vitscale.processes import signal_at_parent_death
 from vitscale.train import group
 from vitscale.train.checkpoint import NotSaved
-from vitscale.train.device import device_name
+from vitscale.train.device import device_name, is_out_of_memory
 from vitscale.train.rundir import RunDir, now
 from vitscale.train.stop import Interrupted, Stop
 from vitscale.train.watchdog import STALL, Watchdog
@@ -108,6 +108,9 @@ def work(rundir: RunDir, stop: Stop, lost: group.Lost = lambda: None) -> int:
             traceback.print_exc()
             if group.is_of_a_lost_peer(error):
                 return _bereft(rundir, facts, error)
+            if is_out_of_memory(error):
+                hint = "--micro-batch auto takes what fits; --activation-checkpointing and --zero 3 need less"
+                return _failed(rundir, facts, f"out of memory: {str(error).splitlines()[0]}", hint, RUN_FAILED)
             return _failed(rundir, facts, f"{type(error).__name__}: {error}", "log.txt has the traceback", BUG)
         rundir.log("done", {})
         if rundir.writes:

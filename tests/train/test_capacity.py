@@ -1,0 +1,217 @@
+"""What is chosen for a device's memory, and that measuring it leaves no trace in the run."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from vitscale import models
+from vitscale.config import Recipe
+from vitscale.errors import MISSING, RUN_FAILED, VitscaleError
+from vitscale.models.counts import Activations, Head
+from vitscale.study import cost
+from vitscale.train import capacity, group, worker
+from vitscale.train.capacity import Settings, Work, choose
+from vitscale.train.device import is_out_of_memory, memory_held
+from vitscale.train.objective import Batch, Classification
+from vitscale.train.rundir import RunDir
+from vitscale.train.stop import Stop
+
+Make = Callable[..., RunDir]
+
+FREE = dict.fromkeys(("micro_batch", "zero_stage", "activation_checkpointing", "offload"))
+MB = 2**20
+SIZES = {
+    "pico": {"width": 64, "depth": 4, "mlp": 256, "heads": 2},
+    "deep": {"width": 64, "depth": 16, "mlp": 256, "heads": 2},
+    "R11": {"blocks": [1, 1, 1], "channels": 8, "groups": 4},
+}
+
+
+def blank(images: int) -> Batch:
+    return Batch(
+        images=torch.zeros(images, 3, 28, 28, dtype=torch.uint8),
+        labels=torch.zeros(images, dtype=torch.int64),
+        weights=torch.ones(images),
+    )
+
+
+def work_of(batch_size: int, *, name: str = "ViT-pico/7") -> Work:
+    """Of a net whose activations are estimated at 1 GiB an image: nothing is taken unmeasured."""
+    recipe = Recipe(batch_size=batch_size, steps=10)
+    return Work(
+        net=models.create(name, num_classes=10, resolution=28, sizes=SIZES, stem="small"),
+        recipe=recipe,
+        objective=Classification(recipe),
+        blank=blank,
+        activations=lambda _: Activations(per_image=2**28),
+    )
+
+
+def told(work: Work, each: int, *, recomputed: int | None = None) -> list[tuple[int, bool]]:
+    """Has every pass take `each` MB an image; returns the list of those that are asked for."""
+    asked: list[tuple[int, bool]] = []
+
+    def take(images: int, recompute: bool) -> float:
+        asked.append((images, recompute))
+        return float((recomputed if recompute and recomputed else each) * images * MB)
+
+    work.__dict__["_measure"] = take
+    return asked
+
+
+def room(megabytes: int) -> int:
+    """A limit that leaves so much for states and passes of a small net."""
+    return memory_held() + megabytes * MB
+
+
+def test_the_micro_batch_grows_until_it_no_longer_fits() -> None:
+    work = work_of(64)
+    asked = told(work, 10)
+    assert choose(work, FREE, room(250)).micro_batch == 16
+    assert asked == [(n, False) for n in (1, 2, 4, 8, 16)], "what cannot fit is not tried"
+
+
+def test_divisors_between_the_doublings_are_tried_too() -> None:
+    work = work_of(48)
+    told(work, 10)
+    assert choose(work, FREE, room(150)).micro_batch == 12
+
+
+def test_a_pass_that_takes_more_than_was_foreseen_is_given_up() -> None:
+    work = work_of(64)
+    work.measured.update({(n, False): n * 10.0 * MB for n in (1, 2, 4, 8)} | {(16, False): float("inf")})
+    assert choose(work, FREE, room(1000)).micro_batch == 8
+
+
+def test_what_surely_fits_is_not_measured() -> None:
+    work = work_of(64)
+    asked = told(work, 10)
+    limit = memory_held() + 64 * 2**30 * capacity.SAFE**2 + 2**30
+    assert choose(work, FREE, limit) == Settings(
+        micro_batch=64, zero_stage=0, activation_checkpointing=False, offload=False
+    )
+    assert not asked
+
+
+def test_activations_are_computed_again_where_too_few_images_fit() -> None:
+    work = work_of(64)
+    told(work, 100, recomputed=5)
+    found = choose(work, FREE, room(250))
+    assert (found.micro_batch, found.activation_checkpointing) == (32, True)
+
+
+def test_few_images_are_better_than_none() -> None:
+    work = work_of(64)
+    told(work, 100, recomputed=90)
+    found = choose(work, FREE, room(350))
+    assert (found.micro_batch, found.activation_checkpointing) == (2, False)
+
+
+def test_what_is_given_stays_as_it_is() -> None:
+    work = work_of(64)
+    asked = told(work, 100, recomputed=5)
+    found = choose(work, {**FREE, "micro_batch": 32, "zero_stage": 2}, room(350))
+    assert found == Settings(micro_batch=32, zero_stage=2, activation_checkpointing=True, offload=False)
+    assert asked == [(32, False), (32, True)]
+
+
+def test_where_nothing_fits_it_says_so() -> None:
+    work = work_of(64)
+    told(work, 1000)
+    with pytest.raises(VitscaleError, match="not even 1 image at a time fit into the") as caught:
+        choose(work, FREE, room(350))
+    assert caught.value.exit_code == MISSING
+
+
+@pytest.mark.parametrize(("megabytes", "stage"), [(3300, 0), (2150, 1), (1650, 2), (1500, 3)])
+def test_several_devices_share_what_is_short(monkeypatch: pytest.MonkeyPatch, megabytes: int, stage: int) -> None:
+    monkeypatch.setattr(group, "world_size", lambda: 4)
+    monkeypatch.setattr(group, "least", lambda number: number)
+    monkeypatch.setattr(Work, "params", 160 * MB)
+    monkeypatch.setattr(cost, "BUCKET", 40 * MB)
+    work = work_of(64)
+    told(work, 1)
+    limit = megabytes * MB + max(memory_held() - 4 * sum(p.numel() for p in work.net.parameters()), 0)
+    assert choose(work, FREE, limit).zero_stage == stage
+
+
+@pytest.mark.parametrize("name", ["ViT-pico/7", "R11"])
+def test_a_measurement_is_about_what_the_architecture_counts(name: str) -> None:
+    work = work_of(256, name=name)
+    arch = models.parse(name, sizes=SIZES, stem="small")
+    plain = work.pass_bytes(256, recompute=False)
+    assert arch is not None
+    counted = arch.activations(28, Head(num_classes=10)).bytes(256)
+    assert 0.7 * counted < plain < 3 * counted, "beside what is kept there is what is worked with"
+
+
+def test_checkpointing_is_measured_as_well() -> None:
+    work = work_of(1024, name="ViT-deep/7")
+    plain, again = (work.pass_bytes(1024, recompute) for recompute in (False, True))
+    assert again < 0.85 * plain
+
+
+def test_measuring_leaves_weights_gradients_and_draws_as_they_were() -> None:
+    work = work_of(8)
+    before = {name: tensor.clone() for name, tensor in work.net.state_dict().items()}
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    work.pass_bytes(8, True)
+    assert torch.equal(torch.rand(4), expected)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in work.net.state_dict().items())
+    assert all(parameter.grad is None for parameter in work.net.parameters())
+
+
+def settings_of(run: RunDir) -> list[dict[str, object]]:
+    return [event for event in run.events() if event["event"] == "engine"]
+
+
+def test_a_run_remembers_what_was_measured(rundir: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And another run of the same shape is spared the measurement; a run that goes on does as it began."""
+    monkeypatch.setenv("VITSCALE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(capacity, "_limit", lambda _: 2**40)
+    monkeypatch.setattr(capacity, "SAFE", 10**6)
+    first, second = (rundir(f"recipe.lr={lr}", runs=str(lr), zero_stage=None) for lr in (1e-3, 2e-3))
+    assert [worker.work(run, Stop()) for run in (first, second)] == [0, 0]
+    (measured,), (remembered,) = settings_of(first), settings_of(second)
+    assert (measured["how"], remembered["how"]) == ("measured", "remembered")
+    assert measured["micro_batch"] == remembered["micro_batch"] == first.run.recipe.batch_size
+    (tmp_path / "cache" / capacity.FILE).unlink()
+    (first.folder / "result.json").unlink()
+    assert worker.work(first, Stop()) == 0
+    assert settings_of(first)[-1]["how"] == "remembered"
+
+
+def test_no_memory_at_all_is_a_failure_with_a_reason(rundir: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = rundir(micro_batch=4, activation_checkpointing=False, offload=False)
+    monkeypatch.setattr("vitscale.train.engine.Engine.step", lambda *_: torch.empty(2**60, dtype=torch.uint8))
+    assert worker.work(run, Stop()) == RUN_FAILED
+    outcome = run.result()
+    assert outcome is not None
+    assert outcome["reason"].startswith("out of memory: ")
+    assert "--micro-batch auto" in outcome["hint"]
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("devices", "stage"), [(1, 0), (2, 0), (2, 1), (2, 2), (2, 3)])
+def test_states_take_the_bytes_that_are_counted(devices: int, stage: int) -> None:
+    """Within 10 %, of 86M parameters; every tensor is mapped by itself, so that what is freed is given back."""
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={devices}", "--standalone"]
+    script = Path(__file__).with_name("state_bytes.py")
+    done = subprocess.run(
+        [*command, str(script), str(stage)], env=environment, capture_output=True, text=True, check=True
+    )
+    measured, counted = map(int, done.stdout.split())
+    assert 0.9 * counted < measured < 1.1 * counted

@@ -1,0 +1,250 @@
+"""What fits into this device's memory: micro-batch, ZeRO stage, activation checkpointing, offload.
+
+What forward and backward passes need is measured on the network alone, in each process by itself, before DeepSpeed has
+it: an allocation that fails there leaves no other process waiting. What is kept beside that is arithmetic
+(`study.cost.model_state_bytes`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import product
+from typing import Any
+
+import torch
+from torch import nn
+
+from vitscale.config import Recipe
+from vitscale.errors import MISSING, VitscaleError
+from vitscale.models.counts import Activations
+from vitscale.study.cost import MOMENTS, model_state_bytes
+from vitscale.train import group
+from vitscale.train.device import (
+    device_name,
+    is_out_of_memory,
+    memory_held,
+    memory_limit,
+    memory_peak,
+    random_states,
+    reset_memory_peak,
+    restore_random_states,
+)
+from vitscale.train.engine import check_offload
+from vitscale.train.objective import Batch, Objective
+from vitscale.train.remember import recalled, remember
+from vitscale.train.rundir import RunDir
+from vitscale.train.stop import Stop
+
+FILE = "capacity.json"
+ENOUGH = 8
+"""Images at once below which a device has too little to do: rather share or compute more."""
+OF_MEMORY = ("batch_size", "precision", "ema", "dropout", "stochastic_depth", "mixup", "objective")
+"""Settings of a recipe that a step's memory depends on."""
+SAFE = 2
+"""How far an estimate may be off and still fit twice over: then nothing is measured."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Of the engine; none of them changes an outcome but for rounding."""
+
+    micro_batch: int
+    zero_stage: int
+    activation_checkpointing: bool
+    offload: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What is to be trained, and in what pieces: `blank(n)` is a batch of n images as the objective wants it."""
+
+    net: nn.Module
+    recipe: Recipe
+    objective: Objective
+    blank: Callable[[int], Batch]
+    activations: Callable[[bool], Activations]
+    """With activation checkpointing or without, as the architecture counts them in fp32."""
+    moments: int = MOMENTS
+    measured: dict[tuple[int, bool], float] = field(default_factory=dict, init=False)
+
+    @property
+    def part(self) -> int:
+        """Images of the global batch that each device has."""
+        return self.recipe.batch_size // group.world_size()
+
+    @property
+    def params(self) -> int:
+        return sum(parameter.numel() for parameter in self.net.parameters())
+
+    def state_bytes(self, settings: Settings) -> int:
+        return model_state_bytes(
+            self.params,
+            stage=settings.zero_stage,
+            devices=group.world_size(),
+            offload=settings.offload,
+            averaged=self.recipe.ema > 0,
+            moments=self.moments,
+        )
+
+    def pass_bytes(self, images: int, recompute: bool) -> float:
+        """What a forward and backward pass holds beside weights and gradients, measured; infinite where it fails."""
+        key = images, recompute
+        if key not in self.measured:
+            self.measured[key] = self._measure(images, recompute)
+        return self.measured[key]
+
+    def _measure(self, images: int, recompute: bool) -> float:
+        device = group.device()
+        draws, loss = random_states(), None
+        self.net.to(device).train().recompute = recompute  # type: ignore[assignment]  # every family has it
+        batch = self.blank(images)
+        reset_memory_peak()
+        before = memory_held() + 4 * self.params
+        try:
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+                loss = self.objective(self.net, batch, slice(0, images), device).sum()
+            loss.backward()
+            return float(max(memory_peak() - before, 0))
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            return math.inf
+        finally:
+            loss = None
+            self.net.zero_grad(set_to_none=True)
+            restore_random_states(draws)
+            reset_memory_peak()
+
+
+def engine_settings(rundir: RunDir, work: Work, stop: Stop) -> dict[str, Any]:
+    """What `Engine` is told of the machine: as asked for, and where nothing was, as fits and was found before.
+
+    A call that every process makes.
+
+    Raises:
+        VitscaleError: not even one image fits (exit 5).
+    """
+    machine = rundir.machine
+    asked = {name: machine.get(name) for name in Settings.__dataclass_fields__}
+    check_offload(bool(asked["offload"]), 1 if asked["zero_stage"] is None else asked["zero_stage"])
+    if asked["micro_batch"]:  # which may be more than a transfer's batch
+        asked["micro_batch"] = math.gcd(min(asked["micro_batch"], work.recipe.batch_size), work.recipe.batch_size)
+    shape = _shape(rundir, work, asked)
+    settings, found = _known(rundir, shape, asked)
+    if settings is None:
+        stop.at("measuring how many images fit into the memory", slow=True)
+        settings, found = choose(work, asked, _limit(machine)), "measured" if work.measured else "estimated"
+        if group.is_first():
+            remember(FILE, shape, asdict(settings))
+    rundir.log("engine", {"shape": shape, "how": found, **asdict(settings)})
+    return {**asdict(settings), "compiled": machine.get("compiled", False)}
+
+
+def _known(rundir: RunDir, shape: str, asked: dict[str, Any]) -> tuple[Settings | None, str]:
+    """What needs no measurement: all is given, or an earlier attempt or another run found it. A run goes on with what
+    it began with, so that it ends with the same bits."""
+    if None not in asked.values():
+        return Settings(**asked), "given"
+    fields = Settings.__dataclass_fields__
+    began = next((e for e in reversed(rundir.events()) if e["event"] == "engine" and e["shape"] == shape), None)
+    known = group.agreed((began or recalled(FILE, shape)) if group.is_first() else None)
+    try:
+        return (Settings(**{name: known[name] for name in fields}), "remembered") if known else (None, "")
+    except (KeyError, TypeError):
+        return None, ""
+
+
+def _shape(rundir: RunDir, work: Work, asked: dict[str, Any]) -> str:
+    """All that the memory depends on, in short."""
+    facts = {
+        "device": device_name(),
+        "limit": round(_limit(rundir.machine) / 2**30),
+        "torch": torch.__version__,
+        "weights": {name: tuple(parameter.shape) for name, parameter in work.net.named_parameters()},
+        "image": tuple(work.blank(1).images.shape),
+        "recipe": {name: getattr(work.recipe, name) for name in OF_MEMORY},
+        "moments": work.moments,
+        "devices": group.world_size(),
+        "asked": asked,
+    }
+    return hashlib.sha256(json.dumps(group.agreed(facts), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _limit(machine: dict[str, Any]) -> int:
+    return memory_limit(machine.get("jobs", 1) * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def choose(work: Work, asked: Mapping[str, Any], limit: int) -> Settings:
+    """The settings that cost least time of those that need at most `limit` bytes; `asked`: None is free.
+
+    Raises:
+        VitscaleError: none do (exit 5).
+    """
+    sizes = [asked["micro_batch"]] if asked["micro_batch"] else _divisors(work.part)
+    room = limit - max(memory_held() - 4 * sum(p.numel() for p in work.net.parameters()), 0)
+    ladder = _ladder(asked)
+    plain = replace(ladder[0], micro_batch=sizes[-1])
+    estimate = work.activations(plain.activation_checkpointing).bytes(plain.micro_batch)
+    if group.least(work.state_bytes(plain) + SAFE * estimate <= room / SAFE):
+        return plain
+    for enough in dict.fromkeys((min(ENOUGH, sizes[-1]), 1)):
+        for sharing in ladder:
+            images = int(group.least(_largest(work, sizes, sharing, room)))
+            if images >= enough:
+                return replace(sharing, micro_batch=images)
+    raise VitscaleError(
+        f"not even {sizes[0]} image{'s' if sizes[0] > 1 else ''} at a time fit into the {room / 2**30:,.1f} GiB that "
+        f"{device_name()} has for them",
+        hint="more devices with --zero 3, or a smaller model; with --micro-batch, --zero, --activation-checkpointing "
+        "and --offload all given nothing is measured",
+        exit_code=MISSING,
+    )
+
+
+def _ladder(asked: Mapping[str, Any]) -> list[Settings]:
+    """What may be done about memory, from what costs no time to what costs most; with a micro-batch of 1."""
+    several, gpu = group.world_size() > 1, torch.cuda.is_available()
+    found = []
+    for offload, recompute in product(
+        _free(asked["offload"], [False, True] if gpu else [False]),
+        _free(asked["activation_checkpointing"], [False, True]),
+    ):
+        # On one device the stages share nothing; only offload needs one.
+        for stage in _free(asked["zero_stage"], range(int(offload), 4 if several else 1 + int(offload))):
+            if stage or not offload:
+                found.append(
+                    Settings(micro_batch=1, zero_stage=stage, activation_checkpointing=recompute, offload=offload)
+                )
+    return found
+
+
+def _free(given: Any, choices: Iterable[Any]) -> Iterable[Any]:
+    return choices if given is None else [given]
+
+
+def _largest(work: Work, sizes: Sequence[int], sharing: Settings, room: float) -> int:
+    """The most images at once that fit, grown step by step; 0: none.
+
+    Twice as many need at most twice as much, so that what would not fit is not tried where it can be foreseen.
+    """
+    left = room - work.state_bytes(sharing)
+    best, each = 0, 0.0
+    larger = list(sizes)
+    while near := [n for n in larger if n <= max(2 * best, larger[0]) and n * each <= left]:
+        images = near[-1]
+        needed = work.pass_bytes(images, sharing.activation_checkpointing)
+        if needed <= left:
+            best, each = images, needed / images
+            larger = [n for n in larger if n > images]
+        else:
+            larger = [n for n in larger if n < images]
+    return best
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
