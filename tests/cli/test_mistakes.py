@@ -51,6 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["swep"], USAGE, "No such command 'swep'", "vitscale --help"),
         (["plan"], USAGE, "Missing argument 'STUDY'", "vitscale plan --help"),
         (["sweep", "study.toml", "--jobs", "0"], USAGE, "Invalid value for '--jobs'", "vitscale sweep --help"),
+        (["sweep", "study.toml", "--tensorboard", "study.toml"], USAGE, "study.toml is not a folder", "name a folder, old or new"),
         (["plan", "study.toml", "--nonsense"], USAGE, "No such option: --nonsense", "vitscale plan --help"),
         (["report", "gone"], MISSING, "gone", ""),
         (["results", "gone"], MISSING, "gone", ""),

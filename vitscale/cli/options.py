@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
 from pathlib import Path
@@ -142,6 +143,17 @@ Stall = Annotated[
     ),
 ]
 
+Tensorboard = Annotated[
+    Path | None,
+    typer.Option(
+        "--tensorboard", metavar="FOLDER", help="Write the numbers of each pre-training for TensorBoard, too."
+    ),
+]
+Wandb = Annotated[
+    str | None,
+    typer.Option("--wandb", metavar="PROJECT", help="Send the numbers of each pre-training to Weights & Biases, too."),
+]
+
 
 def places(runs: Path, results: Path) -> Places:
     from vitscale.launch.sweep import Places
@@ -180,6 +192,32 @@ def machine(
     jobs = min(jobs or default, most or cores * 64)
     threads = threads or max(cores // (jobs * devices * shared_by), 1)
     return Machine(jobs=jobs, threads=threads, devices=devices, hosts=hosts, **engine)
+
+
+def monitors(tensorboard: Path | None, wandb: str | None) -> dict[str, Any]:
+    """Settings of `Machine`: where numbers are shown beside the log.
+
+    Raises:
+        VitscaleError: a package is missing (exit 5), or the folder is a file (exit 2).
+    """
+    for package, given in (("tensorboard", tensorboard), ("wandb", wandb)):
+        if given is not None and not _is_installed(package):
+            raise VitscaleError(
+                f"--{package} needs the Python package {package}",
+                hint="pip install 'vitscale[monitor]' installs it",
+                exit_code=MISSING,
+            )
+    if tensorboard is not None and tensorboard.exists() and not tensorboard.is_dir():
+        raise VitscaleError(f"{tensorboard} is not a folder", hint="name a folder, old or new", exit_code=USAGE)
+    if wandb is not None and not wandb.strip():
+        raise VitscaleError("--wandb names no project", hint="for example --wandb vitscale", exit_code=USAGE)
+    return {"tensorboard": None if tensorboard is None else str(tensorboard.absolute()), "wandb": wandb}
+
+
+def _is_installed(package: str) -> bool:
+    # A folder of that name, such as W&B makes in the working folder, is found, too, and has no origin.
+    found = importlib.util.find_spec(package)
+    return found is not None and found.origin is not None
 
 
 def hosts(hostfile: Path | None, nodes: int | None, devices: int | None) -> tuple[Host, ...]:

@@ -46,6 +46,8 @@ def pretrain(
     keep_last: options.KeepLast = 2,
     keep_every: options.KeepEvery = None,
     stall: options.Stall = 300.0,
+    tensorboard: options.Tensorboard = None,
+    wandb: options.Wandb = None,
     runs: options.Runs = Path("runs"),
     results: options.Results = Path("results"),
 ) -> None:
@@ -59,6 +61,7 @@ def pretrain(
         hosts = options.hosts(hostfile, nodes, devices)
         world_size = place.world_size if place else options.world_size(hosts, devices)
         options.check_micro_batch(options.given(micro_batch), world_size, [job])
+        shown = options.monitors(tensorboard, wandb)
     machine = options.machine(
         1,
         threads,
@@ -77,6 +80,7 @@ def pretrain(
         keep_last=keep_last,
         keep_every=keep_every,
         stall=stall,
+        **shown,
     )
     run_one(job, runs, results, machine, place)
 

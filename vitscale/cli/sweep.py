@@ -50,6 +50,8 @@ def sweep(
     keep_last: options.KeepLast = 2,
     keep_every: options.KeepEvery = None,
     stall: options.Stall = 300.0,
+    tensorboard: options.Tensorboard = None,
+    wandb: options.Wandb = None,
     runs: options.Runs = Path("runs"),
     results: options.Results = Path("results"),
 ) -> None:
@@ -61,6 +63,7 @@ def sweep(
     from vitscale.study.load import load
 
     options.check_alone()
+    shown = options.monitors(tensorboard, wandb)
     loaded = load(study, settings=settings or [])
     wanted = options.only(only)
     if retry_failed and not dry_run:
@@ -89,6 +92,7 @@ def sweep(
         keep_last=keep_last,
         keep_every=keep_every,
         stall=stall,
+        **shown,
     )
     say(loaded.title)
     for line in [*totals(everything, states), *unequal([job for job in everything if job.kind == "pretrain"])]:

@@ -34,7 +34,19 @@ QUIET = ("BatchMode=yes", "ConnectTimeout=10", "ServerAliveInterval=5", "ServerA
 """Of ssh: no questions, and 15 s without an answer are the end."""
 PASSED_ON = (
     *("VITSCALE_", "NCCL_", "GLOO_", "TORCH", "DEEPSPEED_", "DS_", "OMP_", "MKL_", "KMP_", "CUDA_", "UCX_", "FI_"),
-    *("AWS_", "GOOGLE_", "HF_", "PYTHON", "LD_LIBRARY_PATH", "http_", "https_", "no_proxy", "SSL_", "REQUESTS_"),
+    *(
+        "AWS_",
+        "GOOGLE_",
+        "HF_",
+        "WANDB_",
+        "PYTHON",
+        "LD_LIBRARY_PATH",
+        "http_",
+        "https_",
+        "no_proxy",
+        "SSL_",
+        "REQUESTS_",
+    ),
 )
 """Beginnings of the variables that the hosts are given; over the connection, where nobody else can read them."""
 KILLED = 10.0

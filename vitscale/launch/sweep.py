@@ -60,6 +60,10 @@ class Machine:
     keep_every: int | None = None
     stall: float = 300.0
     """Seconds without a movement that end a run; 0: never."""
+    tensorboard: str | None = None
+    """A folder in which each pre-training has one with its numbers."""
+    wandb: str | None = None
+    """A project of Weights & Biases in which each pre-training is a run."""
 
     def told(self) -> dict[str, Any]:
         """All but where the processes are: what a worker must know."""

@@ -34,6 +34,7 @@ from vitscale.train.engine import Engine
 from vitscale.train.evaluate import Score, evaluate
 from vitscale.train.loop import Loop
 from vitscale.train.masked import MaskedPatches, MaskedScore
+from vitscale.train.monitors import Monitors
 from vitscale.train.objective import Batch, Classification, Network
 from vitscale.train.rundir import RunDir
 from vitscale.train.stop import Stop
@@ -295,6 +296,10 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
             validations[step] = score = data.score_validation(network, stop)
         return score.value, float(forward_flops(macs, score.images))
 
+    def log(event: str, facts: dict[str, Any]) -> None:
+        rundir.log(event, facts)
+        monitors.write(event, facts)
+
     validations: dict[int, Score | MaskedScore] = {}
     every = run.recipe.validate_every
     loop = Loop(
@@ -302,7 +307,7 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
         steps=rundir.document["steps"],
         batch_of=data.batch,
         keys_of=data.keys,
-        log=rundir.log,
+        log=log,
         stop=stop,
         after_step=lambda: data.share_bad(data.images),
         save=save,
@@ -315,7 +320,7 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
         flops_per_step=flops_per_step,
         skip_nonfinite=rundir.machine.get("skip_nonfinite", 0),
     )
-    with writer:
+    with writer, Monitors(rundir, progress.step) as monitors:
         progress = loop.run(_count_lost(rundir, progress, flops_per_step))
     engine.close()
     return _finished(rundir, data, progress, macs, validations, stop)
