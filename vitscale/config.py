@@ -11,6 +11,9 @@ from typing import Literal
 
 MaskedTarget = Literal["mean-colour", "4x4", "pixels"]
 
+PROBE_SHOTS = 10
+"""Labelled images a class of `Recipe.probe`."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
@@ -166,6 +169,10 @@ class Recipe:
     """Which checkpoint is transferred: the last one, or the best by upstream validation."""
     validate_every: int | None = None
     """Images seen between two upstream validations; None: only at the end."""
+    probe: tuple[str, ...] = ()
+    """Downstream tasks, named as in `Transfer.task`, whose 10-shot accuracy is logged at each upstream validation, or,
+    without `data.val_examples`, when one would be due: closed-form, the mean over the task's draws, of the averaged
+    weights where there are such. It chooses nothing and moves no weight. Not part of the run id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

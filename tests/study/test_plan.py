@@ -65,6 +65,7 @@ def test_what_changes_the_outcome_changes_the_id(tmp_path: Path, setting: str) -
         ("[sizes.nano]", "[sizes.tiny]"),  # the same numbers under another name
         ("lr = 1e-3\n", "lr = 1e-3\nbeta1 = 0.9\n"),  # a default, written out
         ('crop = "none"', 'crop = "none"\nmax_bad = 0.5'),
+        ("lr = 1e-3\n", 'lr = 1e-3\nprobe = ["digits"]\n'),
         ("lr = 1e-3\n", 'lr = 1e-3\ncooldown_shape = "sqrt"\n'),  # of no cool-down
         ('crop = "none"', 'crop = "none"\nclasses = 10'),  # all there are
         ('"data.examples" = [100, 400]', '"data.fraction" = [0.1111, 0.44444]'),  # the same numbers of 900

@@ -59,11 +59,11 @@ def test_steps_that_are_computed_again_stand_there_once_with_their_last_numbers(
     run = rundir(tensorboard=str(tmp_path))
     with Monitors(run, 0) as first:
         for step in (1, 2, 3, 4):
-            first.write("step", step_of(step, 10.0 * step))
-        first.write("validate", {"step": 4, "accuracy": 0.1})
+            first.log("step", step_of(step, 10.0 * step))
+        first.log("validate", {"step": 4, "accuracy": 0.1})
     with Monitors(run, 2) as second:
-        second.write("step", step_of(3, 31.0))
-        second.write("step", step_of(5, 51.0))
+        second.log("step", step_of(3, 31.0))
+        second.log("step", step_of(5, 51.0))
     found = shown(tmp_path / run.id)
     assert found["train/loss"] == [(1, 10.0), (2, 20.0), (3, 31.0), (5, 51.0)]
     assert "upstream_val/accuracy" not in found or not found["upstream_val/accuracy"]
@@ -79,13 +79,13 @@ def test_a_number_that_could_not_be_measured_is_left_out() -> None:
 def test_without_the_options_nothing_is_opened(rundir: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vitscale.train.monitors._opened", None)
     with Monitors(rundir(), 0) as monitors:
-        monitors.write("step", step_of(1, 1.0))
+        monitors.log("step", step_of(1, 1.0))
 
 
 def test_a_process_that_does_not_write_opens_nothing(rundir: Make, tmp_path: Path) -> None:
     run = RunDir(rundir(tensorboard=str(tmp_path / "board")).folder, number=1)
     with Monitors(run, 0) as monitors:
-        monitors.write("step", step_of(1, 1.0))
+        monitors.log("step", step_of(1, 1.0))
     assert not (tmp_path / "board").exists()
 
 

@@ -122,7 +122,8 @@ def _job(name: str, data: str | None, settings: list[str]) -> Job:
     complaints = check_run(run, sizes={}, base=Path()) or check_steps(run, base=Path())
     if complaints:
         problems = [Problem(complaint.message, complaint.hint) for complaint in complaints]
-        raise VitscaleError.of(problems, exit_code=INVALID_STUDY)
+        codes = {complaint.exit_code for complaint in complaints}
+        raise VitscaleError.of(problems, exit_code=codes.pop() if len(codes) == 1 else INVALID_STUDY)
     # In the results of single runs, what was asked for tells them apart.
     cell = Cell(values=given, run=run, varied={key: value for key, value in given.items() if key != "data.shards"})
     study = Study(name=SINGLE, title=name, base=Path(), sizes={}, cells=(cell,), transfers=(), select=None)

@@ -17,7 +17,7 @@ def status(
 ) -> None:
     """Say where each run of STUDY stands: done, failed and why, running and how far, stopped, to do."""
     from vitscale.launch import folders
-    from vitscale.launch.progress import progress_words, summary, title
+    from vitscale.launch.progress import progress, summary, title
     from vitscale.launch.sweep import current_plan
     from vitscale.study.load import load
 
@@ -27,12 +27,11 @@ def status(
     for job in now.jobs:
         folder = runs / job.id
         state = folders.state(folder)
-        outcome, event = folders.result(folder), folders.last_event(folder)
+        outcome = folders.result(folder)
         if outcome is not None:
             detail = summary(outcome) if state == "done" else str(outcome["reason"])
         else:
-            silent = folders.silent_seconds(folder) if state == "running" else None
-            detail = progress_words(event, silent) if event and state != "to do" else ""
+            detail = progress(folder, running=state == "running")
         rows.append((state, title(job), detail))
     counts = {
         state: sum(row[0] == state for row in rows) for state in ("done", "failed", "running", "stopped", "to do")

@@ -164,7 +164,7 @@ def _identity(told: Mapping[str, Any]) -> tuple[Any, ...]:
     config = asdict(from_dict(json.loads(json.dumps(told["config"]))))
     for key in ("shards", "test", "size", "num_classes", "examples", "fraction", "subset_seed", "exclude", "max_bad"):
         config["data"].pop(key, None)
-    for key in ("steps", "epochs", "examples", "validate_every", *OF_MASKED):
+    for key in ("steps", "epochs", "examples", "validate_every", "probe", *OF_MASKED):
         config["recipe"].pop(key, None)
     for key in (*IN_ARCH, "checkpoint", "pre_logits"):
         config["model"].pop(key, None)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
+from vitscale.config import PROBE_SHOTS
+from vitscale.launch import folders
 from vitscale.study.plan import Job
 
 MEASURED = {"accuracy": "", "patch_accuracy": " patches"}
@@ -42,12 +45,24 @@ QUIET = 30.0
 """Seconds without a sign of life that are worth a word."""
 
 
-def progress_words(event: dict[str, Any], silent: float | None = None) -> str:
-    """A step event as one log line; `silent`: seconds since the run's last sign of life."""
+def progress(folder: Path, *, running: bool = True) -> str:
+    """How far a run is, in one line; empty before its first step."""
+    event = folders.last_event(folder)
+    if event is None:
+        return ""
+    silent = folders.silent_seconds(folder) if running else None
+    return progress_words(event, silent, folders.last_event(folder, "probe"))
+
+
+def progress_words(event: dict[str, Any], silent: float | None = None, probe: dict[str, Any] | None = None) -> str:
+    """A step event as one log line; `silent`: seconds since the run's last sign of life; `probe`: its last probe."""
     left = time.strftime("%H:%M:%S", time.gmtime(event["seconds_left"]))
+    loss = "not finite" if event["loss"] is None else f"{event['loss']:.3f}"
     mfu = "" if event.get("mfu") is None else f", MFU {event['mfu']:.1%}"
     quiet = f", last sign of life {silent:,.0f} s ago" if silent is not None and silent > QUIET else ""
+    shares = probe["accuracy"].items() if probe else ()
+    probed = "".join(f", {task} {PROBE_SHOTS}-shot {share:.1%}" for task, share in shares)
     return (
-        f"step {event['step']}/{event['steps']}, loss {event['loss']:.3f}, lr {event['lr']:.2g}, "
-        f"{event['images_per_second']:,.0f} images/s{mfu}, {left} left{quiet}"
+        f"step {event['step']}/{event['steps']}, loss {loss}, lr {event['lr']:.2g}, "
+        f"{event['images_per_second']:,.0f} images/s{mfu}{probed}, {left} left{quiet}"
     )

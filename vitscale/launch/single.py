@@ -14,7 +14,7 @@ from vitscale.launch import folders
 from vitscale.launch.collect import collect
 from vitscale.launch.local import Worker, cause, wait_any
 from vitscale.launch.placement import Place
-from vitscale.launch.progress import progress_words
+from vitscale.launch.progress import progress
 from vitscale.launch.sweep import Machine, Places, Say, not_saved
 from vitscale.processes import STOP_SIGNALS
 from vitscale.study.plan import Job
@@ -32,7 +32,7 @@ def run_single(
         worker = Worker(
             [folder], machine.threads, machine.devices_for(job), machine.hosts_for(job), environment=environment or {}
         )
-        _wait(worker, lambda: _report(folder, say))
+        _wait(worker, lambda: say(progress(folder) or "starting"))
         worker.record_death()
         if worker.ended() == HELD:
             raise VitscaleError(
@@ -90,8 +90,3 @@ def _wait(worker: Worker, report: Callable[[], None]) -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _report(folder: Path, say: Say) -> None:
-    event = folders.last_event(folder)
-    say(progress_words(event, folders.silent_seconds(folder)) if event else "starting")

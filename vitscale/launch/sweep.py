@@ -18,7 +18,7 @@ from vitscale.launch import folders
 from vitscale.launch.collect import collect, collect_orphan
 from vitscale.launch.hostfile import Host
 from vitscale.launch.local import Worker, wait_any
-from vitscale.launch.progress import progress_words, summary, title
+from vitscale.launch.progress import progress, summary, title
 from vitscale.processes import STOP_SIGNALS
 from vitscale.results.store import Held, write_plan
 from vitscale.study.load import Study
@@ -213,9 +213,7 @@ class Sweep:
         parts = []
         for jobs in self.workers.values():
             job = next((job for job in jobs if folders.result(self.places.runs / job.id) is None), jobs[-1])
-            event = folders.last_event(self.places.runs / job.id)
-            words = progress_words(event, folders.silent_seconds(self.places.runs / job.id)) if event else "starting"
-            parts.append(f"{title(job)} {words}")
+            parts.append(f"{title(job)} {progress(self.places.runs / job.id) or 'starting'}")
         return "running: " + "; ".join(parts)
 
     def _report(self, job: Job) -> None:

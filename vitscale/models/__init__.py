@@ -118,8 +118,9 @@ def build(
 
     `forward(images)` maps [batch, 3, resolution, resolution] in [-1, 1] to logits [batch, num_classes],
     `features(images)` to the representation [batch, features] that the head reads: behind the pre-logits layer of
-    width `pre_logits` where there is one, else `arch.feature_width` wide. `net.recompute = True` turns activation
-    checkpointing on: each block then keeps only its input for the backward pass.
+    width `pre_logits` where there is one, else `arch.feature_width` wide. `forward(images, features_only=True)` does,
+    too: ZeRO's third stage brings a module's weights together when the module itself is called.
+    `net.recompute = True` turns activation checkpointing on: each block keeps only its input for the backward pass.
 
     With `patches`, of ViTs only, the network predicts that many corrupted patches: see `vitscale.models.vit.masked`.
     """

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from vitscale import exclusions, models
-from vitscale.config import Data, Recipe, Run, Task, Transfer
-from vitscale.errors import VitscaleError
+from vitscale.config import PROBE_SHOTS, Data, Recipe, Run, Task, Transfer
+from vitscale.errors import INVALID_STUDY, VitscaleError
 from vitscale.study import masked
 from vitscale.study.archs import arch_of, meaningless
-from vitscale.study.datasets import Dataset, class_names, describe
+from vitscale.study.datasets import Dataset, class_names, describe, load_task
 from vitscale.study.published import content
 from vitscale.study.schedule import total_steps
 from vitscale.study.subsets import BAD, available, selected, strata, subset_seed, training_examples
@@ -33,6 +33,7 @@ class Complaint:
     key: str
     message: str
     hint: str
+    exit_code: int = INVALID_STUDY
 
 
 def check_run(run: Run, *, sizes: models.Sizes, base: Path) -> list[Complaint]:
@@ -45,6 +46,7 @@ def check_run(run: Run, *, sizes: models.Sizes, base: Path) -> list[Complaint]:
         *_seeds(run),
         *_duration(run.recipe),
         *_subset(run, base),
+        *_probes(run.recipe, base),
     ]
 
 
@@ -84,6 +86,23 @@ def _checkpoint(run: Run, base: Path) -> list[Complaint]:
     except VitscaleError as error:
         return [Complaint("model.checkpoint", error.problems[0].message, error.problems[0].hint)]
     return []
+
+
+def _probes(recipe: Recipe, base: Path) -> list[Complaint]:
+    found: list[Complaint] = []
+    names: set[str] = set()
+    for name in recipe.probe:
+        try:
+            task = load_task(name, base=base)
+        except VitscaleError as error:
+            found += [Complaint("recipe.probe", p.message, p.hint, error.exit_code) for p in error.problems]
+            continue
+        few_shot = Transfer(task=name, shots=(PROBE_SHOTS,))
+        found += [Complaint("recipe.probe", c.message, "leave it out") for c in check_transfer(few_shot, task)]
+        if task.name in names:
+            found.append(Complaint("recipe.probe", f"two probes are named '{task.name}'", "keep one of them"))
+        names.add(task.name)
+    return found
 
 
 def _ranges(data: Data, recipe: Recipe) -> list[Complaint]:

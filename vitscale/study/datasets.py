@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import MISSING as MISSING_DEFAULT
 from dataclasses import asdict, dataclass, field, fields, replace
+from difflib import get_close_matches
 from functools import lru_cache
 from importlib import resources
 from math import inf
@@ -168,7 +169,7 @@ def load_task(name: str, *, base: Path) -> Task:
     if name.endswith(".toml"):
         path = base / name
         if not path.is_file():
-            raise VitscaleError(f"no task file {path}", hint="check the path in [[transfer]]", exit_code=INVALID_STUDY)
+            raise VitscaleError(f"no task file {path}", hint="check the path", exit_code=INVALID_STUDY)
         try:
             text, origin = path.read_text("utf-8"), str(path)
         except UnicodeDecodeError:
@@ -178,15 +179,12 @@ def load_task(name: str, *, base: Path) -> Task:
         anchor = path.parent
     else:
         if not name:
-            raise VitscaleError(
-                "the transfer names no task", hint='for example task = "digits"', exit_code=INVALID_STUDY
-            )
+            raise VitscaleError("no task is named", hint='for example task = "digits"', exit_code=INVALID_STUDY)
         if name not in task_names():
-            raise VitscaleError(
-                f"unknown task {name!r}",
-                hint=f"known: {', '.join(task_names())}; or the path of a task file that ends in .toml",
-                exit_code=INVALID_STUDY,
-            )
+            close = get_close_matches(name, task_names(), 1)
+            known = f"known: {', '.join(task_names())}; or the path of a task file that ends in .toml"
+            hint = f"did you mean '{close[0]}'?" if close else known
+            raise VitscaleError(f"unknown task {name!r}", hint=hint, exit_code=INVALID_STUDY)
         text = (resources.files("vitscale") / "data" / "tasks" / f"{name}.toml").read_text()
         origin, anchor = f"task {name}", base
     return _task(text, origin, anchor)

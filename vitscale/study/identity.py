@@ -94,6 +94,7 @@ def trunk_identity(trunk: Trunk) -> dict[str, Any]:
         recipe.pop(key, None)
     recipe["steps"] = total_steps(run.recipe, data["examples"])
     recipe.pop("validate_every", None)
+    recipe.pop("probe", None)
     if run.recipe.keep == "best" and run.recipe.validate_every is not None:
         recipe["validate_steps"] = max(run.recipe.validate_every // run.recipe.batch_size, 1)
     if not run.recipe.cooldown:

@@ -190,8 +190,8 @@ def _check_cells(
             mistakes.add(where(cell, complaint.key), *_words(complaint))
 
 
-def _words(complaint: Complaint) -> tuple[str, str]:
-    return complaint.message, complaint.hint
+def _words(complaint: Complaint) -> tuple[str, str, int]:
+    return complaint.message, complaint.hint, complaint.exit_code
 
 
 def _sizes(table: Any, mistakes: Mistakes) -> dict[str, dict[str, Any]]:

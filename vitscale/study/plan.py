@@ -20,7 +20,7 @@ from vitscale.models.masked import masked_head
 from vitscale.study import cost, fields, select
 from vitscale.study.archs import arch_of
 from vitscale.study.check import dataset_of
-from vitscale.study.datasets import Dataset, describe
+from vitscale.study.datasets import Dataset, describe, load_task
 from vitscale.study.identity import Trunk, transfer_id, trunk_id
 from vitscale.study.load import Cell, Study, grid
 from vitscale.study.published import UNKNOWN_DATA, content
@@ -46,6 +46,8 @@ class Job:
     checkpoint: str | None = None
     """Of a published checkpoint and its transfers: SHA-256 of the file."""
     task: Task | None = None
+    probes: tuple[Task, ...] = ()
+    """Of a pre-training: the tasks of `recipe.probe`."""
     parent: str | None = None
     varied: Mapping[str, Any]
     """The settings that vary in the study, with this job's values."""
@@ -149,6 +151,7 @@ class Job:
             "test": asdict(self.test) if self.test else None,
             "checkpoint": self.checkpoint,
             "task": asdict(self.task) if self.task else None,
+            "probes": [asdict(task) for task in self.probes] if self.kind == "pretrain" else [],
             "steps": self.steps,
             "flops_per_example": cost.training_flops(self.macs, 1),
         }
@@ -203,6 +206,7 @@ class _Facts:
         self.study = study
         self._datasets: dict[Any, Dataset] = {}
         self._archs: dict[Model, models.Arch] = {}
+        self._tasks: dict[str, Task] = {}
 
     def pretrain(self, cell: Cell, chosen: Mapping[str, Any], *, role: Role) -> Job:
         run = fields.build({**cell.values, **chosen})
@@ -219,8 +223,14 @@ class _Facts:
             dataset=trunk.dataset,
             test=trunk.test,
             checkpoint=trunk.checkpoint,
+            probes=() if trunk.checkpoint else tuple(self.task(name) for name in run.recipe.probe),
             varied={**cell.varied, **chosen},
         )
+
+    def task(self, name: str) -> Task:
+        if name not in self._tasks:
+            self._tasks[name] = load_task(name, base=self.study.base)
+        return self._tasks[name]
 
     def arch(self, run: Run) -> models.Arch:
         if run.model not in self._archs:

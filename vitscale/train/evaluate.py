@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitscale.config import Recipe
 from vitscale.data.images import ArrayImages, Images
@@ -123,19 +123,24 @@ def readable(images: AnyImages, index: Int64[np.ndarray, b], how: Preprocess) ->
 
 
 @torch.no_grad()
-def features(net: nn.Module, images: AnyImages, *, how: Preprocess, stop: Stop) -> Float64[np.ndarray, "n features"]:
-    """Representations of all images, from the test-time preprocessing.
+def features(
+    features_of: Network, images: AnyImages, index: Int64[np.ndarray, m], *, how: Preprocess, stop: Stop
+) -> Float64[np.ndarray, "m features"]:
+    """Representations of the images of `index`, from the test-time preprocessing: all of them in every process.
 
     Raises:
         Interrupted: a signal came.
     """
-    net.eval()
-    device = next(net.parameters()).device
-    index = np.arange(len(images), dtype=np.int64)
+    device, devices = group.device(), group.world_size()
     parts = []
-    for start in range(0, len(index), CHUNK):
-        stop.at("computing features")
-        stop.raise_if_requested()
-        pixels = readable(images, index[start : start + CHUNK], how)
-        parts.append(net.features(to_device(torch.from_numpy(pixels), device)).double().cpu().numpy())  # type: ignore[operator]
+    for start in range(0, len(index), CHUNK * devices):
+        stop.at("computing features", together=True)
+        if stop.asked():
+            raise Interrupted
+        together = index[start : start + CHUNK * devices]
+        own = together[group.rank() :: devices]
+        empty = np.empty((0, 3, how.resolution, how.resolution), np.uint8)  # the last round may have fewer than devices
+        pixels = readable(images, own, how) if len(own) else empty
+        found = features_of(to_device(torch.from_numpy(pixels), device)).float()
+        parts.append(group.interleaved(found, len(together)).double().cpu().numpy())
     return np.concatenate(parts)

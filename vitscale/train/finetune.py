@@ -22,6 +22,7 @@ from vitscale.errors import MISSING, RUN_FAILED, VitscaleError
 from vitscale.models.counts import Head
 from vitscale.models.vit.positions import Resize, resize_axis, resize_pos_embedding
 from vitscale.study.cost import forward_flops, training_flops
+from vitscale.train import group
 from vitscale.train.capacity import Work, engine_settings
 from vitscale.train.checkpoint import Progress
 from vitscale.train.engine import Engine
@@ -64,8 +65,11 @@ def _few_shot_rows(
         train, test = raw_pixels(data.train, how), raw_pixels(data.test, how)
     else:
         net = _at_resolution(_start(rundir, settings), rundir, resolution, settings.pos_resize)
-        train = features(net, data.train, how=how, stop=stop)
-        test = features(net, data.test, how=how, stop=stop)
+        net = net.to(group.device()).eval()
+        train, test = (
+            features(net.features, images, np.arange(len(images), dtype=np.int64), how=how, stop=stop)  # type: ignore[arg-type]
+            for images in (data.train, data.test)
+        )
         macs = rundir.arch.macs(resolution, Head(num_classes=task.num_classes)).total
         flops = forward_flops(macs, len(train) + len(test))
     return [

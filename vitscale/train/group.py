@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 
 from vitscale.errors import MISSING, VitscaleError
 from vitscale.train.neighbours import Neighbours, connect
@@ -187,6 +187,17 @@ def union(mine: set[int]) -> set[int]:
     parts: list[set[int]] = [set()] * world_size()
     distributed.all_gather_object(parts, mine)
     return set().union(*parts)
+
+
+def interleaved(rows: Tensor, count: int) -> Tensor:
+    """`count` rows, of which each process gives every `world_size()`-th, beginning at its rank; a call that every
+    process makes."""
+    if world_size() == 1:
+        return rows
+    whole = rows.new_zeros(count, *rows.shape[1:])
+    whole[rank() :: world_size()] = rows
+    distributed.all_reduce(whole)
+    return whole
 
 
 def least(number: float) -> float:

@@ -24,10 +24,10 @@ class Loop:
     """What a training needs beside its engine.
 
     `batch_of(step)` gives the global batch of a step from 0, `keys_of(step)` names its samples for an error.
-    `validate(step)` returns (score, FLOPs) and runs after every `validate_every` steps and after the last.
-    `after_step()` is called between the steps, by every device. `save(progress)` takes a checkpoint, every `save_every`
-    seconds, which may be written while training goes on; `written()` waits until it is. `log(event, facts)` writes a
-    line of `events.jsonl`.
+    `validate(step)` returns (score, FLOPs) and runs after every `validate_every` steps and after the last; the score is
+    None where there are no images for one. `after_step()` is called between the steps, by every device.
+    `save(progress)` takes a checkpoint, every `save_every` seconds, which may be written while training goes on;
+    `written()` waits until it is. `log(event, facts)` writes a line of `events.jsonl`.
     """
 
     engine: Engine
@@ -40,7 +40,7 @@ class Loop:
     save: Callable[[Progress], None] | None = None
     save_every: float = 60.0
     written: Callable[[], None] | None = None
-    validate: Callable[[int], tuple[float, float]] | None = None
+    validate: Callable[[int], tuple[float | None, float]] | None = None
     validate_every: int | None = None
     score_name: str = "accuracy"
     keep_best: bool = False
@@ -141,8 +141,10 @@ class Loop:
             self._save(replace(progress, validation_due=True))
             self._wait_for_writing()
             raise
-        self.log("validate", {"step": progress.step, self.score_name: score})
         progress = replace(progress, flops_eval=progress.flops_eval + flops, validation_due=False)
+        if score is None:
+            return progress, False
+        self.log("validate", {"step": progress.step, self.score_name: score})
         improved = progress.best_score is None or score > progress.best_score
         if improved:
             progress = replace(progress, best_step=progress.step, best_score=score)

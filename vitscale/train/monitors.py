@@ -24,13 +24,14 @@ UPLOAD = 20
 
 
 class Monitors:
-    """What the log says of steps and validations, shown where the machine's settings ask for it; by the first process.
+    """The log of a run, whose first process also shows it where the machine's settings ask for that.
 
     A run that goes on from `step` does so in the same place. Later steps of an earlier attempt are computed again:
     TensorBoard is told to forget them, and W&B keeps the first numbers that it was given for a step.
     """
 
     def __init__(self, rundir: RunDir, step: int) -> None:
+        self._rundir = rundir
         self._master: Any = None
         told = {service: rundir.machine.get(service) for service in ("tensorboard", "wandb")}
         if not rundir.writes or not any(told.values()):
@@ -65,8 +66,9 @@ class Monitors:
         except Exception as error:
             _say_lost(error)
 
-    def write(self, event: str, facts: Mapping[str, Any]) -> None:
+    def log(self, event: str, facts: Mapping[str, Any]) -> None:
         """A line of the log. A service that fails is given up with a word: the training goes on without it."""
+        self._rundir.log(event, facts)
         found = scalars(event, facts)
         if self._master is None or not found:
             return
@@ -89,6 +91,8 @@ def scalars(event: str, facts: Mapping[str, Any]) -> dict[str, float]:
         named |= {f"seconds/{part}": spent for part, spent in facts["seconds"].items()}
     elif event == "validate":
         named = {f"upstream_val/{key}": value for key, value in facts.items() if key != "step"}
+    elif event == "probe":
+        named = {f"probe/{task}_{facts['shots']}shot": value for task, value in facts["accuracy"].items()}
     return {tag: float(value) for tag, value in named.items() if value is not None and math.isfinite(value)}
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Int64
 from torch import nn
 
 from vitscale import exclusions, models
-from vitscale.config import Run
+from vitscale.config import PROBE_SHOTS, Run
 from vitscale.data.images import Images
 from vitscale.data.mixup import mixing_share
 from vitscale.data.order import device_slots, global_batch
@@ -36,6 +36,7 @@ from vitscale.train.loop import Loop
 from vitscale.train.masked import MaskedPatches, MaskedScore
 from vitscale.train.monitors import Monitors
 from vitscale.train.objective import Batch, Classification, Network
+from vitscale.train.probes import Probes
 from vitscale.train.rundir import RunDir
 from vitscale.train.stop import Stop
 
@@ -275,11 +276,12 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
     """Trains the run from its last checkpoint to the end and measures it; returns its result."""
     run = rundir.run
     data = Upstream(rundir)
+    probes = Probes(rundir)
     engine, progress = _begun(rundir, data, stop)
     flops_per_step = rundir.document["flops_per_example"] * run.recipe.batch_size
     macs = rundir.document["flops_per_example"] // 6
     keep = Keep(last=rundir.machine.get("keep_last", 2), every=rundir.machine.get("keep_every"))
-    writer = Writer(rundir.folder, keep)
+    writer, monitors = Writer(rundir.folder, keep), Monitors(rundir, progress.step)
 
     def save(progress: Progress) -> None:
         tensors = {"weights": engine.weights(), "averages": engine.averaged_weights(), "optimizer": engine.state()}
@@ -291,14 +293,16 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
         writer.wait()
         group.wait_for_all()  # of all processes one writes, and all of them read what is kept
 
-    def validate(step: int) -> tuple[float, float]:
+    def validate(step: int) -> tuple[float | None, float]:
+        score, flops = None, probes.flops
         with engine.for_evaluation() as network:
-            validations[step] = score = data.score_validation(network, stop)
-        return score.value, float(forward_flops(macs, score.images))
-
-    def log(event: str, facts: dict[str, Any]) -> None:
-        rundir.log(event, facts)
-        monitors.write(event, facts)
+            if run.data.val_examples:
+                validations[step] = found = data.score_validation(network, stop)
+                score, flops = found.value, flops + forward_flops(macs, found.images)
+            accuracies = probes.accuracies(network, stop)
+        if accuracies:
+            monitors.log("probe", {"step": step, "shots": PROBE_SHOTS, "accuracy": accuracies})
+        return score, float(flops)
 
     validations: dict[int, Score | MaskedScore] = {}
     every = run.recipe.validate_every
@@ -307,20 +311,20 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
         steps=rundir.document["steps"],
         batch_of=data.batch,
         keys_of=data.keys,
-        log=log,
+        log=monitors.log,
         stop=stop,
         after_step=lambda: data.share_bad(data.images),
         save=save,
         save_every=rundir.machine.get("save_every", 60.0),
         written=written,
-        validate=validate if run.data.val_examples else None,
+        validate=validate if run.data.val_examples or run.recipe.probe else None,
         validate_every=None if every is None else max(every // run.recipe.batch_size, 1),
         score_name=data.masked.score_name if data.masked else "accuracy",
         keep_best=run.recipe.keep == "best",
         flops_per_step=flops_per_step,
         skip_nonfinite=rundir.machine.get("skip_nonfinite", 0),
     )
-    with writer, Monitors(rundir, progress.step) as monitors:
+    with writer, monitors:
         progress = loop.run(_count_lost(rundir, progress, flops_per_step))
     engine.close()
     return _finished(rundir, data, progress, macs, validations, stop)

@@ -68,6 +68,10 @@ class RunDir:
     def task(self) -> Task:
         return Task(**self.document["task"])
 
+    @cached_property
+    def probes(self) -> tuple[Task, ...]:
+        return tuple(Task(**task) for task in self.document.get("probes", []))
+
     @property
     def machine(self) -> dict[str, Any]:
         """Settings that must not change the outcome: threads, shards' folders, and those of the engine."""

@@ -126,5 +126,7 @@ class Net(nn.Module):
     def features(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
         return self.vit.features(self.feature_map(images))
 
-    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
-        return self.vit(self.feature_map(images))
+    def forward(
+        self, images: Float[Tensor, "batch channels height width"], *, features_only: bool = False
+    ) -> Float[Tensor, "batch outputs"]:
+        return self.vit(self.feature_map(images), features_only=features_only)

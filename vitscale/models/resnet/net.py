@@ -98,5 +98,8 @@ class Net(nn.Module):
         x = F.relu(self.norm(x)).mean(dim=(2, 3))
         return x if self.pre_logits is None else torch.tanh(self.pre_logits(x))
 
-    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
-        return self.head(self.features(images))
+    def forward(
+        self, images: Float[Tensor, "batch channels height width"], *, features_only: bool = False
+    ) -> Float[Tensor, "batch outputs"]:
+        features = self.features(images)
+        return features if features_only else self.head(features)

@@ -20,13 +20,19 @@ class Net(net.Net):
         super().__init__(arch, resolution=resolution, head=head, dropout=dropout, head_bias=head_bias)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, arch.width))  # starts as the class token does
 
-    def forward(  # type: ignore[override]  # what is corrupted is an input, too
+    def forward(
         self,
         images: Float[Tensor, "batch channels height width"],
-        places: Int64[Tensor, "batch corrupted"],
-        sources: Int64[Tensor, "batch patches"],
-    ) -> Float[Tensor, "batch corrupted outputs"]:
-        """`places`: the patches to be predicted; `sources`: as of `corrupt`."""
+        places: Int64[Tensor, "batch corrupted"] | None = None,
+        sources: Int64[Tensor, "batch patches"] | None = None,
+        *,
+        features_only: bool = False,
+    ) -> Float[Tensor, "batch corrupted outputs"] | Float[Tensor, "batch features"]:
+        """`places`: the patches to be predicted; `sources`: as of `corrupt`. Features are those of the whole image."""
+        if features_only:
+            return self.features(images)
+        assert places is not None, "what is predicted is drawn by the caller"
+        assert sources is not None, "and so is what it is replaced by"
         tokens = self.encoded(self.corrupt(self.embedded(images), sources))[:, self.class_token is not None :]
         return self.head(self.norm(taken(tokens, places)))
 

@@ -128,8 +128,11 @@ class Net(nn.Module):
         pooled = self.norm(x).mean(dim=1) if self.class_token is None else self.norm(x[:, 0])
         return pooled if self.pre_logits is None else torch.tanh(self.pre_logits(pooled))
 
-    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
-        return self.head(self.features(images))
+    def forward(
+        self, images: Float[Tensor, "batch channels height width"], *, features_only: bool = False
+    ) -> Float[Tensor, "batch outputs"]:
+        features = self.features(images)
+        return features if features_only else self.head(features)
 
 
 @torch.no_grad()
