@@ -197,6 +197,8 @@ class Transfer:
     """Fine-tuning: steps of linear warm-up before the cosine decay to 0."""
     seeds: int = 1
     """Fine-tuning: repetitions of the final training; each is a row."""
+    ema: float = 0.0
+    """Fine-tuning: decay of a moving average of the weights, which is then what is tested; as `Recipe.ema`."""
     pos_resize: Literal["bilinear", "bicubic"] = "bilinear"
     """How position embeddings are carried to another resolution: as in the paper's code, or bicubic, antialiased."""
 

@@ -104,6 +104,7 @@ def test_five_mistakes_are_told_at_once_with_their_lines(tmp_path: Path) -> None
         ("seed = [0, 1]", "seed = [0, 1]\n'recipe.lr' = [1e-3]", "'recipe.lr' stands on an axis and in select.over", "keep one"),
         ("seed = [0, 1]", "seed = [0, 1]\nzip = 'no'", "zip is 'no'", "zip = true"),
         ("lr = [0.01, 0.03]", "lr = [nan]", "lr = [nan]", "above 0"),
+        ("lr = [0.01, 0.03]", "lr = [0.01]\nema = 1.0", "transfer.ema is 1.0", "from 0 to below 1"),
         ('task = "digits"\n', "", "no task is named", "digits"),
         ('per = ["model.name"]', 'per = ["model.name"]\nat = { "model.name" = ["R5"] }', "near model.name = 'ViT-nano/7'", "list it"),
         ("val_examples = 100", "val_examples = 100\nnum_classes = 12", "train has 10 classes", "leave it out"),

@@ -381,4 +381,6 @@ def check_transfer(transfer: Transfer, task: Task) -> list[Complaint]:
         value = getattr(transfer, key)
         if value < least:
             found.append(Complaint(key, f"transfer.{key} is {value}", f"it must be at least {least}"))
+    if not 0 <= transfer.ema < 1:
+        found.append(Complaint("ema", f"transfer.ema is {transfer.ema}", "it is a share from 0 to below 1"))
     return found

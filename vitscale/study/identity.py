@@ -28,7 +28,7 @@ NUMERICS = 1
 OF_MASKED = ("masked_target", "masked_fraction")
 """Settings without effect on a classification."""
 
-_ONLY_OF = {"fewshot": ("shots",), "finetune": ("lr", "steps", "batch_size", "warmup_steps", "seeds")}
+_ONLY_OF = {"fewshot": ("shots",), "finetune": ("lr", "steps", "batch_size", "warmup_steps", "seeds", "ema")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -223,6 +223,7 @@ class _Tuner:
             lr=lr,
             schedule="cosine",
             warmup_steps=settings.warmup_steps,
+            ema=settings.ema,
             precision=self.rundir.run.recipe.precision,
         )
         torch.manual_seed(repetition)
