@@ -11,10 +11,10 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(PIP_CONSTRAINT)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow check bench bench-models bench-engine bench-data format data clean
+.PHONY: help venv demo test test-slow check bench bench-models bench-engine bench-data bench-pretrain format data clean
 
 help:  ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 venv: $(STAMP)  ## .venv with everything in it; again when the requirements change
 
@@ -46,7 +46,7 @@ check: venv  ## format, lint, types, import contracts
 	$(BIN)/mypy vitscale
 	$(BIN)/lint-imports
 
-bench: bench-models bench-engine bench-data  ## all benchmarks (15 minutes)
+bench: bench-models bench-engine bench-data bench-pretrain  ## all benchmarks (25 minutes)
 
 bench-models: venv  ## a training step beside Hugging Face's ViT and torch's matmul peak (5 minutes)
 	$(BIN)/python benchmarks/models.py
@@ -57,6 +57,9 @@ bench-engine: venv  ## a step through the engine beside one written by hand, alo
 
 bench-data: venv  ## shards to batches beside timm's way (3 minutes)
 	$(BIN)/python benchmarks/data.py
+
+bench-pretrain: venv  ## vitscale pretrain, loader included, beside a script written by hand (10 minutes)
+	$(BIN)/python benchmarks/pretrain.py
 
 format: venv  ## put the code into shape
 	$(BIN)/ruff format .

@@ -26,6 +26,7 @@ import numpy as np
 import PIL
 import simplejpeg
 import torch
+from photographs import write_images
 from PIL import Image
 from tables import FEWEST_ROUNDS, at_least, interval, table
 
@@ -38,37 +39,11 @@ from vitscale.data.shards import Shards, open_shards
 from vitscale.data.sources import open_source
 
 CROP_AREA = 0.08  # timm's default
-WINDOWS = 16  # large pictures from which the images are cut
-FALLOFF = 1.1  # of the amplitude with the frequency; 1 in photographs on the average, less detail above
-QUALITY = 90
 SMALL = (28, 32)
 SMALL_BATCH, SMALL_BATCHES = 256, 16
 
 Way = Callable[[np.ndarray], object]
 """Does its work for these samples."""
-
-
-def picture(seed: int, width: int, height: int) -> np.ndarray:
-    """Coloured noise with the spectrum of photographs, 0 to 255."""
-    generator = np.random.default_rng(seed)
-    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
-    frequency[0, 0] = np.inf
-    light, red, blue = (
-        np.fft.irfft2(np.fft.rfft2(generator.normal(size=(height, width))) / frequency**FALLOFF, (height, width))
-        for _ in range(3)
-    )
-    channels = np.stack([light + 0.3 * red, light, light + 0.3 * blue], axis=2)
-    return np.clip(127.5 + 50 * (channels - channels.mean()) / channels.std(), 0, 255).astype(np.uint8)
-
-
-def write_images(folder: Path, count: int, width: int, height: int) -> None:
-    """Windows of some large pictures, so that thousands are made in a minute."""
-    (folder / "photos").mkdir(parents=True)
-    large = [picture(seed, 3 * width, 3 * height) for seed in range(min(WINDOWS, count))]
-    corners = np.random.default_rng(1).integers(0, (2 * width, 2 * height), (count, 2))
-    for i, (x, y) in enumerate(corners.tolist()):
-        window = np.ascontiguousarray(large[i % len(large)][y : y + height, x : x + width])
-        Image.fromarray(window).save(folder / "photos" / f"{i:05d}.jpg", quality=QUALITY)
 
 
 def make_shards(folder: Path, options: argparse.Namespace) -> Shards:
