@@ -21,7 +21,7 @@ from vitscale.launch.sweep import current_plan
 from vitscale.results.store import Held, read, read_plan
 from vitscale.study.load import load
 
-VARIES = ["attempt", "device_seconds", "started", "ended", "flops_lost", "flops_eval", "device"]
+VARIES = ["attempt", "device_seconds", "mfu", "started", "ended", "flops_lost", "flops_eval", "device"]
 
 
 @pytest.fixture(scope="module")

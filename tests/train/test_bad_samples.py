@@ -15,7 +15,7 @@ from vitscale.errors import DONE, INTERRUPTED, MISSING, VitscaleError
 from vitscale.launch.folders import prepare
 from vitscale.study.load import load
 from vitscale.study.plan import plan
-from vitscale.train import pretrain
+from vitscale.train import upstream
 from vitscale.train.rundir import RunDir
 from vitscale.train.stop import Stop
 from vitscale.train.worker import work
@@ -65,7 +65,7 @@ def test_what_was_mended_since_an_earlier_attempt_counts_no_more(spoilt: Spoil, 
 
 def test_it_keeps_its_slot_with_weight_0(spoilt: Spoil) -> None:
     whole, broken = (
-        pretrain.Upstream(
+        upstream.Upstream(
             spoilt(count, "data.max_bad=0.5", "data.val_examples=0", "recipe.keep=last", runs=f"r{count}")
         )
         for count in (0, 2)
@@ -96,9 +96,9 @@ def test_too_many_stop_the_run_in_two_lines(spoilt: Spoil) -> None:
 
 def test_the_share_is_of_what_is_trained_on_and_not_of_the_whole_set(spoilt: Spoil) -> None:
     run = spoilt(2, "data.max_bad=0.05", "data.val_examples=0", "recipe.keep=last", "recipe.steps=40")
-    whole = pretrain.Upstream(run)
+    whole = upstream.Upstream(run)
     assert whole.images.used == 120
-    few = pretrain.Upstream(spoilt(2, "data.max_bad=0.05", "data.examples=20", "data.val_examples=10", runs="few"))
+    few = upstream.Upstream(spoilt(2, "data.max_bad=0.05", "data.examples=20", "data.val_examples=10", runs="few"))
     assert few.images.used == 30
 
 
@@ -133,8 +133,8 @@ def test_a_list_of_exclusions_that_changed_since_the_plan_is_refused(spoilt: Spo
     path = tmp_path / "list.json"
     path.write_text(json.dumps({"schema": 1, "excluded": entries}))
     run = spoilt(0, f"data.exclude={path}")
-    assert len(pretrain.Upstream(run).split.train) == 120 - 20 - 4
+    assert len(upstream.Upstream(run).split.train) == 120 - 20 - 4
     path.write_text(json.dumps({"schema": 1, "excluded": entries[1:]}))
     with pytest.raises(VitscaleError, match="is not the list that the run was planned with") as error:
-        pretrain.Upstream(run)
+        upstream.Upstream(run)
     assert error.value.exit_code == MISSING

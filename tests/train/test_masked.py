@@ -22,7 +22,7 @@ from vitscale.data.masking import MASK
 from vitscale.errors import DONE, INTERRUPTED
 from vitscale.models import convert
 from vitscale.models.masked import outputs
-from vitscale.train import checkpoint, pretrain
+from vitscale.train import checkpoint, pretrain, upstream
 from vitscale.train.engine import Engine
 from vitscale.train.finetune import fine_tuning_net
 from vitscale.train.masked import MaskedPatches, per_image_accuracy, per_image_loss, targets
@@ -195,7 +195,7 @@ def test_a_run_learns_far_more_than_the_commonest_colours(rundir: Make, target: 
     small = ("model.name='ViT-nano/4'", "data.resolution=16", f"recipe.masked_target={target}")
     run = rundir(*MASKED, *BY_HEART, *small, "recipe.steps=240", "recipe.validate_every=3840")
     result = done(run)
-    data = pretrain.Upstream(run)
+    data = upstream.Upstream(run)
     pixels, _ = data.images.eval_batch(data.split.train, data.how)
     constant = best_constant(targets(torch.from_numpy(pixels), 4, target))
     steps = {event["step"]: event["loss"] for event in run.events() if event["event"] == "step"}
@@ -212,7 +212,7 @@ def test_a_run_learns_far_more_than_the_commonest_colours(rundir: Make, target: 
 def test_the_score_is_that_of_a_loop_over_the_images(rundir: Make) -> None:
     run = rundir(*MASKED, "recipe.steps=6")
     result = done(run)
-    data, net = pretrain.Upstream(run), pretrain.new_net(run)
+    data, net = upstream.Upstream(run), pretrain.new_net(run)
     net.load_state_dict(weights(run))
     net.eval()
     assert data.masked is not None
@@ -252,7 +252,7 @@ def test_an_interrupted_run_resumes_to_the_bit_in_other_micro_batches_of_workers
     assert work(resumed, StopAfter(3)) == INTERRUPTED
     result = done(resumed)
     assert result["attempt"] == 3
-    varying = {"device_seconds", "flops_lost", "flops_eval"}
+    varying = {"device_seconds", "mfu", "flops_lost", "flops_eval"}
     for row, other in zip(result["rows"], expected["rows"], strict=True):
         assert {k: v for k, v in row.items() if k not in varying} == {
             k: v for k, v in other.items() if k not in varying
@@ -263,7 +263,7 @@ def test_an_interrupted_run_resumes_to_the_bit_in_other_micro_batches_of_workers
 
 
 def test_batches_carry_corruption_that_changes_with_the_epoch_alone(rundir: Make) -> None:
-    data = pretrain.Upstream(rundir(*MASKED, "data.examples=16"))
+    data = upstream.Upstream(rundir(*MASKED, "data.examples=16"))
     seen: dict[int, list[list[int]]] = {}
     for step in range(2):  # an epoch each
         batch = data.batch(step)
@@ -279,7 +279,7 @@ def test_batches_carry_corruption_that_changes_with_the_epoch_alone(rundir: Make
 
 
 def test_a_classification_carries_none(rundir: Make) -> None:
-    assert pretrain.Upstream(rundir()).batch(0).corrupted is None
+    assert upstream.Upstream(rundir()).batch(0).corrupted is None
 
 
 @pytest.mark.parametrize("options", [(), ("model.pool=gap", "model.pos_embedding=2d")])

@@ -14,7 +14,7 @@ from vitscale.launch.folders import prepare
 from vitscale.locations import locate
 from vitscale.study.load import load
 from vitscale.study.plan import plan
-from vitscale.train import pretrain
+from vitscale.train import upstream
 from vitscale.train.rundir import RunDir
 from vitscale.train.stop import Stop
 from vitscale.train.worker import work
@@ -26,7 +26,7 @@ def weights(run: RunDir) -> dict[str, torch.Tensor]:
     return load_file(run.folder / "checkpoints" / result["checkpoint"] / "model.safetensors")
 
 
-def asked_for(data: pretrain.Upstream, step: int) -> list[int]:
+def asked_for(data: upstream.Upstream, step: int) -> list[int]:
     """The steps whose samples are fetched ahead while `step` is read."""
     asked: list[list[int]] = []
     data.shards = Watched(data.shards, asked)  # type: ignore[assignment]
@@ -52,8 +52,8 @@ def test_a_run_over_http_is_the_local_run(base: Path, tmp_path: Path, rundir: Ca
         job = plan(study, {}).jobs[0]
         assert job.id == local.id
         remote = RunDir(prepare(job, tmp_path / "remote", base=base, machine={"threads": 1}))
-        assert asked_for(pretrain.Upstream(remote), 0) == list(range(1, 12))
-        assert asked_for(pretrain.Upstream(remote), 9) == [10, 11]  # the run has 12 steps
+        assert asked_for(upstream.Upstream(remote), 0) == list(range(1, 12))
+        assert asked_for(upstream.Upstream(remote), 9) == [10, 11]  # the run has 12 steps
         assert work(remote, Stop()) == DONE
     ours, theirs = weights(remote), weights(local)
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)

@@ -51,7 +51,7 @@ def test_work_shows_that_it_moves(rundir: Make) -> None:
     ("module", "function", "condition", "said"),
     [
         (
-            "pretrain.Upstream",
+            "upstream.Upstream",
             "batch",
             "arguments[1] == 5",
             "nothing moved for 2 s: it was waiting for the data of step 6",
@@ -84,7 +84,7 @@ def test_a_run_that_does_not_move_ends_and_says_what_it_waited_for(
 def test_several_processes_end_when_one_of_them_does_not_move(rundir: Make, rank: int) -> None:
     """The one that holds the others up says so, whoever notices first."""
     run = rundir(stall=2.0)
-    command = stuck(run, "pretrain.Upstream", "batch", condition="arguments[1] == 5", rank=rank)
+    command = stuck(run, "upstream.Upstream", "batch", condition="arguments[1] == 5", rank=rank)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     crew = Together({number: start(command, number, port) for number in range(2)})

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from stopping import StopAfter
 from tiny import edit
 from vitscale.errors import DONE, INTERRUPTED, MISSING, RUN_FAILED
-from vitscale.train import checkpoint, pretrain
+from vitscale.train import checkpoint, pretrain, upstream
 from vitscale.train.finetune import _Tuner
 from vitscale.train.objective import Batch
 from vitscale.train.rundir import RunDir
@@ -38,7 +38,7 @@ def weights(rundir: RunDir) -> dict[str, torch.Tensor]:
 
 
 def measured(result: dict[str, Any]) -> list[dict[str, Any]]:
-    varying = {"device_seconds", "flops_lost", "flops_eval"}
+    varying = {"device_seconds", "mfu", "flops_lost", "flops_eval"}
     return [{key: value for key, value in row.items() if key not in varying} for row in result["rows"]]
 
 
@@ -142,7 +142,7 @@ def test_the_best_checkpoint_by_validation_is_kept(rundir: Make) -> None:
 
 
 def test_validation_images_are_never_trained_on(rundir: Make) -> None:
-    data = pretrain.Upstream(rundir("data.examples=50"))
+    data = upstream.Upstream(rundir("data.examples=50"))
     seen = {int(i) for step in range(40) for i in data.positions(step)[0]}
     assert len(seen) == 50
     assert seen == set(data.split.train.tolist())
@@ -298,7 +298,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples(rundir: M
     reason = (run.result() or {})["reason"]
     assert "at step " in reason
     assert "samples of the batch: " in reason
-    keys = {str(key) for key in pretrain.Upstream(run).shards.keys}
+    keys = {str(key) for key in upstream.Upstream(run).shards.keys}
     assert reason.split("samples of the batch: ")[1].split(",")[0] in keys
 
 
@@ -307,13 +307,13 @@ def test_steps_that_are_not_finite_are_skipped_as_often_as_is_allowed(
 ) -> None:
     """Their samples are named, and the result is that of a run whose weights they never touched."""
     broken = {2, 5}
-    plain = pretrain.Upstream.batch
+    plain = upstream.Upstream.batch
 
-    def batch(self: pretrain.Upstream, step: int) -> Batch:
+    def batch(self: upstream.Upstream, step: int) -> Batch:
         found = plain(self, step)
         return replace(found, weights=found.weights * float("inf")) if step in broken else found
 
-    monkeypatch.setattr(pretrain.Upstream, "batch", batch)
+    monkeypatch.setattr(upstream.Upstream, "batch", batch)
     allowed, refused = rundir(runs="a", skip_nonfinite=2), rundir(runs="b", skip_nonfinite=1)
     done(allowed)
     skipped = [event for event in allowed.events() if event["event"] == "skipped"]
