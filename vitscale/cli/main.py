@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from vitscale.cli import checkpoint, data, ls, pretrain, report, results, status, sweep, transfer
+from vitscale.cli import checkpoint, data, fit, ls, pretrain, report, results, status, sweep, transfer
 from vitscale.cli import plan as plan_verb
 from vitscale.cli.screen import say
 from vitscale.errors import BUG, DONE, USAGE, Problem
@@ -28,6 +28,7 @@ app.command()(sweep.sweep)
 app.command()(plan_verb.plan)
 app.command()(status.status)
 app.command()(results.results)
+app.command()(fit.fit)
 app.command()(report.report)
 app.add_typer(data.app, name="data")
 app.add_typer(checkpoint.app, name="checkpoint")

@@ -59,7 +59,7 @@ def results(
     if gone:
         say(f"{gone} run{'s' if gone > 1 else ''} left out: in {folder}, but not in the study any more")
     if where:
-        frame = _matching(frame, where)
+        frame = matching(frame, where)
     if columns is None:
         table = summary(frame).dropna(axis="columns", how="all")
     else:
@@ -71,7 +71,8 @@ def results(
     _print(table, Format.json if as_json else output, folder.name)
 
 
-def _matching(frame: pd.DataFrame, where: str) -> pd.DataFrame:
+def matching(frame: pd.DataFrame, where: str) -> pd.DataFrame:
+    """The rows that `--where` keeps."""
     try:
         found = frame.query(where)
     except Exception as error:  # whatever pandas, its parser or an operator makes of the user's text

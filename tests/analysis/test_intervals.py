@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from laws import chinchilla, errors
+
+from vitscale.analysis.fits import Observations, fit
+from vitscale.analysis.forms import FORMS
+from vitscale.analysis.intervals import bootstrap, sample
+from vitscale.analysis.profiles import profiles
+from vitscale.analysis.residuals import LogLoss
+
+
+def test_a_thousand_resamples_of_250_points_take_seconds() -> None:
+    found = fit(FORMS["parametric"], chinchilla(250, 0.01))
+    began = time.process_time()
+    assert bootstrap(found, 1000).shape == (1000, 5)
+    assert time.process_time() - began < 20  # of one core; two have half of it each
+
+
+def test_a_resample_s_fit_is_what_a_fit_of_the_resample_finds() -> None:
+    points = chinchilla(60, 0.01)
+    found = fit(FORMS["parametric"], points)
+    drawn = bootstrap(found, 100, seed=3)
+    rng = np.random.default_rng(3)
+    times = rng.multinomial(60, np.full(60, 1 / 60), size=100)
+    for i in range(3):
+        rows = np.repeat(np.arange(60), times[i])
+        again = fit(FORMS["parametric"], points.only(rows))
+        assert found.form.value(drawn[[i]], found.problem.z)[0] == pytest.approx(again.predict(points.inputs), rel=1e-4)
+
+
+def test_points_of_one_cluster_are_drawn_together() -> None:
+    """Copies of each point say nothing new: as clusters they leave the interval as wide, as points they narrow it."""
+    points = chinchilla(40, 0.02)
+    copies = np.repeat(np.arange(40), 4)
+    clustered = points.only(copies)
+    loose = Observations(clustered.inputs, clustered.residuals, np.arange(160))
+    at = np.array([[1e9, 1e11]])
+    widths = []
+    for each in (points, clustered, loose):
+        predictions = sample(fit(FORMS["parametric"], each)).predictions(at)
+        assert predictions is not None
+        widths.append(predictions[0][0].width)
+    assert widths[1] == pytest.approx(widths[0], rel=0.1)
+    assert widths[2] < 0.7 * widths[0]
+
+
+def test_the_same_seed_gives_the_same_interval() -> None:
+    found = fit(FORMS["saturating"], errors(np.geomspace(1e3, 1e9, 12), 1000))
+    assert sample(found).parameters() == sample(found).parameters()
+    assert sample(found, seed=1).parameters() != sample(found).parameters()
+
+
+@pytest.mark.parametrize(("points", "method"), [(4, "t"), (2, "none"), (5, "bootstrap")])
+def test_fewer_than_five_clusters_are_not_resampled(points: int, method: str) -> None:
+    drawn = sample(fit(FORMS["power"], errors(np.geomspace(1e3, 1e9, points), 1000)))
+    assert drawn.method == method
+    assert bool(drawn.parameters()) == (method != "none")
+    assert drawn.freedom == (2 if method == "t" else 0)
+
+
+def test_a_t_interval_is_as_wide_as_least_squares_says() -> None:
+    """A straight line in logarithms: the textbook's interval of its slope."""
+    x = np.geomspace(1, 1e4, 12)
+    rng = np.random.default_rng(0)
+    y = 3 * x**-0.25 * np.exp(0.05 * rng.standard_normal(12))
+    found = fit(FORMS["power"], Observations(x[:, None], LogLoss(y), np.arange(12) // 3), least_squares=True)
+    interval = sample(found).parameters()["c"]
+    z = np.log(x) - np.log(x).mean()
+    slope, spread = z @ np.log(y) / (z @ z), found.r @ found.r / 10
+    assert found.parameters["c"] == pytest.approx(-slope, rel=1e-6)
+    reach = 4.3027 * np.sqrt(spread / (z @ z))  # t with 4 - 2 degrees of freedom
+    assert interval.width == pytest.approx(2 * reach, rel=0.1)
+
+
+def test_a_parameter_that_the_data_leave_open_is_not_identified() -> None:
+    """Far from its floor a power law does not show it; Zhai's shift needs points below it."""
+    x = np.geomspace(1e3, 1e5, 12)
+    ends = profiles(fit(FORMS["broken"], errors(x, 2000, form="power", law={"b": 5.0, "c": 0.3})))
+    assert not ends["d"].identified
+    assert not ends["f"].identified
+    whole = profiles(fit(FORMS["saturating"], errors(np.geomspace(1e3, 1e12, 30), 20_000)))
+    assert all(end.identified for end in whole.values())
+    assert not any(end.down_to_zero for end in whole.values())
+
+
+def test_a_floor_that_may_be_zero_is_said_to_be_so() -> None:
+    ends = profiles(
+        fit(FORMS["saturating"], errors(np.geomspace(1e3, 1e5, 12), 2000, form="power", law={"b": 5.0, "c": 0.3}))
+    )
+    assert ends["a"].down_to_zero
+    assert ends["a"].low is None
+    assert ends["a"].high is not None
+
+
+def test_a_profile_ends_where_the_misfit_has_risen_by_f() -> None:
+    """Of a line in logarithms the profile is the textbook's interval: b and c with 10 degrees of freedom."""
+    x = np.geomspace(1, 1e4, 12)
+    y = 3 * x**-0.25 * np.exp(0.05 * np.random.default_rng(0).standard_normal(12))
+    found = fit(FORMS["power"], Observations(x[:, None], LogLoss(y), np.arange(12)), least_squares=True)
+    ends = profiles(found)
+    logs = np.log(x)
+    spread = found.r @ found.r / 10
+    centred = logs - logs.mean()
+    reach_c = 2.2281 * np.sqrt(spread / (centred @ centred))
+    reach_b = 2.2281 * np.sqrt(spread * (1 / 12 + logs.mean() ** 2 / (centred @ centred)))
+    c, b = found.parameters["c"], found.parameters["b"]
+    assert (ends["c"].low, ends["c"].high) == pytest.approx((c - reach_c, c + reach_c), rel=2e-2)
+    assert np.log([ends["b"].low, ends["b"].high]) == pytest.approx(np.log(b) + np.array([-reach_b, reach_b]), rel=2e-2)
+
+
+def test_parameters_that_trade_off_are_named_and_have_a_joint_region() -> None:
+    joint = sample(fit(FORMS["parametric"], chinchilla(100, 0.01))).joint()
+    assert joint is not None
+    assert {(one, other) for one, other, _ in joint.trade_offs()} >= {("log A", "alpha"), ("log B", "beta")}
+    assert joint.radius2 == pytest.approx(11.07, abs=0.01)  # chi-squared with 5 degrees of freedom at 95 %
+
+
+def test_a_new_run_is_less_sure_than_the_law() -> None:
+    predictions = sample(fit(FORMS["parametric"], chinchilla(100, 0.02))).predictions(np.array([[1e9, 1e11]]))
+    assert predictions is not None
+    law, run = predictions[0][0], predictions[1][0]
+    assert run.width > 3 * law.width
+    assert run.width == pytest.approx(2 * 1.96 * 0.02 * 2.2, rel=0.4)

@@ -1,0 +1,84 @@
+"""What to know before believing a fit, as data: the command prints it, and a report can show it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from vitscale.analysis.fits import Fit
+from vitscale.analysis.residuals import scale
+
+FEW_POINTS = 4
+FAR = 10.0  # times the largest compute
+OUTLYING = 3.0  # times the residuals' scale
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One thing to know before believing the curve. `kind` is a word that programs can look for."""
+
+    kind: str
+    text: str
+    details: tuple[str, ...] = ()
+
+
+def of_fit(found: Fit, at: Float[np.ndarray, "points inputs"]) -> list[Fact]:
+    """What the points and the forecasts alone give cause for."""
+    return [*_few_points(found), *_exact(found), *_outlying(found), *_far(found, at), *_unfinished(found)]
+
+
+def outlying(found: Fit) -> np.ndarray:
+    """Which points lie further off than `OUTLYING` times the scale of the residuals."""
+    spread = scale(found.r, len(found.theta))
+    return np.abs(found.r) > OUTLYING * spread if spread > 0 else np.zeros(len(found.r), dtype=bool)
+
+
+def _few_points(found: Fit) -> list[Fact]:
+    distinct = len(np.unique(found.observations.inputs, axis=0))
+    if distinct >= FEW_POINTS:
+        return []
+    return [Fact("few_points", f"Only {distinct} distinct points; a curve through so few says little.")]
+
+
+def _exact(found: Fit) -> list[Fact]:
+    distinct, parameters = len(np.unique(found.observations.inputs, axis=0)), len(found.theta)
+    if distinct > parameters:
+        return []
+    return [
+        Fact(
+            "no_freedom",
+            f"{parameters} parameters and {distinct} distinct points: the curve cannot miss, and proves nothing.",
+        )
+    ]
+
+
+def _outlying(found: Fit) -> list[Fact]:
+    far = outlying(found)
+    if not far.any() or far.sum() > 0.2 * len(far):
+        return []
+    inputs, y = found.observations.inputs[far], found.observations.y[far]
+    details = tuple(f"{', '.join(f'{v:.4g}' for v in x)}: {value:.4g}" for x, value in zip(inputs, y, strict=True))
+    text = f"{count(int(far.sum()), 'point')} further off than {OUTLYING:g} times the usual miss."
+    return [Fact("outliers", text, details)]
+
+
+def _far(found: Fit, at: np.ndarray) -> list[Fact]:
+    if not len(at):
+        return []
+    computes, asked = found.observations.compute, np.exp(np.log(at).sum(1))
+    beyond = asked[asked > FAR * computes.max()]
+    if not len(beyond):
+        return []
+    ratio = beyond.max() / computes.max()
+    text = f"A forecast {ratio:,.0f} times beyond the largest measured point: further than {FAR:g} times is a guess."
+    return [Fact("extrapolation", text)]
+
+
+def _unfinished(found: Fit) -> list[Fact]:
+    return [] if found.converged else [Fact("not_converged", "The fit did not settle within its steps.")]
+
+
+def count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"

@@ -1,0 +1,182 @@
+"""How sure a fit is: a bootstrap over what is independent, or Student's t where too little is, and the joint region."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import chdtri
+
+from vitscale.analysis.fits import Fit, Observations
+from vitscale.analysis.residuals import clipped, scale
+from vitscale.analysis.solver import solve
+
+LEVEL = 0.95
+FEWEST_CLUSTERS = 5  # with fewer, resamples of them are too alike to show a spread
+RESAMPLES = 1000
+TRADE_OFF = 0.9  # size of a correlation from which two parameters must be read together
+DRAWS = 100
+SMALLEST_RISE = 1e-18  # of residuals that are rounding
+
+Method = Literal["bootstrap", "t", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    low: float
+    high: float
+
+    @property
+    def width(self) -> float:
+        return self.high - self.low
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What the fit might have been. `theta`: fits of resampled clusters, or draws from the fit's t-distribution."""
+
+    fit: Fit
+    method: Method
+    theta: Float[np.ndarray, "B parameters"]
+    freedom: int
+    """Of Student's t, where `method` is t."""
+
+    def parameters(self) -> dict[str, Interval]:
+        """Of each parameter alone; empty where there is no interval."""
+        if self.method == "none":
+            return {}
+        values = self.fit.form.natural(self.theta, self.fit.log_x0)
+        return {name: _quantiles(values[:, i]) for i, name in enumerate(self.fit.form.parameters)}
+
+    def predictions(self, inputs: np.ndarray) -> tuple[list[Interval], list[Interval]] | None:
+        """At each of the inputs: of the law, and of one more run, which has a spread of its own."""
+        if self.method == "none":
+            return None
+        values = self.fit.form.value(self.theta, self.fit.scaled(inputs))
+        rng = np.random.default_rng(1)
+        points, parameters = len(self.fit.observations), len(self.fit.theta)
+        residuals = self.fit.r * np.sqrt(points / max(points - parameters, 1))
+        new = self.fit.problem.residuals.noisy(values, rng.choice(residuals, values.shape))
+        return [_quantiles(column) for column in values.T], [_quantiles(column) for column in new.T]
+
+    def joint(self) -> Joint | None:
+        if self.method == "none":
+            return None
+        values = self.fit.form.natural(self.theta, self.fit.log_x0)
+        logged = np.isin(self.fit.form.parameters, self.fit.form.logged)
+        names = [f"log {name}" if log else name for name, log in zip(self.fit.form.parameters, logged, strict=True)]
+        values[:, logged] = np.log(np.maximum(values[:, logged], 1e-300))
+        return Joint(tuple(names), values.mean(0), np.atleast_2d(np.cov(values.T)))
+
+
+@dataclass(frozen=True, slots=True)
+class Joint:
+    """The 95 % region of all parameters at once: (v - center)' covariance^-1 (v - center) <= radius2."""
+
+    names: tuple[str, ...]
+    center: Float[np.ndarray, " k"]
+    covariance: Float[np.ndarray, "k k"]
+
+    @property
+    def radius2(self) -> float:
+        return float(chdtri(len(self.names), 1 - LEVEL))
+
+    @property
+    def correlation(self) -> Float[np.ndarray, "k k"]:
+        sd = np.sqrt(np.maximum(np.diag(self.covariance), 1e-300))
+        return self.covariance / sd / sd[:, None]
+
+    def trade_offs(self) -> list[tuple[str, str, float]]:
+        """Pairs that move together, with their correlation."""
+        found = self.correlation
+        pairs = zip(*np.triu_indices(len(self.names), 1), strict=True)
+        return [(self.names[i], self.names[j], float(found[i, j])) for i, j in pairs if abs(found[i, j]) > TRADE_OFF]
+
+
+def sample(fit: Fit, *, resamples: int = RESAMPLES, seed: int = 0) -> Sample:
+    """Resamples of whole clusters; with fewer than five of them a t-distribution, or none if no freedom is left."""
+    if fit.observations.cluster_count >= FEWEST_CLUSTERS:
+        return Sample(fit, "bootstrap", bootstrap(fit, resamples, seed), 0)
+    freedom = fit.observations.cluster_count - len(fit.theta)
+    if freedom < 1:
+        return Sample(fit, "none", fit.theta[None], 0)
+    return Sample(fit, "t", _t_draws(fit, freedom, seed), freedom)
+
+
+def bootstrap(fit: Fit, resamples: int, seed: int = 0) -> Float[np.ndarray, "B parameters"]:
+    """The fit's parameters on resamples of its clusters, each begun at the fit; delta stays the fit's."""
+    rng = np.random.default_rng(seed)
+    weights = _resampled(fit.observations, len(fit.theta), resamples, rng)
+    begin = np.repeat(fit.theta[None], resamples, 0)
+    return solve(fit.problem, begin, weights, tolerance=1e-6).theta
+
+
+def _resampled(points: Observations, parameters: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """How often each point is in each resample.
+
+    One with fewer distinct places than the law has parameters fits any law; it is drawn again, if others can be had.
+    """
+    names, cluster = np.unique(points.clusters, return_inverse=True)
+    place = np.unique(points.inputs, axis=0, return_inverse=True)[1].ravel()
+    needed = min(parameters, place.max() + 1)
+    weights = np.empty((0, len(points)))
+    for _ in range(DRAWS):
+        times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
+        drawn = times[:, cluster].astype(float)
+        present = np.zeros((resamples, place.max() + 1), dtype=bool)
+        for point, at in enumerate(place):
+            present[:, at] |= drawn[:, point] > 0
+        weights = np.concatenate([weights, drawn[present.sum(1) >= needed]])
+        if len(weights) >= resamples:
+            return weights[:resamples]
+    return np.concatenate([weights, drawn])[:resamples]
+
+
+def covariance(fit: Fit) -> Float[np.ndarray, "parameters parameters"]:
+    """Of theta, from the curvature at the fit: that of an M-estimator whose residuals are alike everywhere."""
+    _, jacobian = fit.problem.linearised(fit.theta[None])
+    return dispersion(fit) * np.linalg.pinv(jacobian[0].T @ jacobian[0], hermitian=True)
+
+
+def dispersion(fit: Fit) -> float:
+    """sum psi^2 / (points - parameters), over the squared mean of psi'."""
+    points, parameters = len(fit.observations), len(fit.theta)
+    pull = clipped(fit.r, fit.problem.delta)
+    return float((pull**2).sum() / max(points - parameters, 1) / _curved(fit) ** 2)
+
+
+def unit_of_rise(fit: Fit) -> float:
+    """Twice the rise of Huber's objective over this is as F-distributed as that of least squares over its variance."""
+    points, parameters = len(fit.observations), len(fit.theta)
+    pull = clipped(fit.r, fit.problem.delta)
+    return max(float((pull**2).sum() / max(points - parameters, 1) / _curved(fit)), SMALLEST_RISE)
+
+
+def _curved(fit: Fit) -> float:
+    """The mean of psi', i.e. the share of residuals within delta.
+
+    The parameters bring as many residuals near 0 as there are of them: those do not count. Where delta is small beside
+    the residuals, few are left, so the share is that of a window half their scale wide, times delta over the window.
+    """
+    delta, points = fit.problem.delta, len(fit.observations)
+    if not np.isfinite(delta):
+        return 1.0
+    window = max(delta, scale(fit.r, len(fit.theta)) / 2)
+    size = np.sort(np.abs(fit.r))[min(len(fit.theta), points - 1) :]
+    return max(float((size <= window).mean()), 1 / points) * delta / window
+
+
+def _t_draws(fit: Fit, freedom: int, seed: int) -> Float[np.ndarray, "B parameters"]:
+    """Draws from the multivariate t of the fit's covariance, within the bounds."""
+    rng = np.random.default_rng(seed)
+    roots, vectors = np.linalg.eigh(covariance(fit))
+    normal = rng.standard_normal((4 * RESAMPLES, len(fit.theta))) * np.sqrt(np.maximum(roots, 0.0))
+    drawn = normal @ vectors.T / np.sqrt(rng.chisquare(freedom, (len(normal), 1)) / freedom)
+    return np.clip(fit.theta + drawn, fit.problem.lower, fit.problem.upper)
+
+
+def _quantiles(values: np.ndarray) -> Interval:
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(low), float(high))

@@ -1,0 +1,164 @@
+"""Whether the data identify a parameter: how far it can go, all others fitted anew, before the misfit rises."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.special import stdtrit
+
+from vitscale.analysis.fits import Fit
+from vitscale.analysis.intervals import LEVEL, covariance, unit_of_rise
+from vitscale.analysis.solver import solve
+
+ROUNDS = 40
+BISECTIONS = 7
+NOWHERE = 50.0  # a logarithm that may be off by as much has no end
+ZERO_MEANS = ("a", "E", "d", "floor", "m")  # parameters that may well be 0: no floor, no shift
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """The values of a parameter that fit as well as the best; None: no end."""
+
+    low: float | None
+    high: float | None
+    down_to_zero: bool
+    """0 fits as well, and means something: there is no floor."""
+
+    @property
+    def identified(self) -> bool:
+        return self.high is not None and (self.low is not None or self.down_to_zero)
+
+
+def profiles(fit: Fit) -> dict[str, Profile]:
+    """Of each parameter, up to the rise of the objective that an F-test at 95 % calls significant.
+
+    A parameter is identified if the rise comes on both sides within its range (practical identifiability, Raue et al.,
+    2009), or if the lower end is a 0 that means something.
+    """
+    freedom = max(fit.observations.cluster_count - len(fit.theta), 1)
+    allowed = unit_of_rise(fit) * float(stdtrit(freedom, (1 + LEVEL) / 2)) ** 2 / 2
+    logged = np.isin(fit.form.parameters, fit.form.logged)
+    found = _profiles(fit, np.flatnonzero(~logged), allowed)
+    found |= _profiles(_in_units_of_equation(fit), np.flatnonzero(logged), allowed)
+    return {name: found[name] for name in fit.form.parameters}
+
+
+@dataclass(slots=True)
+class _Ends:
+    """Ends that are looked for side by side: of each parameter the lower, then of each the upper."""
+
+    which: Int[np.ndarray, " ends"]
+    in_log: Bool[np.ndarray, " ends"]
+    """Coefficients range over decades: their logarithm is halved."""
+    near: Float[np.ndarray, " ends"]
+    far: Float[np.ndarray, " ends"]
+    bound: Float[np.ndarray, " ends"]
+    reach: Float[np.ndarray, " ends"]
+    theta: Float[np.ndarray, "ends parameters"]
+    """The fit at `near`."""
+    risen: Bool[np.ndarray, " ends"]
+    open: Bool[np.ndarray, " ends"]
+    halved: Int[np.ndarray, " ends"]
+
+    @property
+    def done(self) -> Bool[np.ndarray, " ends"]:
+        return self.open | (self.halved >= BISECTIONS)
+
+    def targets(self) -> Float[np.ndarray, " ends"]:
+        """Half-way between what fits and what does not; before that is known, further out, to the bound at most."""
+        side = np.sign(self.bound - self.near)
+        out = self.near + side * np.minimum(self.reach, np.abs(self.bound - self.near))
+        return np.where(self.risen, (self.near + self.far) / 2, out)
+
+    def learn(self, target: np.ndarray, rises: np.ndarray, theta: np.ndarray) -> None:
+        """Narrow or widen where one is not done, given whether the misfit rises at the target, and the fit there."""
+        active = ~self.done
+        self.halved += active & self.risen
+        fits = active & ~rises
+        self.open |= fits & ~self.risen & (target == self.bound)
+        self.reach = np.where(fits & ~self.risen, 2 * self.reach, self.reach)
+        self.near = np.where(fits, target, self.near)
+        self.theta = np.where(fits[:, None], theta, self.theta)
+        self.far = np.where(active & rises, target, self.far)
+        self.risen |= active & rises
+
+
+def _profiles(fit: Fit, which: np.ndarray, allowed: float) -> dict[str, Profile]:
+    if not len(which):
+        return {}
+    ends = _begin(fit, which)
+    for _ in range(ROUNDS):
+        if ends.done.all():
+            break
+        target = ends.targets()
+        ends.learn(target, *_rises(fit, ends, target, allowed))
+    values = fit.form.natural(ends.theta, fit.log_x0)[np.arange(len(ends.which)), ends.which]
+    lows, highs = np.split(np.where(ends.open, np.nan, values), 2)
+    return {
+        fit.form.parameters[i]: _profile(fit.form.parameters[i], float(low), float(high), float(floor))
+        for i, low, high, floor in zip(which, lows, highs, ends.bound[: len(which)], strict=True)
+    }
+
+
+def _profile(name: str, low: float, high: float, floor: float) -> Profile:
+    zero = bool(np.isnan(low)) and floor == 0 and name in ZERO_MEANS
+    return Profile(None if np.isnan(low) else low, None if np.isnan(high) else high, zero)
+
+
+def _begin(fit: Fit, which: np.ndarray) -> _Ends:
+    names = np.array(fit.form.parameters)[which]
+    value = fit.theta[which]
+    in_log = np.isin(names, fit.form.logged) & ~np.isin(names, fit.form.logs) & (value > 0)
+    se = np.sqrt(np.maximum(np.diag(covariance(fit)), 0.0))[which]
+    at = np.where(in_log, np.log(np.where(in_log, value, 1.0)), value)
+    se = np.where(in_log, se / np.where(in_log, value, 1.0), se)
+    far = np.where(in_log | np.isin(names, fit.form.logs), NOWHERE, 1e3 * fit.observations.y.max())
+    floor = np.where(in_log, at - far, np.maximum(fit.problem.lower[which], at - far))
+    ceiling = np.where(in_log, at + far, np.minimum(fit.problem.upper[which], at + far))
+    # An end that is a bound already is open: nothing fits worse there.
+    bound = np.concatenate([floor, ceiling])
+    near = np.tile(at, 2)
+    return _Ends(
+        which=np.tile(which, 2),
+        in_log=np.tile(in_log, 2),
+        near=near,
+        far=bound.copy(),
+        bound=bound,
+        reach=np.tile(2 * se + 1e-6 * np.maximum(np.abs(at), 1e-3), 2),
+        theta=np.repeat(fit.theta[None], 2 * len(which), 0),
+        risen=np.zeros(2 * len(which), dtype=bool),
+        open=near == bound,
+        halved=np.zeros(2 * len(which), dtype=int),
+    )
+
+
+def _rises(fit: Fit, ends: _Ends, target: np.ndarray, allowed: float) -> tuple[np.ndarray, np.ndarray]:
+    """Whether the misfit has risen enough at each target, and the fit there."""
+    rows = np.arange(len(target))
+    value = np.where(ends.in_log, np.exp(np.where(ends.in_log, target, 0.0)), target)
+    start = np.stack([ends.theta, np.repeat(fit.theta[None], len(target), 0)])
+    start[:, rows, ends.which] = value
+    fixed = np.zeros(start.shape, dtype=bool)
+    fixed[:, rows, ends.which] = True
+    width = start.shape[-1]
+    found = solve(fit.problem, start.reshape(-1, width), fixed=fixed.reshape(-1, width), tolerance=1e-6, steps=60)
+    objective = found.objective.reshape(2, -1)
+    best = objective.argmin(0)
+    return objective[best, rows] - fit.objective > allowed, found.theta.reshape(start.shape)[best, rows]
+
+
+def _in_units_of_equation(fit: Fit) -> Fit:
+    """The same fit with x0 = 1, where a coefficient is that of the equation and not the curve's height."""
+    form, problem = fit.form, fit.problem
+    lower, upper = problem.lower.copy(), problem.upper.copy()
+    if "d" in form.parameters and "d" not in form.logs:  # Zhai's shift is in units of x
+        place = form.parameters.index("d")
+        upper[place] *= np.exp(fit.log_x0[0])
+    logs = np.isin(form.parameters, form.logs)
+    lower, upper = np.where(logs, -np.inf, lower), np.where(logs, np.inf, upper)
+    moved = replace(problem, z=np.log(fit.observations.inputs), lower=lower, upper=upper)
+    theta = form.moved(fit.theta[None], fit.log_x0)[0]
+    return replace(fit, problem=moved, log_x0=np.zeros_like(fit.log_x0), theta=theta)

@@ -1,0 +1,191 @@
+"""Robust non-linear least squares for many starts or many weightings of the points at once.
+
+Each step is Levenberg and Marquardt's on Huber's function, with Newton's weights (0 beyond delta) where they help and
+those of iteratively reweighted least squares where they do not; parameters at a bound that they would cross are held.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy.optimize import minimize
+
+from vitscale.analysis.forms import Form, Inputs, Theta
+from vitscale.analysis.residuals import Residuals, clipped, huber
+
+STEPS = 200
+CELLS = 1_500_000  # numbers of a Jacobian at once: larger batches leave the processor's cache
+TINY = 1e-300
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    form: Form
+    z: Inputs
+    residuals: Residuals
+    delta: float
+    """Of Huber's function; infinite for least squares."""
+    lower: Float[np.ndarray, " parameters"]
+    upper: Float[np.ndarray, " parameters"]
+
+    @property
+    def points(self) -> int:
+        return len(self.z)
+
+    def objective(self, theta: Theta, weights: np.ndarray | float = 1.0) -> Float[np.ndarray, " B"]:
+        return (weights * huber(self.residuals.of(self.form.value(theta, self.z))[0], self.delta)).sum(-1)
+
+    def gradient(self, theta: Theta, weights: np.ndarray | float = 1.0) -> tuple[np.ndarray, Theta]:
+        """The objective and its gradient."""
+        r, jacobian = self.linearised(theta)
+        return (weights * huber(r, self.delta)).sum(-1), _project(weights * clipped(r, self.delta), jacobian)
+
+    def linearised(self, theta: Theta) -> tuple[Float[np.ndarray, "B points"], Float[np.ndarray, "B points k"]]:
+        """Residuals and their Jacobian."""
+        f, jacobian = self.form.value_and_jacobian(theta, self.z)
+        r, slope = self.residuals.of(f)
+        return r, jacobian * slope[..., None]
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    theta: Theta
+    objective: Float[np.ndarray, " B"]
+    converged: Bool[np.ndarray, " B"]
+
+
+def solve(
+    problem: Problem,
+    starts: Theta,
+    weights: Float[np.ndarray, "B points"] | None = None,
+    *,
+    fixed: Bool[np.ndarray, "B parameters"] | None = None,
+    tolerance: float = 1e-10,
+    steps: int = STEPS,
+) -> Solution:
+    """A minimum from each start, each under its own weights of the points (1 where not given).
+
+    `fixed` parameters keep their value. `tolerance` is of the objective, relative, over a step.
+    """
+    batch = max(1, CELLS // max(problem.points * len(problem.form.parameters), 1))
+    parts = [
+        _solve(problem, starts[some], _of(weights, some), _of(fixed, some), tolerance, steps)
+        for some in (slice(at, at + batch) for at in range(0, len(starts), batch))
+    ]
+    return Solution(
+        theta=np.concatenate([part.theta for part in parts]),
+        objective=np.concatenate([part.objective for part in parts]),
+        converged=np.concatenate([part.converged for part in parts]),
+    )
+
+
+def polish(problem: Problem, theta: Float[np.ndarray, " parameters"]) -> Float[np.ndarray, " parameters"]:
+    """The minimum near by, with SciPy's L-BFGS-B and the analytic gradient; never worse than what it is given."""
+    unit = np.maximum(np.abs(theta), 1e-3)
+    start = float(problem.objective(theta[None])[0])
+    of = max(start, TINY)
+
+    def scaled(u: np.ndarray) -> tuple[float, np.ndarray]:
+        value, slope = problem.gradient((u * unit)[None])
+        return float(value[0]) / of, slope[0] * unit / of
+
+    bounds = list(zip(problem.lower / unit, problem.upper / unit, strict=True))
+    options = {"maxiter": 500, "ftol": 1e-16, "gtol": 1e-12, "maxls": 50}
+    found = minimize(scaled, theta / unit, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+    return found.x * unit if found.fun * of < start else theta
+
+
+def _solve(
+    problem: Problem,
+    starts: Theta,
+    weights: np.ndarray | None,
+    fixed: np.ndarray | None,
+    tolerance: float,
+    steps: int,
+) -> Solution:
+    theta = np.clip(starts, problem.lower, problem.upper)
+    held = np.zeros(theta.shape, dtype=bool) if fixed is None else fixed
+    ones = np.ones((len(theta), 1)) if weights is None else weights
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # a step too long is refused, whatever it gave
+        return _descend(problem, theta, ones, held, tolerance, steps)
+
+
+def _descend(
+    problem: Problem, theta: Theta, weights: np.ndarray, held: np.ndarray, tolerance: float, steps: int
+) -> Solution:
+    best = problem.objective(theta, weights)
+    damping = np.full(len(theta), 1e-3)
+    quiet = np.zeros(len(theta), dtype=int)
+    active = np.flatnonzero(np.isfinite(best))
+    for _ in range(steps):
+        if not len(active):
+            break
+        tried, value = _step(problem, theta[active], weights[active], damping[active], held[active])
+        better = value < best[active]
+        gain = np.where(better, best[active] - value, 0.0)
+        small = gain <= tolerance * best[active] + TINY
+        theta[active] = np.where(better[:, None], tried, theta[active])
+        best[active] = np.where(better, value, best[active])
+        damping[active] = np.where(better, np.maximum(damping[active] / 5, 1e-12), damping[active] * 4)
+        # A step without gain may only have been too long: 1e6 is as short as it gets.
+        quiet[active] = np.where(small & (better | (damping[active] > 1e6)), quiet[active] + 1, 0)
+        active = active[(quiet[active] < 2) & (best[active] > TINY)]
+    converged = np.isfinite(best)
+    converged[active] = False
+    return Solution(theta, best, converged)
+
+
+def _of(rows: np.ndarray | None, some: slice) -> np.ndarray | None:
+    return None if rows is None else rows[some]
+
+
+def _step(
+    problem: Problem, theta: Theta, weights: np.ndarray, damping: np.ndarray, held: np.ndarray
+) -> tuple[Theta, Float[np.ndarray, " B"]]:
+    """The better of Newton's and the reweighted step."""
+    r, jacobian = problem.linearised(theta)
+    pull = clipped(r, problem.delta)
+    gradient = _project(weights * pull, jacobian)
+    free = ~(held | ((theta <= problem.lower) & (gradient > 0)) | ((theta >= problem.upper) & (gradient < 0)))
+    share = np.abs(pull) / np.maximum(np.abs(r), TINY)  # 1 within delta, delta / |r| beyond
+    curvatures = [weights * np.where(r == 0, 1.0, share)]
+    if np.isfinite(problem.delta):
+        curvatures.append(weights * (np.abs(r) <= problem.delta))
+    tried = [_move(problem, theta, gradient, _normal(jacobian, c), damping, free) for c in curvatures]
+    values = np.stack([problem.objective(t, weights) for t in tried])
+    values = np.where(np.isfinite(values), values, np.inf)
+    choice = values.argmin(0)
+    rows = np.arange(len(theta))
+    return np.stack(tried)[choice, rows], values[choice, rows]
+
+
+def _move(
+    problem: Problem, theta: Theta, gradient: Theta, normal: np.ndarray, damping: np.ndarray, free: np.ndarray
+) -> Theta:
+    """Theta after one damped step within the bounds."""
+    diagonal = np.einsum("bii->bi", normal).copy()
+    floor = 1e-12 * diagonal.max(-1, keepdims=True) + TINY
+    both = free[:, :, None] & free[:, None, :]
+    system = np.where(both, normal, 0.0)
+    added = np.where(free, damping[:, None] * np.maximum(diagonal, floor) + floor, 1.0)
+    np.einsum("bii->bi", system)[...] += added
+    # Scaled to a unit diagonal: parameters differ by many orders of magnitude.
+    unit = 1 / np.sqrt(np.einsum("bii->bi", system))
+    system = system * unit[:, :, None] * unit[:, None, :]
+    right = np.where(free, gradient, 0.0) * unit
+    try:
+        step = np.linalg.solve(system, right[..., None])[..., 0] * unit
+    except np.linalg.LinAlgError:
+        step = np.einsum("bij,bj->bi", np.linalg.pinv(system), right) * unit
+    return np.clip(theta - step, problem.lower, problem.upper)
+
+
+def _project(pull: np.ndarray, jacobian: np.ndarray) -> np.ndarray:
+    return (pull[:, None, :] @ jacobian)[:, 0]
+
+
+def _normal(jacobian: np.ndarray, curvature: np.ndarray) -> np.ndarray:
+    weighted = jacobian * curvature[..., None]
+    return jacobian.transpose(0, 2, 1) @ weighted

@@ -1,0 +1,254 @@
+"""From a table to curves: which column is what, what is refused, and what is left out and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from vitscale.analysis.facts import Fact, count
+from vitscale.analysis.fits import Observations
+from vitscale.analysis.residuals import Binomial, LogLoss, Residuals
+from vitscale.errors import MISSING, USAGE, VitscaleError
+
+Measure = Literal["accuracy", "error", "loss"]
+MIXED = ("metric", "task_version", "task", "protocol", "shots", "init")  # a curve has one value of each
+METRICS: dict[str, Measure] = {
+    "loss": "loss",
+    "patch_loss": "loss",
+    "accuracy": "accuracy",
+    "patch_accuracy": "accuracy",
+}
+WORDS: tuple[tuple[str, Measure], ...] = (
+    ("loss", "loss"), ("nll", "loss"), ("perplexity", "loss"),
+    ("err", "error"),
+    ("acc", "accuracy"), ("top1", "accuracy"), ("top-1", "accuracy"), ("top_1", "accuracy"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Which columns of a table are what."""
+
+    inputs: tuple[str, ...]
+    """x, or N and D."""
+    y: str
+    by: tuple[str, ...] = ()
+    cluster: str | None = None
+    """Rows with one value of it are not independent; None: each row stands for itself."""
+    measure: Measure | None = None
+    """None: by the metric column, or the name of y; an accuracy where neither tells."""
+    trials: float | None = None
+    """Test images behind each accuracy; None: the column n_test, and unknown without it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    name: str
+    """The values of the columns in `by`; empty where there is one curve."""
+    columns: Columns
+    observations: Observations
+    what: str
+    """What is fitted, in words: `error = 1 - imagenet`."""
+    facts: tuple[Fact, ...] = field(default=())
+
+
+def curves_of(table: pd.DataFrame, columns: Columns) -> tuple[list[Curve], list[Fact]]:
+    """A curve for each value of `by`, and what is to be said of those that have too few points.
+
+    Raises:
+        VitscaleError: a column that is not there (exit 2); values that cannot be fitted, measures that cannot share a
+            curve, or nothing left to fit (exit 5).
+    """
+    known(table, [*columns.inputs, columns.y, *columns.by, *([columns.cluster] if columns.cluster else [])])
+    if table.empty:
+        raise VitscaleError("the table has no rows", hint="give one with a row for each point", exit_code=MISSING)
+    numbers = {name: numeric(table, name) for name in dict.fromkeys((*columns.inputs, columns.y))}
+    bare = pd.concat(numbers, axis=1).isna().any(axis=1)
+    left_out = _missing(int(bare.sum()), [*columns.inputs, columns.y])
+    kept = table[~bare].assign(**{name: values[~bare] for name, values in numbers.items()})
+    for name in columns.inputs:
+        _positive(kept, name)
+    found, refused = [], []
+    for name, rows in _groups(kept, columns.by):
+        _one_measure(rows, name)
+        too_few = _too_few(rows, columns, name)
+        if too_few is None:
+            found.append(_curve(name, rows, columns))
+        else:
+            refused.append(too_few)
+    if not found:
+        first = refused[0] if refused else Fact("nan_rows", "no row has a number in every column")
+        hint = "a curve needs two points or more at different places"
+        raise VitscaleError(first.text.rstrip("."), hint=hint, exit_code=MISSING)
+    return found, [*left_out, *refused]
+
+
+def known(table: pd.DataFrame, names: Sequence[str]) -> None:
+    """Refuses columns that are not there, naming those that are."""
+    for name in names:
+        if name not in table.columns:
+            near = get_close_matches(name, [str(column) for column in table.columns], n=1)
+            there = f"there are: {', '.join(str(column) for column in table.columns)}"
+            hint = f"did you mean {near[0]!r}? {there}" if near else there
+            raise VitscaleError(f"no column {name!r} in this table", hint=hint, exit_code=USAGE)
+
+
+def numeric(table: pd.DataFrame, name: str) -> pd.Series:
+    """The column as numbers; what is empty or not finite is null."""
+    column = table[name]
+    values = pd.to_numeric(column, errors="coerce").astype("float64")
+    text = column.astype("string").str.strip()
+    wrong = values.isna() & column.notna() & ~text.str.lower().isin(["", "nan", "na", "null", "none"])
+    if wrong.any():
+        row = int(np.flatnonzero(wrong.to_numpy())[0])
+        raise VitscaleError(
+            f"column {name!r} is not numeric: row {row + 1} holds {str(column.iloc[row])!r}",
+            hint="name a column of numbers, or leave such rows out with --where",
+            exit_code=MISSING,
+        )
+    return values.where(np.isfinite(values))
+
+
+def _positive(rows: pd.DataFrame, name: str) -> None:
+    wrong = rows[rows[name] <= 0]
+    if len(wrong):
+        raise VitscaleError(
+            f"column {name!r} is 0 or negative in {count(len(wrong), 'row')}, e.g. {wrong[name].iloc[0]:g}",
+            hint=f'a law of powers needs positive values; leave them out with --where "{name} > 0"',
+            exit_code=MISSING,
+        )
+
+
+def _missing(rows: int, names: list[str]) -> list[Fact]:
+    text = f"{count(rows, 'row')} left out without a number in {' or '.join(names)}."
+    return [Fact("nan_rows", text)] if rows else []
+
+
+def _groups(rows: pd.DataFrame, by: tuple[str, ...]) -> Iterator[tuple[str, pd.DataFrame]]:
+    if not by:
+        yield "", rows
+        return
+    for key, group in rows.groupby(list(by), dropna=False, sort=True):
+        yield ", ".join(str(value) for value in key if str(value) not in ("", "nan", "None", "<NA>")), group
+
+
+def _one_measure(rows: pd.DataFrame, name: str) -> None:
+    for column in MIXED:
+        if column not in rows.columns:
+            continue
+        values = sorted({str(value) for value in rows[column].dropna()})
+        if len(values) > 1 or (values and rows[column].isna().any()):
+            shown = ", ".join([*values, *(["none"] if rows[column].isna().any() else [])])
+            of = f"{name}: " if name else ""
+            raise VitscaleError(
+                f"{of}rows of one curve differ in {column}: {shown}",
+                hint=f'choose, e.g. --where "{_condition(rows, column, values)}", or give --by {column}',
+                exit_code=MISSING,
+            )
+
+
+def _condition(rows: pd.DataFrame, column: str, values: list[str]) -> str:
+    quoted = values[0] if pd.api.types.is_numeric_dtype(rows[column]) else repr(values[0])
+    return f"{column} == {quoted}"
+
+
+def _too_few(rows: pd.DataFrame, columns: Columns, name: str) -> Fact | None:
+    of = f"{name}: " if name else ""
+    if len(rows) < 2:
+        return Fact("too_few", f"{of}{count(len(rows), 'point')}, and a curve needs two or more.")
+    for column in columns.inputs:
+        if rows[column].nunique() < 2:
+            return Fact("too_few", f"{of}every {column} is {rows[column].iloc[0]:g}, and a curve needs several.")
+    return None
+
+
+def _curve(name: str, rows: pd.DataFrame, columns: Columns) -> Curve:
+    measure = columns.measure or _measure(rows, columns.y)
+    y, what = _fitted(rows[columns.y].to_numpy(dtype=float), columns.y, measure)
+    inputs = rows[list(columns.inputs)].to_numpy(dtype=float)
+    cluster = rows[columns.cluster].astype("string") if columns.cluster else pd.Series(range(len(rows)))
+    clusters = pd.factorize(cluster, use_na_sentinel=False)[0].astype(np.int64)
+    residuals, facts = _residuals(y, measure, inputs, _trials(rows, columns))
+    return Curve(name, columns, Observations(inputs, residuals, clusters), what, tuple(facts))
+
+
+def _measure(rows: pd.DataFrame, y: str) -> Measure:
+    if "metric" in rows.columns and y == "value":
+        metric = str(rows["metric"].iloc[0])
+        if metric in METRICS:
+            return METRICS[metric]
+    for word, measure in WORDS:
+        if word in y.lower():
+            return measure
+    if rows[y].max() > 1:
+        raise VitscaleError(
+            f"column {y!r} holds values up to {rows[y].max():g}, and its name does not say what they are",
+            hint="say --y-is accuracy, error or loss (accuracies and errors above 1 are read as percent)",
+            exit_code=USAGE,
+        )
+    return "accuracy"
+
+
+def _fitted(values: np.ndarray, name: str, measure: Measure) -> tuple[np.ndarray, str]:
+    """What the law is of: the loss, or the error as a share."""
+    if measure == "loss":
+        _within(values, name, "a loss is above 0", low=np.nextafter(0, 1), high=np.inf)
+        return values, f"loss = {name}"
+    percent = values.max() > 1
+    share = values / 100 if percent else values
+    _within(share, name, f"an {measure} lies between 0 and {100 if percent else 1}", low=0.0, high=1.0)
+    unit = f"{name}/100" if percent else name
+    return (1 - share, f"error = 1 - {unit}") if measure == "accuracy" else (share, f"error = {unit}")
+
+
+def _within(values: np.ndarray, name: str, rule: str, *, low: float, high: float) -> None:
+    wrong = values[(values < low) | (values > high)]
+    if len(wrong):
+        raise VitscaleError(
+            f"column {name!r} cannot be fitted: {rule}, and {count(len(wrong), 'row')} "
+            f"{'is' if len(wrong) == 1 else 'are'} not",
+            hint="say what it is with --y-is accuracy, error or loss, or leave rows out with --where",
+            exit_code=MISSING,
+        )
+
+
+def _trials(rows: pd.DataFrame, columns: Columns) -> np.ndarray | None:
+    if columns.trials is not None:
+        return np.full(len(rows), columns.trials)
+    if "n_test" not in rows.columns or rows["n_test"].isna().any():
+        return None
+    return numeric(rows, "n_test").to_numpy(dtype=float)
+
+
+def _residuals(
+    y: np.ndarray, measure: Measure, inputs: np.ndarray, trials: np.ndarray | None
+) -> tuple[Residuals, list[Fact]]:
+    if measure == "loss":
+        return LogLoss(y), []
+    if trials is None:
+        fact = Fact("unweighted", "The number of test images is unknown: every point counts as one of equal size.")
+        return Binomial(y, np.ones(len(y))), [fact]
+    return Binomial(y, trials, seed_spread(y, trials, inputs)), []
+
+
+def seed_spread(y: np.ndarray, trials: np.ndarray, inputs: np.ndarray) -> float:
+    """Standard deviation over runs at one place of an error's log odds, beyond what its test images explain.
+
+    Pooled over all places that have several runs; 0 where none has.
+    """
+    p = Binomial(y, trials).smoothed
+    odds = np.log(p / (1 - p))
+    place = np.unique(inputs, axis=0, return_inverse=True)[1].ravel()
+    squares = freedom = sampling = 0.0
+    for group in np.unique(place):
+        here = place == group
+        if here.sum() > 1:
+            squares += float(((odds[here] - odds[here].mean()) ** 2).sum())
+            freedom += int(here.sum()) - 1
+            sampling += float(np.mean(1 / (trials * p * (1 - p))[here])) * (int(here.sum()) - 1)
+    return float(np.sqrt(max(squares - sampling, 0.0) / freedom)) if freedom else 0.0
