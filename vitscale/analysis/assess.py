@@ -13,6 +13,7 @@ from vitscale.analysis.checks import Choice, HeldOut, Variant, choose, held_out,
 from vitscale.analysis.facts import Fact
 from vitscale.analysis.fits import Fit, Observations, fit
 from vitscale.analysis.forms import FORMS
+from vitscale.analysis.frontier import envelope, envelope_sample, optimism
 from vitscale.analysis.intervals import FEWEST_CLUSTERS, LEVEL, Interval, Sample, sample
 from vitscale.analysis.profiles import Profile, profiles
 from vitscale.analysis.tables import Curve
@@ -57,13 +58,22 @@ class Assessed:
 
 
 def assess(
-    curve: Curve, form: str, at: Float[np.ndarray, "points inputs"], *, resamples: int, seed: int = 0
+    curve: Curve,
+    form: str,
+    at: Float[np.ndarray, "points inputs"],
+    *,
+    resamples: int,
+    seed: int = 0,
+    of_envelope: bool = False,
 ) -> Assessed:
-    """`form`: a name in FORMS, or auto."""
+    """`form`: a name in FORMS, or auto. `of_envelope`: of the lower envelope of the curve's points."""
     points = curve.observations
+    if of_envelope:
+        points = points.only(envelope(points)[0])
     choice = choose(points) if form == "auto" else None
     found = fit(choice.form if choice else FORMS[form], points)
-    drawn = sample(found, resamples=resamples, seed=seed)
+    drawn = envelope_sample(found, curve.observations, resamples=resamples, seed=seed) if of_envelope else None
+    drawn = drawn or sample(found, resamples=resamples, seed=seed)
     ends = profiles(found)
     chosen = dict(choice.ranking).get(choice.form.name) if choice else None
     return Assessed(
@@ -76,7 +86,12 @@ def assess(
         profiles=ends,
         places=places(points),
         forecasts=_forecasts(found, drawn, at),
-        facts=(*curve.facts, *facts.of_fit(found, at), *_unsure(found, drawn, ends)),
+        facts=(
+            *curve.facts,
+            *([optimism(curve.observations)] if of_envelope else []),
+            *facts.of_fit(found, at),
+            *_unsure(found, drawn, ends),
+        ),
     )
 
 

@@ -145,4 +145,4 @@ def _no_clear_gain(simple: HeldOut, best: HeldOut) -> bool:
     gain = simple.misses - best.misses
     if len(gain) < 2:  # no standard error to be had from one
         return float(simple.misses[0]) <= 2 * float(best.misses[0])
-    return float(gain.mean()) <= float(gain.std(ddof=1)) / np.sqrt(len(gain))
+    return float(gain.mean()) <= float(gain.std(ddof=1)) / math.sqrt(len(gain))

@@ -13,6 +13,8 @@ from vitscale.analysis.residuals import HUBER, PUBLISHED_DELTA, LogLoss, Residua
 from vitscale.analysis.solver import Problem, polish, solve
 
 SCALES = 20  # rounds in which the residuals' scale and the fit agree with each other
+FIRST_STEPS = 15  # of every start
+FINALISTS = 4
 EXACT = 1e-7  # a scale below is rounding: the points lie on the curve
 
 
@@ -97,7 +99,9 @@ def fit(form: Form, observations: Observations, *, least_squares: bool = False) 
 
 
 def _finished(problem: Problem, observations: Observations, log_x0: np.ndarray, begin: np.ndarray) -> Fit:
-    solution = solve(problem, begin)
+    """All starts a little way, and the best few to their minimum."""
+    tried = solve(problem, begin, steps=FIRST_STEPS)
+    solution = solve(problem, tried.theta[np.argsort(tried.objective, kind="stable")[:FINALISTS]])
     best = int(np.argmin(solution.objective))
     theta = polish(problem, solution.theta[best])
     return Fit(

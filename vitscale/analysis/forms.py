@@ -51,6 +51,8 @@ class Form:
     """The same curve with x0 = 1, given the logarithms of x0."""
     logs: tuple[str, ...] = ()
     """Parameters that theta holds as their logarithms."""
+    places: tuple[str, ...] = ()
+    """Parameters that are values of x."""
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -301,6 +303,7 @@ FORMS: dict[str, Form] = {
             spans=_exponent_and_shift,
             basis=_zhai,
             moved=_moved_zhai,
+            places=("d",),
         ),
         Implicit(
             name="m4",
@@ -328,6 +331,7 @@ FORMS: dict[str, Form] = {
             basis=_broken,
             moved=_moved_broken,
             logs=("d",),
+            places=("d",),
         ),
         Form(
             name="parametric",
@@ -353,6 +357,7 @@ FORMS: dict[str, Form] = {
             basis=_parabola,
             moved=_moved_parabola,
             logs=("p",),
+            places=("p",),
         ),
     )
 }

@@ -108,12 +108,12 @@ def sample(fit: Fit, *, resamples: int = RESAMPLES, seed: int = 0) -> Sample:
 def bootstrap(fit: Fit, resamples: int, seed: int = 0) -> Float[np.ndarray, "B parameters"]:
     """The fit's parameters on resamples of its clusters, each begun at the fit; delta stays the fit's."""
     rng = np.random.default_rng(seed)
-    weights = _resampled(fit.observations, len(fit.theta), resamples, rng)
+    weights = resampled(fit.observations, len(fit.theta), resamples, rng)
     begin = np.repeat(fit.theta[None], resamples, 0)
     return solve(fit.problem, begin, weights, tolerance=1e-6).theta
 
 
-def _resampled(points: Observations, parameters: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
+def resampled(points: Observations, parameters: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
     """How often each point is in each resample.
 
     One with fewer distinct places than the law has parameters fits any law; it is drawn again, if others can be had.

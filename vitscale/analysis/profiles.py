@@ -14,6 +14,7 @@ from vitscale.analysis.solver import solve
 
 ROUNDS = 40
 BISECTIONS = 7
+STEPS = 60  # of the solver at each value
 NOWHERE = 50.0  # a logarithm that may be off by as much has no end
 ZERO_MEANS = ("a", "E", "d", "floor", "m")  # parameters that may well be 0: no floor, no shift
 
@@ -40,9 +41,10 @@ def profiles(fit: Fit) -> dict[str, Profile]:
     """
     freedom = max(fit.observations.cluster_count - len(fit.theta), 1)
     allowed = unit_of_rise(fit) * float(stdtrit(freedom, (1 + LEVEL) / 2)) ** 2 / 2
-    logged = np.isin(fit.form.parameters, fit.form.logged)
-    found = _profiles(fit, np.flatnonzero(~logged), allowed)
-    found |= _profiles(_in_units_of_equation(fit), np.flatnonzero(logged), allowed)
+    names = fit.form.parameters
+    coefficients = np.isin(names, fit.form.logged) & ~np.isin(names, fit.form.places)
+    found = _profiles(fit, np.flatnonzero(~coefficients), allowed)
+    found |= _profiles(_in_units_of_equation(fit), np.flatnonzero(coefficients), allowed)
     return {name: found[name] for name in fit.form.parameters}
 
 
@@ -144,7 +146,14 @@ def _rises(fit: Fit, ends: _Ends, target: np.ndarray, allowed: float) -> tuple[n
     fixed = np.zeros(start.shape, dtype=bool)
     fixed[:, rows, ends.which] = True
     width = start.shape[-1]
-    found = solve(fit.problem, start.reshape(-1, width), fixed=fixed.reshape(-1, width), tolerance=1e-6, steps=60)
+    found = solve(
+        fit.problem,
+        start.reshape(-1, width),
+        fixed=fixed.reshape(-1, width),
+        tolerance=1e-4,
+        steps=STEPS,
+        enough=fit.objective + allowed,
+    )
     objective = found.objective.reshape(2, -1)
     best = objective.argmin(0)
     return objective[best, rows] - fit.objective > allowed, found.theta.reshape(start.shape)[best, rows]
@@ -154,9 +163,8 @@ def _in_units_of_equation(fit: Fit) -> Fit:
     """The same fit with x0 = 1, where a coefficient is that of the equation and not the curve's height."""
     form, problem = fit.form, fit.problem
     lower, upper = problem.lower.copy(), problem.upper.copy()
-    if "d" in form.parameters and "d" not in form.logs:  # Zhai's shift is in units of x
-        place = form.parameters.index("d")
-        upper[place] *= np.exp(fit.log_x0[0])
+    for name in set(form.places) - set(form.logs):
+        upper[form.parameters.index(name)] *= np.exp(fit.log_x0[0])
     logs = np.isin(form.parameters, form.logs)
     lower, upper = np.where(logs, -np.inf, lower), np.where(logs, np.inf, upper)
     moved = replace(problem, z=np.log(fit.observations.inputs), lower=lower, upper=upper)

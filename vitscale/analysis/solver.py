@@ -64,14 +64,16 @@ def solve(
     fixed: Bool[np.ndarray, "B parameters"] | None = None,
     tolerance: float = 1e-10,
     steps: int = STEPS,
+    enough: float = 0.0,
 ) -> Solution:
     """A minimum from each start, each under its own weights of the points (1 where not given).
 
-    `fixed` parameters keep their value. `tolerance` is of the objective, relative, over a step.
+    `fixed` parameters keep their value. `tolerance` is of the objective, relative, over a step. An objective of at most
+    `enough` is not lowered further.
     """
     batch = max(1, CELLS // max(problem.points * len(problem.form.parameters), 1))
     parts = [
-        _solve(problem, starts[some], _of(weights, some), _of(fixed, some), tolerance, steps)
+        _solve(problem, starts[some], _of(weights, some), _of(fixed, some), tolerance, steps, enough)
         for some in (slice(at, at + batch) for at in range(0, len(starts), batch))
     ]
     return Solution(
@@ -104,21 +106,28 @@ def _solve(
     fixed: np.ndarray | None,
     tolerance: float,
     steps: int,
+    enough: float,
 ) -> Solution:
     theta = np.clip(starts, problem.lower, problem.upper)
     held = np.zeros(theta.shape, dtype=bool) if fixed is None else fixed
     ones = np.ones((len(theta), 1)) if weights is None else weights
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # a step too long is refused, whatever it gave
-        return _descend(problem, theta, ones, held, tolerance, steps)
+        return _descend(problem, theta, ones, held, tolerance, steps, max(enough, TINY))
 
 
 def _descend(
-    problem: Problem, theta: Theta, weights: np.ndarray, held: np.ndarray, tolerance: float, steps: int
+    problem: Problem,
+    theta: Theta,
+    weights: np.ndarray,
+    held: np.ndarray,
+    tolerance: float,
+    steps: int,
+    enough: float,
 ) -> Solution:
     best = problem.objective(theta, weights)
     damping = np.full(len(theta), 1e-3)
     quiet = np.zeros(len(theta), dtype=int)
-    active = np.flatnonzero(np.isfinite(best))
+    active = np.flatnonzero(np.isfinite(best) & (best > enough))
     for _ in range(steps):
         if not len(active):
             break
@@ -131,7 +140,7 @@ def _descend(
         damping[active] = np.where(better, np.maximum(damping[active] / 5, 1e-12), damping[active] * 4)
         # A step without gain may only have been too long: 1e6 is as short as it gets.
         quiet[active] = np.where(small & (better | (damping[active] > 1e6)), quiet[active] + 1, 0)
-        active = active[(quiet[active] < 2) & (best[active] > TINY)]
+        active = active[(quiet[active] < 2) & (best[active] > enough)]
     converged = np.isfinite(best)
     converged[active] = False
     return Solution(theta, best, converged)

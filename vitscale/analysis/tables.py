@@ -17,6 +17,7 @@ from vitscale.errors import MISSING, USAGE, VitscaleError
 
 Measure = Literal["accuracy", "error", "loss"]
 MIXED = ("metric", "task_version", "task", "protocol", "shots", "init")  # a curve has one value of each
+VARYING = ("model", "examples", "examples_seen", "dataset", "resolution", "code_hash")
 METRICS: dict[str, Measure] = {
     "loss": "loss",
     "patch_loss": "loss",
@@ -42,6 +43,8 @@ class Columns:
     """Rows with one value of it are not independent; None: each row stands for itself."""
     measure: Measure | None = None
     """None: by the metric column, or the name of y; an accuracy where neither tells."""
+    labels: tuple[str, ...] = ()
+    """Which name a point's configuration; none: each row is one."""
     trials: float | None = None
     """Test images behind each accuracy; None: the column n_test, and unknown without it."""
 
@@ -52,6 +55,8 @@ class Curve:
     """The values of the columns in `by`; empty where there is one curve."""
     columns: Columns
     observations: Observations
+    labels: tuple[str, ...]
+    """Of each point its configuration."""
     what: str
     """What is fitted, in words: `error = 1 - imagenet`."""
     facts: tuple[Fact, ...] = field(default=())
@@ -64,7 +69,8 @@ def curves_of(table: pd.DataFrame, columns: Columns) -> tuple[list[Curve], list[
         VitscaleError: a column that is not there (exit 2); values that cannot be fitted, measures that cannot share a
             curve, or nothing left to fit (exit 5).
     """
-    known(table, [*columns.inputs, columns.y, *columns.by, *([columns.cluster] if columns.cluster else [])])
+    named = [*columns.inputs, columns.y, *columns.by, *columns.labels]
+    known(table, [*named, *([columns.cluster] if columns.cluster else [])])
     if table.empty:
         raise VitscaleError("the table has no rows", hint="give one with a row for each point", exit_code=MISSING)
     numbers = {name: numeric(table, name) for name in dict.fromkeys((*columns.inputs, columns.y))}
@@ -138,23 +144,30 @@ def _groups(rows: pd.DataFrame, by: tuple[str, ...]) -> Iterator[tuple[str, pd.D
 
 
 def _one_measure(rows: pd.DataFrame, name: str) -> None:
-    for column in MIXED:
-        if column not in rows.columns:
-            continue
-        values = sorted({str(value) for value in rows[column].dropna()})
-        if len(values) > 1 or (values and rows[column].isna().any()):
-            shown = ", ".join([*values, *(["none"] if rows[column].isna().any() else [])])
-            of = f"{name}: " if name else ""
-            raise VitscaleError(
-                f"{of}rows of one curve differ in {column}: {shown}",
-                hint=f'choose, e.g. --where "{_condition(rows, column, values)}", or give --by {column}',
-                exit_code=MISSING,
-            )
+    """Refuses a curve of several measures, with a condition that leaves one."""
+    mixed = {column: _values(rows[column]) for column in MIXED if column in rows.columns}
+    mixed = {column: values for column, values in mixed.items() if len(values) > 1}
+    if not mixed:
+        return
+    shown = "; ".join(f"{column} {', '.join(values)}" for column, values in mixed.items())
+    conditions = (_condition(rows[column], column) for column in mixed)
+    raise VitscaleError(
+        f"{f'{name}: ' if name else ''}rows of one curve differ in {shown}",
+        hint=f'choose, e.g. --where "{" and ".join(filter(None, conditions))}", or give --by {",".join(mixed)}',
+        exit_code=MISSING,
+    )
 
 
-def _condition(rows: pd.DataFrame, column: str, values: list[str]) -> str:
-    quoted = values[0] if pd.api.types.is_numeric_dtype(rows[column]) else repr(values[0])
-    return f"{column} == {quoted}"
+def _values(column: pd.Series) -> list[str]:
+    return [*sorted({str(value) for value in column.dropna()}), *(["none"] if column.isna().any() else [])]
+
+
+def _condition(column: pd.Series, name: str) -> str:
+    """That of the first row; what it leaves empty, the other columns must decide."""
+    first = column.iloc[0]
+    if str(first) in ("nan", "<NA>", "None"):
+        return ""
+    return f"{name} == {first if pd.api.types.is_numeric_dtype(column) else repr(str(first))}"
 
 
 def _too_few(rows: pd.DataFrame, columns: Columns, name: str) -> Fact | None:
@@ -174,7 +187,28 @@ def _curve(name: str, rows: pd.DataFrame, columns: Columns) -> Curve:
     cluster = rows[columns.cluster].astype("string") if columns.cluster else pd.Series(range(len(rows)))
     clusters = pd.factorize(cluster, use_na_sentinel=False)[0].astype(np.int64)
     residuals, facts = _residuals(y, measure, inputs, _trials(rows, columns))
-    return Curve(name, columns, Observations(inputs, residuals, clusters), what, tuple(facts))
+    facts += _varying(rows, columns)
+    return Curve(name, columns, Observations(inputs, residuals, clusters), _labels(rows, columns), what, tuple(facts))
+
+
+def _varying(rows: pd.DataFrame, columns: Columns) -> list[Fact]:
+    """What differs between points that the law takes for repetitions of one another."""
+    names = [name for name in VARYING if name in rows.columns and name not in columns.inputs]
+    counts = rows.groupby(list(columns.inputs))[names].nunique().max()
+    several = [f"{name} ({int(counts[name])} at one place)" for name in names if counts[name] > 1]
+    if not several:
+        return []
+    text = f"Points at one {' and '.join(columns.inputs)} differ in {', '.join(several)}: --where can choose."
+    return [Fact("varies", text)]
+
+
+def _labels(rows: pd.DataFrame, columns: Columns) -> tuple[str, ...]:
+    if not columns.labels:
+        return tuple(f"row {row}" for row in range(1, len(rows) + 1))
+    parts = [
+        rows[name].map(lambda value: f"{value:,}" if isinstance(value, int) else str(value)) for name in columns.labels
+    ]
+    return tuple(", ".join(row) for row in zip(*parts, strict=True))
 
 
 def _measure(rows: pd.DataFrame, y: str) -> Measure:

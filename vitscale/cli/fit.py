@@ -9,19 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vitscale.cli import options
-from vitscale.cli.report import results_folder
 from vitscale.cli.screen import print_json, print_table, reports_errors, say
-from vitscale.errors import BUG, MISSING, USAGE, VitscaleError
+from vitscale.errors import BUG, USAGE, VitscaleError
 
 if TYPE_CHECKING:
     import numpy as np
-    import pandas as pd
-
-    from vitscale.analysis.facts import Fact
-    from vitscale.analysis.tables import Columns
-
-TABLES = (".csv", ".tsv", ".parquet")
-STUDY_CURVES = ("family", "variant")
 
 
 class FormName(StrEnum):
@@ -32,7 +24,8 @@ class FormName(StrEnum):
     m4 = "m4"
     broken = "broken"
     parametric = "parametric"
-    parabola = "parabola"
+    isoflop = "isoflop"
+    envelope = "envelope"
 
 
 class MeasureName(StrEnum):
@@ -48,11 +41,19 @@ def fit(
         typer.Argument(metavar="STUDY|FILE", help="A study file, a folder in results/, or a .csv, .tsv or .parquet."),
     ] = None,
     x: Annotated[str | None, typer.Option("--x", help="Column that the law is in, e.g. flops or examples.")] = None,
-    y: Annotated[str, typer.Option("--y", help="Column of accuracies, errors or losses.")] = "value",
-    n: Annotated[str | None, typer.Option("--n", help="Column of model sizes, for parametric.")] = None,
+    y: Annotated[
+        str, typer.Option("--y", help="Column of accuracies, errors or losses; several, with commas: their mean.")
+    ] = "value",
+    n: Annotated[str | None, typer.Option("--n", help="Column of model sizes, for parametric and isoflop.")] = None,
     d: Annotated[str | None, typer.Option("--d", help="Column of data sizes, for parametric.")] = None,
     by: Annotated[
         str | None, typer.Option("--by", help="Columns, with commas: a curve for each value. Of a study: family.")
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Columns, with commas, that name a configuration of the envelope.")
+    ] = None,
+    relative_to: Annotated[
+        str | None, typer.Option(metavar="CURVE", help="Say how many times each other curve's compute this one needs.")
     ] = None,
     form: Annotated[
         FormName | None, typer.Option("--form", help="The law. Default: auto, or parametric with --n and --d.")
@@ -86,7 +87,8 @@ def fit(
     Errors (1 - accuracy) are fitted by a robust binomial likelihood, losses by Huber's function of log loss.
 
     Forms: power b x^-c; saturating a + b x^-c; zhai a + b (x + d)^-c; m4; broken (one break); parametric
-    E + A/N^alpha + B/D^beta; parabola in log x. docs/fits.md has the equations and the estimators.
+    E + A/N^alpha + B/D^beta; isoflop (the best size at each compute); envelope (the best error at each compute, and the
+    configuration that has it). docs/fits.md has the equations and the estimators.
     """
     if selftest:
         _selftest(json)
@@ -94,50 +96,51 @@ def fit(
     if source is None:
         raise VitscaleError("nothing to fit", hint="name a study or a table: vitscale fit STUDY|FILE", exit_code=USAGE)
     name = _form(form, x, n, d)
-    inputs = (n, d) if n and d else (str(x),)
+    inputs = tuple(column for column in (x, n, d) if column)
 
-    from vitscale.analysis.assess import assess
     from vitscale.analysis.tables import Columns, curves_of
-    from vitscale.cli import fit_screen
+    from vitscale.cli import fit_answers, fit_source
 
-    asked = _asked(at or [], len(inputs))
-    table, facts, study = _table(source, results)
+    asked = _asked(at or [], 2 if name == "parametric" else 1)
+    table, facts, study = fit_source.table(source, results)
+    table, y = fit_source.averaged(table, y)
     columns = Columns(
         inputs=inputs,
         y=y,
-        by=_by(by, table, study),
-        cluster=cluster or ("trunk_id" if study else None),
+        by=_names(by) if by is not None else fit_source.by(table, study=study and name != "envelope"),
+        cluster=cluster or (fit_source.TRUNK if study else None),
         measure=y_is.value if y_is else None,
+        labels=_names(label) if label else fit_source.labels(table, study=study),
         trials=n_test,
     )
-    rows, left_out = _range(_where(table, where), columns, low, high)
+    rows, left_out = fit_source.between(fit_source.where(table, where), columns.inputs, low, high)
     curves, more = curves_of(rows, columns)
-    found = [assess(curve, name, asked, resamples=resamples, seed=seed) for curve in curves]
-    overall = [*facts, *left_out, *more]
-    if json:
-        print_json({"source": source, **fit_screen.document(found, overall)})
+    draws = fit_answers.Draws(resamples, seed)
+    if name == "isoflop":
+        answer = fit_answers.isoflops(curves, asked[:, 0], draws)
     else:
-        fit_screen.show(found, overall)
+        answer = fit_answers.laws(curves, name, asked, draws, relative_to)
+    fit_answers.give(answer.with_facts([*facts, *left_out, *more]), source, as_json=json)
 
 
 def _form(form: FormName | None, x: str | None, n: str | None, d: str | None) -> str:
     """The form's name; refuses inputs that are not its own."""
-    two = n is not None or d is not None
-    if two and (x is not None or n is None or d is None):
-        raise VitscaleError(
-            "--n and --d go together, and without --x", hint="give --x COL, or --n COL --d COL", exit_code=USAGE
-        )
-    if not two and x is None:
+    name = form.value if form else ("parametric" if n and d else "auto")
+    needs = {"parametric": "--n COL --d COL", "isoflop": "--x COL --n COL"}.get(name, "--x COL")
+    given = " ".join(f"--{option} COL" for option, column in (("x", x), ("n", n), ("d", d)) if column)
+    if not given:
         raise VitscaleError(
             "nothing to fit against",
-            hint="give --x COL, or --n COL --d COL for E + A/N^alpha + B/D^beta",
+            hint=f"name the columns: {needs}" + (", or --n COL --d COL" if needs == "--x COL" else ""),
             exit_code=USAGE,
         )
-    name = form.value if form else ("parametric" if two else "auto")
-    if two != (name == "parametric"):
-        needs = "--n and --d" if name == "parametric" else "--x"
-        raise VitscaleError(f"the form {name} needs {needs}", hint=f"vitscale fit ... {needs} ...", exit_code=USAGE)
+    if given != needs:
+        raise VitscaleError(f"the form {name} needs {needs}, not {given}", hint=f"give {needs}", exit_code=USAGE)
     return name
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _asked(at: list[str], inputs: int) -> np.ndarray:
@@ -155,76 +158,6 @@ def _asked(at: list[str], inputs: int) -> np.ndarray:
         raise VitscaleError(f"--at {' '.join(at)}: not {'a positive number' if inputs == 1 else 'N,D'}",
                             hint=f"e.g. {example}", exit_code=USAGE)  # fmt: skip
     return np.array(rows, dtype=float).reshape(-1, inputs)
-
-
-def _table(source: str, results: Path) -> tuple[pd.DataFrame, list[Fact], bool]:
-    """The rows, what was left out already, and whether they are a study's."""
-    path = Path(source)
-    if path.suffix in TABLES:
-        return _read(path), [], False
-    from vitscale.analysis.curves import of_plan
-    from vitscale.analysis.facts import Fact, count
-    from vitscale.analysis.measured import measured
-    from vitscale.results import store
-
-    folder, _ = results_folder(source, results)
-    everything = store.read(folder)
-    frame = of_plan(everything, store.read_plan(folder))
-    table, facts = measured(frame)
-    gone = everything["run_id"].nunique() - frame["run_id"].nunique()
-    if gone:
-        facts = [Fact("excluded", f"{count(gone, 'run')} left out: not in the study any more."), *facts]
-    return table, facts, True
-
-
-def _read(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    if not path.is_file():
-        raise VitscaleError(f"{path}: no such file", hint="give a study or a .csv, .tsv or .parquet", exit_code=MISSING)
-    try:
-        if path.suffix == ".parquet":
-            return pd.read_parquet(path)
-        with path.open(encoding="utf-8") as lines:
-            comments = next((i for i, line in enumerate(lines) if not line.startswith("#")), 0)
-        return pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", skiprows=comments, skipinitialspace=True)
-    except (ValueError, OSError) as error:  # of pandas, pyarrow and the decoder alike
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise VitscaleError(
-            f"{path}: not a readable table: {text}",
-            hint="a .csv or .tsv has its columns' names in its first line",
-            exit_code=MISSING,
-        ) from error
-
-
-def _by(by: str | None, table: pd.DataFrame, study: bool) -> tuple[str, ...]:
-    if by is not None:
-        return tuple(name.strip() for name in by.split(",") if name.strip())
-    return tuple(name for name in STUDY_CURVES if table[name].nunique() > 1) if study else ()
-
-
-def _where(table: pd.DataFrame, where: str | None) -> pd.DataFrame:
-    from vitscale.cli.results import matching
-
-    return table if where is None else matching(table, where)
-
-
-def _range(
-    table: pd.DataFrame, columns: Columns, low: float | None, high: float | None
-) -> tuple[pd.DataFrame, list[Fact]]:
-    """The rows between --from and --to, and how many lie outside."""
-    if low is None and high is None:
-        return table, []
-    from vitscale.analysis.facts import Fact, count
-    from vitscale.analysis.tables import known, numeric
-
-    known(table, columns.inputs)
-    compute = numeric(table, columns.inputs[0])
-    for name in columns.inputs[1:]:
-        compute = compute * numeric(table, name)
-    outside = (compute < (low or 0.0)) | (compute > (high or float("inf")))
-    text = f"{count(int(outside.sum()), 'row')} left out by --from and --to."
-    return table[~outside], [Fact("range", text)] if outside.any() else []
 
 
 def _selftest(json: bool) -> None:

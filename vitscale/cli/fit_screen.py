@@ -19,10 +19,12 @@ from vitscale.cli.screen import print_table, say
 
 SHOWN_DETAILS = 5
 
+Table = tuple[list[str], list[list[Any]]]
+"""Header and rows; the first column is the curve's name."""
 
-def show(found: Sequence[Assessed], overall: Sequence[Fact]) -> None:
-    """Tables to stdout, what to doubt to stderr."""
-    tables = [
+
+def tables(found: Sequence[Assessed]) -> list[Table]:
+    return [
         (["curve", "law", "of", "against", "points", "independent", "from", "to"], [_law(a) for a in found]),
         (["curve", "parameter", "value", "95% low", "95% high", ""], [row for a in found for row in _parameters(a)]),
         (["curve", "form", "misses by", "on held out", ""], [row for a in found for row in _choice(a)]),
@@ -33,26 +35,22 @@ def show(found: Sequence[Assessed], overall: Sequence[Fact]) -> None:
         ),
         (["curve", "at", "mean", "95% low", "95% high", "runs"], [row for a in found for row in _places(a)]),
     ]
-    for i, (header, rows) in enumerate(table for table in tables if table[1]):
+
+
+def show(tables: Sequence[Table], facts: Sequence[tuple[str, Fact]]) -> None:
+    """Tables to stdout, with a line between them; what to doubt to stderr, each with the curve's name."""
+    filled = [table for table in tables if table[1]]
+    nameless = not any(row[0] for _, rows in filled for row in rows)  # one curve needs no column for its name
+    for i, (header, rows) in enumerate(filled):
         if i:
             print()
-        print_table(*_without_names(header, rows, found))
-    for fact in overall:
-        _say("", fact)
-    for assessed in found:
-        for fact in assessed.facts:
-            _say(assessed.curve.name, fact)
+        print_table([row[nameless:] for row in rows], header[nameless:])
+    for curve, fact in facts:
+        _say(curve, fact)
 
 
-def document(found: Sequence[Assessed], overall: Sequence[Fact]) -> dict[str, Any]:
-    return {"curves": [_curve(a) for a in found], "facts": [asdict(fact) for fact in overall]}
-
-
-def _without_names(header: list[str], rows: list[list[Any]], found: Sequence[Assessed]) -> tuple[list, list]:
-    """One curve without a name needs no column for it."""
-    if any(a.curve.name for a in found):
-        return rows, header
-    return [row[1:] for row in rows], header[1:]
+def document(found: Sequence[Assessed]) -> list[dict[str, Any]]:
+    return [_curve(a) for a in found]
 
 
 def _say(curve: str, fact: Fact) -> None:
@@ -92,7 +90,7 @@ def _parameters(a: Assessed) -> list[list[Any]]:
         note = "" if end.identified else "not identified"
         if end.identified and end.down_to_zero:
             note = "0 fits as well"
-        row = [_number(value) if end.identified else "", *_ends(shown), note]
+        row = [number(value) if end.identified else "", *ends(shown), note]
         rows.append([a.curve.name, name, *row])
     return rows
 
@@ -116,7 +114,7 @@ def _checks(a: Assessed) -> list[list[Any]]:
         name = f"without the dearest ({a.held_out.points})"
         fits.append((name, len(a.held_out.fit.observations), a.held_out.fit))
     return [
-        [a.curve.name, name, points, _equation_values(fit), _place(at[0]), _number(float(fit.predict(at)[0]))]
+        [a.curve.name, name, points, _equation_values(fit), _place(at[0]), number(float(fit.predict(at)[0]))]
         for name, points, fit in fits
     ]
 
@@ -126,12 +124,12 @@ def _dearest(a: Assessed) -> int:
 
 
 def _equation_values(fit: Fit) -> str:
-    return ", ".join(f"{name} {_number(value)}" for name, value in fit.parameters.items())
+    return ", ".join(f"{name} {number(value)}" for name, value in fit.parameters.items())
 
 
 def _forecasts(a: Assessed) -> list[list[Any]]:
     return [
-        [a.curve.name, _place(f.inputs), _number(f.value), *_ends(f.law), *_ends(f.run)]
+        [a.curve.name, _place(f.inputs), number(f.value), *ends(f.law), *ends(f.run)]
         for f in a.forecasts
     ]  # fmt: skip
 
@@ -140,18 +138,20 @@ def _places(a: Assessed) -> list[list[Any]]:
     """The points themselves stand in for a band that too few runs cannot give."""
     if a.sample.method == "bootstrap":
         return []
-    return [[a.curve.name, _place(p.inputs), _number(p.mean), *_ends(p.interval), p.n] for p in a.places]
+    return [[a.curve.name, _place(p.inputs), number(p.mean), *ends(p.interval), p.n] for p in a.places]
 
 
-def _ends(interval: Interval | None) -> list[str]:
-    return ["", ""] if interval is None else [_number(interval.low), _number(interval.high)]
+def ends(interval: Interval | None) -> list[str]:
+    return ["", ""] if interval is None else [number(interval.low), number(interval.high)]
 
 
 def _place(inputs: Sequence[float] | np.ndarray) -> str:
-    return ", ".join(_number(float(value)) for value in inputs)
+    return ", ".join(number(float(value)) for value in inputs)
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    if math.isinf(value):
+        return "no end"
     return "" if math.isnan(value) else f"{value:.4g}"
 
 
@@ -209,7 +209,7 @@ def _curve(a: Assessed) -> dict[str, Any]:
         },
         "forecasts": [_forecast(forecast) for forecast in a.forecasts],
         "places": [
-            {"at": p.inputs, "mean": p.mean, "n": p.n, "interval": _pair(p.interval)} for p in a.places
+            {"at": p.inputs, "mean": p.mean, "n": p.n, "interval": pair(p.interval)} for p in a.places
         ],
         "facts": [asdict(fact) for fact in a.facts],
     }  # fmt: skip
@@ -221,7 +221,7 @@ def _parameter(a: Assessed, name: str, value: float) -> dict[str, Any]:
     return {
         "identified": end.identified,
         "value": value if end.identified else None,
-        "interval": _pair(interval) if end.identified else None,
+        "interval": pair(interval) if end.identified else None,
         "fits_as_well": [0.0 if end.down_to_zero else end.low, end.high],
         "best": value,
     }
@@ -231,13 +231,14 @@ def _forecast(forecast: Forecast) -> dict[str, Any]:
     return {
         "at": forecast.inputs,
         "value": forecast.value,
-        "law": _pair(forecast.law),
-        "run": _pair(forecast.run),
+        "law": pair(forecast.law),
+        "run": pair(forecast.run),
     }
 
 
-def _pair(interval: Interval | None) -> list[float] | None:
-    return None if interval is None else [interval.low, interval.high]
+def pair(interval: Interval | None) -> list[float | None] | None:
+    """With null where an interval has no end."""
+    return None if interval is None else [_finite(interval.low), _finite(interval.high)]
 
 
 def _finite(value: float) -> float | None:

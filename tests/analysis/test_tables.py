@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from vitscale.analysis.measured import measured
+from vitscale.analysis.residuals import Binomial, LogLoss
+from vitscale.analysis.tables import Columns, curves_of, seed_spread
+from vitscale.errors import VitscaleError
+
+XY = Columns(inputs=("x",), y="acc")
+
+
+def table(**columns: list[object]) -> pd.DataFrame:
+    return pd.DataFrame({"x": [1.0, 10.0, 100.0], "acc": [0.5, 0.6, 0.7], **columns})
+
+
+@pytest.mark.parametrize(
+    ("frame", "columns", "says"),
+    [
+        (table(), Columns(inputs=("flops",), y="acc"), "no column 'flops'"),
+        (table(), Columns(inputs=("x",), y="acc", by=("family",)), "no column 'family'"),
+        (table(x=[1, 2, "many"]), XY, "column 'x' is not numeric: row 3 holds 'many'"),
+        (table(x=[1, 0, -2]), XY, "column 'x' is 0 or negative in 2 rows, e.g. 0"),
+        (table(x=[7, 7, 7]), XY, "every x is 7, and a curve needs several"),
+        (table()[:1], XY, "1 point, and a curve needs two or more"),
+        (table()[:0], XY, "the table has no rows"),
+        (table(acc=[np.nan] * 3), XY, "0 points"),
+        (table(acc=[0.5, -0.1, 0.7]), XY, "an accuracy lies between 0 and 1, and 1 row is not"),
+        (table(acc=[50, 60, 101]), XY, "an accuracy lies between 0 and 100, and 1 row is not"),
+        (table(loss=[2.0, 0.0, 1.0]), Columns(inputs=("x",), y="loss"), "a loss is above 0, and 1 row is not"),
+        (table(top=[80.0, 81.0, 82.0]), Columns(inputs=("x",), y="top"), "its name does not say what they are"),
+        (table(metric=["accuracy", "loss", "loss"]), XY, "rows of one curve differ in metric accuracy, loss"),
+        (table(task_version=[1, 1, 2]), XY, "rows of one curve differ in task_version 1, 2"),
+        (table(shots=[1, None, None]), XY, "rows of one curve differ in shots 1.0, none"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_fitted_is_refused(frame: pd.DataFrame, columns: Columns, says: str) -> None:
+    with pytest.raises(VitscaleError) as caught:
+        curves_of(frame, columns)
+    assert says in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_missing_column_s_hint_names_those_there_are() -> None:
+    with pytest.raises(VitscaleError) as caught:
+        curves_of(table(), Columns(inputs=("X",), y="acc"))
+    assert "there are: x, acc" in str(caught.value)
+
+
+def test_rows_without_a_number_are_left_out_and_counted() -> None:
+    found, facts = curves_of(table(acc=[0.5, None, 0.7]), XY)
+    assert len(found[0].observations) == 2
+    assert [(fact.kind, fact.text[:20]) for fact in facts] == [("nan_rows", "1 row left out witho")]
+
+
+def test_a_family_with_one_point_is_left_out_and_said() -> None:
+    frame = pd.DataFrame({"x": [1.0, 2.0, 3.0], "acc": [0.1, 0.2, 0.3], "family": ["a", "a", "b"]})
+    found, facts = curves_of(frame, Columns(inputs=("x",), y="acc", by=("family",)))
+    assert [curve.name for curve in found] == ["a"]
+    assert facts[0].text == "b: 1 point, and a curve needs two or more."
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "what", "fitted"),
+    [
+        ("acc", [0.5, 0.6, 0.7], "error = 1 - acc", 0.5),
+        ("acc", [50.0, 60.0, 70.0], "error = 1 - acc/100", 0.5),
+        ("test_error", [0.2, 0.1, 0.05], "error = test_error", 0.2),
+        ("loss", [3.0, 2.5, 2.0], "loss = loss", 3.0),
+        ("whatever", [0.9, 0.8, 0.7], "error = 1 - whatever", 0.1),
+    ],
+)
+def test_what_y_is(name: str, values: list[float], what: str, fitted: float) -> None:
+    found, _ = curves_of(pd.DataFrame({"x": [1.0, 2.0, 3.0], name: values}), Columns(inputs=("x",), y=name))
+    assert found[0].what == what
+    assert found[0].observations.y[0] == pytest.approx(fitted)
+    assert isinstance(found[0].observations.residuals, LogLoss if name == "loss" else Binomial)
+
+
+def test_the_metric_column_says_what_a_value_is() -> None:
+    frame = pd.DataFrame({"x": [1.0, 2.0], "value": [0.9, 0.8], "metric": ["loss", "loss"]})
+    found, _ = curves_of(frame, Columns(inputs=("x",), y="value"))
+    assert isinstance(found[0].observations.residuals, LogLoss)
+
+
+def test_seeds_spread_is_what_test_images_do_not_explain() -> None:
+    rng = np.random.default_rng(0)
+    places, trials = 200, 20_000
+    odds = rng.normal(-1.0, 0.2, (places, 5))
+    y = rng.binomial(trials, 1 / (1 + np.exp(-odds))) / trials
+    inputs = np.repeat(np.arange(1.0, places + 1), 5)[:, None]
+    assert seed_spread(y.ravel(), np.full(1000, float(trials)), inputs) == pytest.approx(0.2, rel=0.1)
+    same = rng.binomial(100, 0.3, (places, 5)) / 100
+    assert seed_spread(same.ravel(), np.full(1000, 100.0), inputs) < 0.08
+    assert seed_spread(y[:, 0], np.full(places, float(trials)), inputs[::5]) == 0.0
+
+
+def test_a_study_s_transfers_hang_on_their_pre_training_run(frame: pd.DataFrame) -> None:
+    rows, facts = measured(frame)
+    transfers = rows[rows["protocol"] != "pretrain"]
+    assert (transfers["trunk_id"] == transfers["parent_id"]).all()
+    assert rows["flops"].notna().all()
+    assert not rows.duplicated(["run_id", "task", "protocol", "shots", "metric"]).any()  # draws are averaged
+    assert "tuning" not in set(rows["role"])
+    assert all(fact.kind in ("excluded", "edge") for fact in facts)

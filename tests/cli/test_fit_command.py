@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import typer
+from click.testing import Result
+from typer.testing import CliRunner
+
+from vitscale.analysis.selftest import LADDER
+from vitscale.cli.fit import fit
+from vitscale.errors import BUG, DONE, MISSING, USAGE
+
+Run = Callable[..., Result]
+PAPER = LADDER.parent / "vit_table6.csv"
+UPSTREAM = ("--where", "task == 'upstream_test' and metric == 'accuracy' and examples_seen == 880000")
+FEW = ("--resamples", "100")
+
+
+@pytest.fixture
+def run(results_root: Path) -> Run:
+    app = typer.Typer()
+    app.command()(fit)
+
+    def invoke(*arguments: str) -> Result:
+        return CliRunner().invoke(app, [*arguments, "--results", str(results_root)])
+
+    return invoke
+
+
+def tables(text: str) -> list[list[dict[str, str]]]:
+    return [list(csv.DictReader(StringIO(part), delimiter="\t")) for part in text.split("\n\n")]
+
+
+def answer(result: Result) -> dict[str, Any]:
+    assert result.exit_code == DONE, result.stderr
+    return json.loads(result.stdout, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+@pytest.fixture
+def csv_file(tmp_path: Path) -> Path:
+    x = np.geomspace(1e3, 1e9, 12)
+    rows = pd.DataFrame({"flops": x, "accuracy": 1 - (0.08 + 3 * x**-0.22), "n_test": 10_000, "kind": "a"})
+    path = tmp_path / "t.csv"
+    rows.to_csv(path, index=False)
+    return path
+
+
+def test_a_study_gives_a_curve_for_each_family(run: Run) -> None:
+    result = run("synthetic", "--x", "examples", *UPSTREAM, *FEW)
+    assert result.exit_code == DONE, result.stderr
+    laws, parameters, *_ = tables(result.stdout)
+    assert [row["curve"] for row in laws] == ["hybrid", "resnet", "vit"]
+    assert {row["of"] for row in laws} == {"error = 1 - value"}
+    assert {row["independent"] for row in laws} == {"12", "11"}
+    assert all(
+        float(row["95% low"]) <= float(row["value"]) <= float(row["95% high"]) for row in parameters if row["value"]
+    )
+    assert "1 run left out that failed." in result.stderr
+    assert "loss is not finite at step 120" in result.stderr
+    assert "1 run left out that only chose a setting." in result.stderr
+
+
+def test_a_study_s_measures_are_not_mixed(run: Run) -> None:
+    result = run("synthetic", "--x", "examples")
+    assert result.exit_code == MISSING
+    error, hint = result.stderr.splitlines()
+    assert "rows of one curve differ in metric accuracy, loss" in error
+    assert "--where" in hint
+    assert "protocol == 'pretrain'" in hint
+
+
+def test_points_that_differ_in_more_than_x_are_said(run: Run) -> None:
+    result = run("synthetic", "--x", "examples", "--where", "task == 'upstream_test' and metric == 'accuracy'", *FEW)
+    assert "examples_seen (3 at one place)" in result.stderr
+
+
+def test_the_law_of_a_file_is_found_and_forecast(run: Run, csv_file: Path) -> None:
+    found = answer(
+        run(str(csv_file), "--x", "flops", "--y", "accuracy", "--at", "1e10", "--at", "1e12", "--json", *FEW)
+    )
+    (curve,) = found["curves"]
+    assert found["schema"] == 1
+    assert curve["form"] == "saturating"
+    assert curve["parameters"]["a"]["value"] == pytest.approx(0.08, rel=1e-4)
+    assert curve["forecasts"][0]["value"] == pytest.approx(0.08 + 3 * 1e10**-0.22, rel=1e-4)
+    low, high = curve["forecasts"][0]["law"]
+    assert low <= curve["forecasts"][0]["value"] * (1 + 1e-9)
+    assert high >= curve["forecasts"][0]["value"] * (1 - 1e-9)
+    assert "extrapolation" in {fact["kind"] for fact in curve["facts"]}
+    assert {v["fitted"] for v in curve["variants"]} >= {"Huber", "least squares"}
+    assert curve["auto"]["ranking"][0]["form"] == "saturating"
+    assert curve["held_out"]["points"] == 3
+
+
+def test_parquet_and_tsv_are_read_too(run: Run, csv_file: Path, tmp_path: Path) -> None:
+    rows = pd.read_csv(csv_file)
+    rows.to_parquet(tmp_path / "t.parquet")
+    rows.to_csv(tmp_path / "t.tsv", sep="\t", index=False)
+    options = ("--x", "flops", "--y", "accuracy", "--form", "power", "--json", *FEW)
+    found = [answer(run(str(tmp_path / name), *options))["curves"] for name in ("t.csv", "t.parquet", "t.tsv")]
+    assert found[0] == found[1] == found[2]
+
+
+def test_olmo_s_ladder(run: Run) -> None:
+    found = answer(run(str(LADDER), "--n", "n", "--d", "d", "--y", "loss", "--where", "held_out == 0",
+                       "--at", "13202396160,5000088518656", "--json", *FEW))  # fmt: skip
+    (curve,) = found["curves"]
+    assert curve["form"] == "parametric"
+    assert math.log(curve["parameters"]["A"]["value"]) == pytest.approx(2.52435, abs=1e-5)
+    assert curve["forecasts"][0]["value"] == pytest.approx(2.34439, abs=1e-5)
+    assert curve["huber_delta"] == 1e-3
+    assert curve["joint"]["names"] == ["E", "log A", "log B", "alpha", "beta"]
+
+
+def test_the_paper_s_families_compared(run: Run) -> None:
+    options = (
+        "--x",
+        "exaflops",
+        "--y",
+        "imagenet,cifar10,cifar100,pets,flowers",
+        "--y-is",
+        "accuracy",
+        "--by",
+        "family",
+    )
+    result = run(str(PAPER), *options, "--form", "power", "--relative-to", "resnet", *FEW)
+    compared = {row["curve"]: row for row in tables(result.stdout)[-1]}
+    assert set(compared) == {"hybrid", "vit"}
+    assert 2 < float(compared["vit"]["compute of resnet over its own"]) < 4
+    refused = run(str(PAPER), *options, "--relative-to", "mlp")
+    assert refused.exit_code == USAGE
+    assert refused.stderr.splitlines()[1] == "hint: there are: hybrid, resnet, vit"
+
+
+def test_the_frontier_and_the_choice_at_a_budget(run: Run) -> None:
+    result = run(str(PAPER), "--x", "exaflops", "--y", "imagenet", "--y-is", "accuracy", "--form", "envelope",
+                 "--label", "name,epochs", "--at", "2000", *FEW)  # fmt: skip
+    assert result.exit_code == DONE, result.stderr
+    frontier, choices, laws, *_ = tables(result.stdout)
+    values = [float(row["value"]) for row in frontier]
+    assert values == sorted(values, reverse=True)
+    assert frontier[-1]["best configuration"] == "ViT-H/14, 14"
+    assert choices[0]["choose"] == "ViT-L/16, 14"
+    assert len(laws) == 1
+    assert "lower envelope" in result.stderr
+
+
+def test_isoflop_profiles(run: Run, tmp_path: Path) -> None:
+    c = np.repeat([1e18, 1e19, 1e20], 7)
+    n = 0.1 * c**0.5 * np.tile(np.geomspace(1 / 8, 8, 7), 3)
+    rows = pd.DataFrame({"c": c, "n": n, "loss": 2 + 30 * c**-0.1 + 0.02 * np.log(n / (0.1 * c**0.5)) ** 2})
+    rows.to_csv(tmp_path / "iso.csv", index=False)
+    options = (str(tmp_path / "iso.csv"), "--form", "isoflop", "--x", "c", "--n", "n", "--y", "loss", *FEW)
+    budgets, law, sizes = tables(run(*options, "--at", "1e22").stdout)
+    assert [float(row["best size"]) for row in budgets] == pytest.approx([1e8, 3.162e8, 1e9], rel=1e-3)
+    assert float(law[0]["value"]) == pytest.approx(0.5, abs=1e-3)
+    assert float(sizes[0]["best size"]) == pytest.approx(1e10, rel=1e-2)
+    assert answer(run(*options, "--json"))["curves"][0]["a"] == pytest.approx(0.5, abs=1e-3)
+
+
+def test_a_parameter_that_is_not_identified_has_no_number(run: Run, tmp_path: Path) -> None:
+    x = np.geomspace(1e3, 1e5, 12)
+    y = 5 * x**-0.3 * np.exp(0.01 * np.random.default_rng(1).standard_normal(12))
+    pd.DataFrame({"x": x, "loss": y}).to_csv(tmp_path / "p.csv", index=False)
+    options = (str(tmp_path / "p.csv"), "--x", "x", "--y", "loss", "--form", "broken", *FEW)
+    parameters = {row["parameter"]: row for row in tables(run(*options).stdout)[1]}
+    assert parameters["d"]["value"] == ""
+    assert parameters["d"][""] == "not identified"
+    (curve,) = answer(run(*options, "--json"))["curves"]
+    assert curve["parameters"]["d"]["value"] is None
+    assert curve["parameters"]["d"]["identified"] is False
+
+
+def test_three_points_are_printed_themselves_and_have_no_band(run: Run, tmp_path: Path) -> None:
+    pd.DataFrame({"x": [1, 10, 100], "acc": [0.1, 0.3, 0.4]}).to_csv(tmp_path / "p.csv", index=False)
+    result = run(str(tmp_path / "p.csv"), "--x", "x", "--y", "acc", "--form", "saturating")
+    assert "3 independent runs, and a bootstrap needs 5: no interval." in result.stderr
+    assert "Only 3 distinct points" in result.stderr
+    assert [row["mean"] for row in tables(result.stdout)[-1]] == ["0.9", "0.7", "0.6"]
+
+
+def test_a_range_leaves_rows_out_and_says_so(run: Run, csv_file: Path) -> None:
+    result = run(
+        str(csv_file), "--x", "flops", "--y", "accuracy", "--form", "power", "--from", "1e5", "--to", "1e8", *FEW
+    )
+    assert "6 rows left out by --from and --to." in result.stderr
+    law = tables(result.stdout)[0][0]
+    assert (float(law["from"]), float(law["to"])) == (pytest.approx(1.52e5, rel=0.01), pytest.approx(8.11e7, rel=0.2))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "error", "hint"),
+    [
+        ([], USAGE, "nothing to fit", "vitscale fit STUDY|FILE"),
+        (["T"], USAGE, "nothing to fit against", "--x COL, or --n COL --d COL"),
+        (["T", "--x", "flop"], USAGE, "no column 'flop' in this table", "did you mean 'flops'? there are: flops, accuracy"),
+        (["T", "--x", "flops", "--d", "flops"], USAGE, "the form auto needs --x COL, not --x COL --d COL", "give --x COL"),
+        (["T", "--x", "flops", "--form", "parametric"], USAGE, "the form parametric needs --n COL --d COL", "give --n COL --d COL"),
+        (["T", "--x", "flops", "--y", "accuracy", "--at", "soon"], USAGE, "--at soon: not a positive number", "--at 1e21"),
+        (["T", "--n", "flops", "--d", "flops", "--y", "accuracy", "--at", "1e9"], USAGE, "--at 1e9: not N,D", "--at 1e9,1e12"),
+        (["T", "--x", "kind", "--y", "accuracy"], MISSING, "column 'kind' is not numeric: row 1 holds 'a'", "--where"),
+        (["T", "--x", "flops", "--y", "accuracy", "--where", "flops <"], USAGE, "--where 'flops <'", "a condition"),
+        (["T", "--x", "flops", "--y", "accuracy", "--from", "1e12"], MISSING, "the table has no rows", "a row for each point"),
+        (["gone.csv", "--x", "flops"], MISSING, "gone.csv: no such file", "a study or a .csv"),
+        (["gone", "--x", "flops"], MISSING, "gone: no such results folder", "synthetic"),
+        (["B", "--x", "flops"], MISSING, "not a readable table", ""),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_two_lines(
+    run: Run, csv_file: Path, arguments: list[str], code: int, error: str, hint: str
+) -> None:
+    broken = csv_file.parent / "broken.parquet"
+    broken.write_bytes(b"not a table")
+    names = {"T": str(csv_file), "B": str(broken)}
+    result = run(*(names.get(argument, argument) for argument in arguments))
+    assert result.exit_code == code
+    assert result.stdout == ""
+    first, second = result.stderr.splitlines()
+    assert error in first
+    assert hint in second
+
+
+def test_the_selftest_passes_and_fails_with_exit_1(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = run("--selftest")
+    assert result.exit_code == DONE
+    rows = tables(result.stdout)[0]
+    assert {row["verdict"] for row in rows} == {"pass"}
+    assert {row["law"] for row in rows} >= {"parametric (loss)", "m4 (error)", "OLMo ladder"}
+    monkeypatch.setattr("vitscale.analysis.selftest.PUBLISHED", {"alpha": 0.2})
+    failed = run("--selftest", "--json")
+    assert failed.exit_code == BUG
+    assert [c["quantity"] for c in json.loads(failed.stdout)["checks"] if not c["passed"]] == ["alpha"]

@@ -1,0 +1,190 @@
+"""What `vitscale fit` answers: laws, the frontier, isoFLOP profiles, and how much compute a family saves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from vitscale.analysis.assess import Assessed, assess
+from vitscale.analysis.facts import Fact
+from vitscale.analysis.frontier import Choice, choose, configurations, frontier
+from vitscale.analysis.isoflop import IsoFlop, isoflop
+from vitscale.analysis.multiplier import Multiplier, multiplier
+from vitscale.analysis.tables import Curve
+from vitscale.cli.fit_screen import Table, document, ends, number, pair, show, tables
+from vitscale.cli.screen import print_json
+from vitscale.errors import USAGE, VitscaleError
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """Of the bootstrap."""
+
+    resamples: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    tables: list[Table]
+    document: dict[str, Any]
+    facts: tuple[tuple[str, Fact], ...]
+    """Each with its curve's name; empty for what is true of all."""
+
+    def with_facts(self, overall: Sequence[Fact]) -> Answer:
+        document = {**self.document, "facts": [asdict(fact) for fact in overall]}
+        return replace(self, document=document, facts=(*(("", fact) for fact in overall), *self.facts))
+
+
+def give(answer: Answer, source: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"source": source, **answer.document})
+    else:
+        show(answer.tables, answer.facts)
+
+
+def laws(curves: Sequence[Curve], form: str, at: np.ndarray, draws: Draws, relative_to: str | None) -> Answer:
+    """`form`: a name in FORMS, auto or envelope."""
+    envelope = form == "envelope"
+    law = "auto" if envelope else form
+    found = [
+        assess(curve, law, at, resamples=draws.resamples, seed=draws.seed, of_envelope=envelope) for curve in curves
+    ]
+    shown, told = tables(found), {"curves": document(found)}
+    if envelope:
+        shown = frontier_tables(curves, at[:, 0].tolist()) + shown
+        told["frontiers"] = frontier_document(curves, at[:, 0].tolist())
+    if relative_to is not None:
+        compared = multipliers(found, relative_to)
+        shown = shown + multiplier_tables(compared, relative_to)
+        told["multipliers"] = multiplier_document(compared)
+    return Answer(shown, told, tuple((a.curve.name, fact) for a in found for fact in a.facts))
+
+
+def isoflops(curves: Sequence[Curve], at: np.ndarray, draws: Draws) -> Answer:
+    found = [(c, isoflop(c.observations, resamples=draws.resamples, seed=draws.seed)) for c in curves]
+    facts = tuple((curve.name, fact) for curve, one in found for fact in (*curve.facts, *one.facts))
+    return Answer(isoflop_tables(found, at.tolist()), {"curves": isoflop_document(found, at.tolist())}, facts)
+
+
+def frontier_tables(curves: Sequence[Curve], budgets: Sequence[float]) -> list[Table]:
+    best, choices = [], []
+    for curve in curves:
+        grid = configurations(curve.observations, curve.labels)
+        best += [[curve.name, number(c.compute), c.name, number(c.value), c.runs] for c in frontier(grid)]
+        choices += [[curve.name, number(budget), *_chosen(choose(grid, budget))] for budget in budgets]
+    return [
+        (["curve", "compute", "best configuration", "value", "runs"], best),
+        (["curve", "budget", "choose", "value", "next best", "value", ""], choices),
+    ]
+
+
+def _chosen(choice: Choice | None) -> list[Any]:
+    if choice is None:
+        return ["", "", "", "", "dearer than the budget, all of them"]
+    second = [choice.second.name, number(choice.second.value)] if choice.second else ["", ""]
+    note = "the dearest within the budget: a dearer one may be better" if choice.at_edge else ""
+    return [choice.best.name, number(choice.best.value), *second, note]
+
+
+def frontier_document(curves: Sequence[Curve], budgets: Sequence[float]) -> list[dict[str, Any]]:
+    documents = []
+    for curve in curves:
+        grid = configurations(curve.observations, curve.labels)
+        found = [choose(grid, budget) for budget in budgets]
+        documents.append(
+            {
+                "curve": curve.name,
+                "frontier": [asdict(one) for one in frontier(grid)],
+                "choices": [None if choice is None else asdict(choice) for choice in found],
+            }
+        )
+    return documents
+
+
+def multipliers(found: Sequence[Assessed], reference: str) -> list[tuple[str, Multiplier | None]]:
+    """Of each curve but the reference: how many times its compute the reference needs."""
+    by_name = {a.curve.name: a for a in found}
+    if reference not in by_name:
+        names = ", ".join(name for name in by_name if name) or "one curve without a name; --by makes several"
+        raise VitscaleError(f"no curve {reference!r} to compare with", hint=f"there are: {names}", exit_code=USAGE)
+    dear = by_name.pop(reference).sample
+    return [(name, multiplier(dear, a.sample, (reference, name))) for name, a in by_name.items()]
+
+
+def multiplier_tables(found: Sequence[tuple[str, Multiplier | None]], reference: str) -> list[Table]:
+    header = ["curve", f"compute of {reference} over its own", "95% low", "95% high", "from", "to", "at values"]
+    rows: list[list[Any]] = []
+    for name, one in found:
+        if one is None:
+            rows.append([name, "", "", "", "", "", "none that both reached"])
+        else:
+            at = f"{number(one.errors.low)} to {number(one.errors.high)}"
+            rows.append([name, number(one.value), *ends(one.interval), number(one.smallest), number(one.largest), at])
+    return [(header, rows)]
+
+
+def multiplier_document(found: Sequence[tuple[str, Multiplier | None]]) -> list[dict[str, Any]]:
+    return [
+        {"cheap": name}
+        if one is None
+        else {
+            "dear": one.dear,
+            "cheap": one.cheap,
+            "multiplier": one.value,
+            "interval": pair(one.interval),
+            "smallest": one.smallest,
+            "largest": one.largest,
+            "at": pair(one.errors),
+        }
+        for name, one in found
+    ]
+
+
+def isoflop_tables(found: Sequence[tuple[Curve, IsoFlop]], at: Sequence[float]) -> list[Table]:
+    budgets, laws, sizes = [], [], []
+    for curve, one in found:
+        for b in one.budgets:
+            interval = b.sample.parameters().get("p")
+            edge = "at the edge of its sizes" if b.at_edge else ""
+            row = [number(b.compute), number(b.best_size), *ends(interval), number(b.best_value), edge]
+            budgets.append([curve.name, *row])
+        if one.a is not None and one.k is not None:
+            laws.append([curve.name, "a", number(one.a), *ends(one.interval)])
+            laws.append([curve.name, "k", number(one.k), "", ""])
+        sizes += [[curve.name, number(c), number(one.best_size(c) or math.nan)] for c in at]
+    return [
+        (["curve", "compute", "best size", "95% low", "95% high", "value there", ""], budgets),
+        (["curve", "size = k compute^a", "value", "95% low", "95% high"], laws),
+        (["curve", "at", "best size"], sizes),
+    ]
+
+
+def isoflop_document(found: Sequence[tuple[Curve, IsoFlop]], at: Sequence[float]) -> list[dict[str, Any]]:
+    return [
+        {
+            "curve": curve.name,
+            "of": curve.what,
+            "budgets": [
+                {
+                    "compute": b.compute,
+                    "best_size": b.best_size,
+                    "interval": pair(b.sample.parameters().get("p")),
+                    "value": b.best_value,
+                    "at_edge": b.at_edge,
+                    "sizes": [b.smallest, b.largest],
+                }
+                for b in one.budgets
+            ],
+            "a": one.a,
+            "k": one.k,
+            "a_interval": pair(one.interval),
+            "forecasts": [{"at": c, "best_size": one.best_size(c)} for c in at],
+            "facts": [asdict(fact) for fact in (*curve.facts, *one.facts)],
+        }
+        for curve, one in found
+    ]

@@ -1,0 +1,107 @@
+"""Where `vitscale fit` has its rows from: a study's results, or a table in a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vitscale.cli.report import results_folder
+from vitscale.cli.results import matching
+from vitscale.errors import MISSING, VitscaleError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vitscale.analysis.facts import Fact
+
+FILES = (".csv", ".tsv", ".parquet")
+STUDY_CURVES = ("family", "variant")
+NAMES = ("name", "model")  # columns that tell configurations of a table apart
+TRUNK = "trunk_id"
+
+
+def table(source: str, results: Path) -> tuple[pd.DataFrame, list[Fact], bool]:
+    """The rows, what was left out already, and whether they are a study's."""
+    path = Path(source)
+    if path.suffix in FILES:
+        return _read(path), [], False
+    from vitscale.analysis.curves import of_plan
+    from vitscale.analysis.facts import Fact, count
+    from vitscale.analysis.measured import measured
+    from vitscale.results import store
+
+    folder, _ = results_folder(source, results)
+    everything = store.read(folder)
+    frame = of_plan(everything, store.read_plan(folder))
+    table, facts = measured(frame)
+    gone = everything["run_id"].nunique() - frame["run_id"].nunique()
+    if gone:
+        facts = [Fact("excluded", f"{count(gone, 'run')} left out: not in the study any more."), *facts]
+    return table, facts, True
+
+
+def _read(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    if not path.is_file():
+        raise VitscaleError(f"{path}: no such file", hint="give a study or a .csv, .tsv or .parquet", exit_code=MISSING)
+    try:
+        if path.suffix == ".parquet":
+            return pd.read_parquet(path)
+        with path.open(encoding="utf-8") as lines:
+            comments = next((i for i, line in enumerate(lines) if not line.startswith("#")), 0)
+        return pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", skiprows=comments, skipinitialspace=True)
+    except (ValueError, OSError) as error:  # of pandas, pyarrow and the decoder alike
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise VitscaleError(
+            f"{path}: not a readable table: {text}",
+            hint="a .csv or .tsv has its columns' names in its first line",
+            exit_code=MISSING,
+        ) from error
+
+
+def averaged(table: pd.DataFrame, y: str) -> tuple[pd.DataFrame, str]:
+    """The table with the mean of the columns that y names, and that column's name; one column stays itself."""
+    from vitscale.analysis.tables import known, numeric
+
+    names = [name.strip() for name in y.split(",") if name.strip()]
+    if len(names) < 2 or y in table.columns:
+        return table, y
+    known(table, names)
+    mean = sum((numeric(table, name) for name in names[1:]), numeric(table, names[0])) / len(names)
+    name = f"mean of {', '.join(names)}"
+    return table.assign(**{name: mean}), name
+
+
+def by(table: pd.DataFrame, *, study: bool) -> tuple[str, ...]:
+    """What makes curves of a study where nothing is said; a table is one curve."""
+    return tuple(name for name in STUDY_CURVES if table[name].nunique() > 1) if study else ()
+
+
+def labels(table: pd.DataFrame, *, study: bool) -> tuple[str, ...]:
+    """What names a configuration where nothing is said."""
+    if study:
+        return ("model", *(name for name in ("variant", "examples", "examples_seen") if table[name].nunique() > 1))
+    return next(((name,) for name in NAMES if name in table.columns), ())
+
+
+def where(table: pd.DataFrame, condition: str | None) -> pd.DataFrame:
+    return table if condition is None else matching(table, condition)
+
+
+def between(
+    table: pd.DataFrame, inputs: tuple[str, ...], low: float | None, high: float | None
+) -> tuple[pd.DataFrame, list[Fact]]:
+    """The rows with x, or N times D, from `low` to `high`, and how many lie outside."""
+    from vitscale.analysis.facts import Fact, count
+    from vitscale.analysis.tables import known, numeric
+
+    if low is None and high is None:
+        return table, []
+    known(table, inputs)
+    compute = numeric(table, inputs[0])
+    for name in inputs[1:]:
+        compute = compute * numeric(table, name)
+    outside = (compute < (low or 0.0)) | (compute > (high or float("inf")))
+    fact = Fact("range", f"{count(int(outside.sum()), 'row')} left out by --from and --to.")
+    return table[~outside], [fact] if outside.any() else []
