@@ -11,7 +11,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(PIP_CONSTRAINT)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow check bench bench-models bench-engine bench-data bench-pretrain format data clean
+.PHONY: help venv demo test test-slow check bench bench-models bench-engine bench-data bench-pretrain bench-fits format data clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -46,7 +46,7 @@ check: venv  ## format, lint, types, import contracts
 	$(BIN)/mypy vitscale
 	$(BIN)/lint-imports
 
-bench: bench-models bench-engine bench-data bench-pretrain  ## all benchmarks (25 minutes)
+bench: bench-models bench-engine bench-data bench-pretrain bench-fits  ## all benchmarks (30 minutes)
 
 bench-models: venv  ## a training step beside Hugging Face's ViT and torch's matmul peak (5 minutes)
 	$(BIN)/python benchmarks/models.py
@@ -60,6 +60,9 @@ bench-data: venv  ## shards to batches beside timm's way (3 minutes)
 
 bench-pretrain: venv  ## vitscale pretrain, loader included, beside a script written by hand (10 minutes)
 	$(BIN)/python benchmarks/pretrain.py
+
+bench-fits: venv  ## a law found beside 4,500 starts, bootstrap times, coverage (5 minutes)
+	$(BIN)/python benchmarks/fits.py
 
 format: venv  ## put the code into shape
 	$(BIN)/ruff format .

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from vitscale.analysis import search
 from vitscale.analysis.forms import Form
-from vitscale.analysis.residuals import HUBER, PUBLISHED_DELTA, LogLoss, Residuals, scale
+from vitscale.analysis.residuals import HUBER, PUBLISHED_DELTA, Binomial, LogLoss, Residuals, scale
 from vitscale.analysis.solver import Problem, polish, solve
 
 SCALES = 20  # rounds in which the residuals' scale and the fit agree with each other
@@ -92,24 +92,26 @@ def fit(form: Form, observations: Observations, *, least_squares: bool = False) 
     lower, upper = form.bounds(z, observations.y)
     problem = Problem(form, z, observations.residuals, np.inf, lower, upper)
     begin = search.starts(form, z, observations.residuals)
-    if isinstance(observations.residuals, LogLoss) and not least_squares:
-        return _finished(replace(problem, delta=PUBLISHED_DELTA), observations, log_x0, begin)
-    found = _finished(problem, observations, log_x0, begin)
-    return found if least_squares else _rescaled(found, begin)
+    if isinstance(observations.residuals, LogLoss):
+        problem = replace(problem, delta=np.inf if least_squares else PUBLISHED_DELTA)
+    found = _best(problem, observations, log_x0, begin)
+    if isinstance(observations.residuals, Binomial) and not least_squares:
+        found = _rescaled(found, begin)
+    theta = polish(found.problem, found.theta)
+    return replace(found, theta=theta, objective=float(found.problem.objective(theta[None])[0]))
 
 
-def _finished(problem: Problem, observations: Observations, log_x0: np.ndarray, begin: np.ndarray) -> Fit:
+def _best(problem: Problem, observations: Observations, log_x0: np.ndarray, begin: np.ndarray) -> Fit:
     """All starts a little way, and the best few to their minimum."""
     tried = solve(problem, begin, steps=FIRST_STEPS)
     solution = solve(problem, tried.theta[np.argsort(tried.objective, kind="stable")[:FINALISTS]])
     best = int(np.argmin(solution.objective))
-    theta = polish(problem, solution.theta[best])
     return Fit(
         problem=problem,
         observations=observations,
         log_x0=log_x0,
-        theta=theta,
-        objective=float(problem.objective(theta[None])[0]),
+        theta=solution.theta[best],
+        objective=float(solution.objective[best]),
         converged=bool(solution.converged[best]),
     )
 
@@ -121,7 +123,7 @@ def _rescaled(found: Fit, begin: np.ndarray) -> Fit:
         if spread < EXACT:
             break
         problem = replace(found.problem, delta=HUBER * spread)
-        found = _finished(problem, found.observations, found.log_x0, np.concatenate([found.theta[None], begin]))
+        found = _best(problem, found.observations, found.log_x0, np.concatenate([found.theta[None], begin]))
         begin = begin[:0]
         last, spread = spread, scale(found.r, len(found.theta))
         if abs(spread - last) < 1e-4 * last:

@@ -1,0 +1,209 @@
+"""The estimators of `vitscale fit`: what they find beside thousands of starts, how long they take, what they cover.
+
+The peer is written by hand: equation 3 of arXiv 2203.15556 in the paper's own parameters (a, b, e, alpha, beta), and
+SciPy's L-BFGS with an analytic gradient from each of 4,500 starts: the paper's grid, or as many at random within it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import time
+from collections.abc import Callable
+from itertools import product
+
+import cpuinfo
+import numpy as np
+import scipy
+from scipy.optimize import minimize
+from tables import at_least, table
+
+from vitscale.analysis.assess import assess
+from vitscale.analysis.fits import Fit, Observations, fit
+from vitscale.analysis.forms import FORMS
+from vitscale.analysis.intervals import sample
+from vitscale.analysis.profiles import profiles
+from vitscale.analysis.residuals import Binomial, LogLoss
+from vitscale.analysis.selftest import CHINCHILLA, ladder_fit, theta_of
+from vitscale.analysis.tables import Columns, Curve
+
+DELTA = 1e-3
+GRID = {  # arXiv 2203.15556, appendix D.3
+    "a": np.arange(0.0, 30.0, 5.0),
+    "b": np.arange(0.0, 30.0, 5.0),
+    "e": np.arange(-1.0, 1.5, 0.5),
+    "alpha": np.arange(0.0, 2.5, 0.5),
+    "beta": np.arange(0.0, 2.5, 0.5),
+}
+NOISE = 0.01  # of log loss
+SATURATING = {"a": 0.08, "b": 3.0, "c": 0.22}
+TRIALS = 10_000
+TAU = 0.03  # of the log odds over seeds
+AT = {  # inside the range of the designs
+    "parametric": np.exp(np.linspace(np.log([1e8, 3e9]), np.log([5e9, 6e11]), 5)),
+    "saturating": np.geomspace(3e3, 3e8, 5)[:, None],
+}
+
+
+def losses(points: int, seed: int) -> Observations:
+    """A published law at random sizes, with normal noise of the logarithm."""
+    rng = np.random.default_rng(seed)
+    sizes = np.exp(rng.uniform(np.log([5e7, 1e9]), np.log([1e10, 1e12]), (points, 2)))
+    y = law("parametric", sizes) * np.exp(NOISE * rng.standard_normal(points))
+    return Observations(sizes, LogLoss(y), np.arange(points))
+
+
+def errors(points: int, seed: int) -> Observations:
+    """A saturating law at 20 places, with seeds that differ and test images that are drawn."""
+    rng = np.random.default_rng(seed)
+    x = np.resize(np.geomspace(1e3, 1e9, 20), points)[:, None]
+    p = law("saturating", x)
+    p = 1 / (1 + (1 - p) / p * np.exp(TAU * rng.standard_normal(points)))
+    y = rng.binomial(TRIALS, p) / TRIALS
+    return Observations(x, Binomial(y, np.full(points, float(TRIALS)), TAU), np.arange(points))
+
+
+def law(form: str, inputs: np.ndarray) -> np.ndarray:
+    known = CHINCHILLA if form == "parametric" else SATURATING
+    return FORMS[form].value(theta_of(FORMS[form], known), np.log(inputs))[0]
+
+
+DESIGNS: dict[str, Callable[[int, int], Observations]] = {"parametric": losses, "saturating": errors}
+
+
+def published(v: np.ndarray, logs: np.ndarray, log_loss: np.ndarray) -> tuple[float, np.ndarray]:
+    """Equation 3 and its gradient."""
+    terms = np.stack([v[0] - v[3] * logs[:, 0], v[1] - v[4] * logs[:, 1], np.full(len(logs), v[2])])
+    total = np.logaddexp.reduce(terms)
+    r = total - log_loss
+    size = np.abs(r)
+    share = np.exp(terms - total) * np.clip(r, -DELTA, DELTA)
+    gradient = [*share.sum(1), -(share[0] * logs[:, 0]).sum(), -(share[1] * logs[:, 1]).sum()]
+    return float(np.where(size <= DELTA, r * r / 2, DELTA * (size - DELTA / 2)).sum()), np.array(gradient)
+
+
+def starts(which: str) -> np.ndarray:
+    grid = np.array(list(product(*GRID.values())))
+    if which == "grid":
+        return grid
+    return np.random.default_rng(0).uniform(grid.min(0), grid.max(0), grid.shape)
+
+
+def from_many_starts(points: Observations, which: str) -> tuple[np.ndarray, float]:
+    """The objective that each start ends at, and the seconds for all of them."""
+    logs, log_loss = np.log(points.inputs), np.log(points.y)
+    began = time.perf_counter()
+    found = [
+        minimize(published, start, args=(logs, log_loss), jac=True, method="L-BFGS-B",
+                 options={"ftol": 1e-14, "gtol": 1e-10, "maxiter": 1000}).fun
+        for start in starts(which)
+    ]  # fmt: skip
+    return np.array(found), time.perf_counter() - began
+
+
+def search_rows(rounds: int) -> list[list[str]]:
+    rows = []
+    for name, points in (("OLMo ladder, 16 runs", ladder_fit().observations), ("law with noise, 240", losses(240, 0))):
+        ours, seconds = timed(lambda points=points: fit(FORMS["parametric"], points), rounds)
+        for which in ("grid", "random"):
+            theirs, long = from_many_starts(points, which)
+            near = float((theirs <= ours.objective * (1 + 1e-6)).mean())
+            rows.append(
+                [name, f"{len(theirs):,} {which}", f"{ours.objective:.10g}", f"{theirs.min():.10g}",
+                 f"{100 * near:.0f} %", f"{1e3 * seconds:.0f} ms", f"{long:.0f} s"]
+            )  # fmt: skip
+    return rows
+
+
+def time_rows(rounds: int) -> list[list[str]]:
+    rows = []
+    for points in (250, 1_000, 10_000):
+        found, fitted = timed(lambda points=points: fit(FORMS["parametric"], losses(points, 0)), rounds)
+        _, drawn = timed(lambda found=found: sample(found, resamples=1000), 1)
+        _, profiled = timed(lambda found=found: profiles(found), 1)
+        _, whole = timed(lambda found=found: everything(found), 1)
+        rows.append([f"{points:,}", f"{1e3 * fitted:.0f} ms", f"{drawn:.2f} s", f"{profiled:.2f} s", f"{whole:.1f} s"])
+    return rows
+
+
+def everything(found: Fit) -> object:
+    """All that `vitscale fit` says of one curve."""
+    points = found.observations
+    curve = Curve("", Columns(("n", "d"), "loss"), points, ("",) * len(points), "loss")
+    return assess(curve, "parametric", AT["parametric"], resamples=1000)
+
+
+def coverage_rows(draws: int, resamples: int, points: int) -> list[list[str]]:
+    return [[name, *(f"{100 * share:.1f} %" for share in coverage(name, draws, resamples, points))] for name in DESIGNS]
+
+
+def coverage(name: str, draws: int, resamples: int, points: int) -> tuple[float, float]:
+    """How often 95 % intervals hold the law, and one more run of it, at five places inside the range."""
+    inputs = AT[name]
+    truth = law(name, inputs)
+    hits = np.zeros(2)
+    for draw in range(draws):
+        rng = np.random.default_rng(10**6 + draw)
+        found = sample(fit(FORMS[name], DESIGNS[name](points, draw)), resamples=resamples, seed=draw)
+        predictions = found.predictions(inputs)
+        assert predictions is not None  # there are five clusters
+        for i, (value, intervals) in enumerate(zip((truth, one_more(name, truth, rng)), predictions, strict=True)):
+            hits[i] += np.mean([one.low <= v <= one.high for v, one in zip(value, intervals, strict=True)])
+    return float(hits[0] / draws), float(hits[1] / draws)
+
+
+def one_more(name: str, truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """What a new run measures where the law is `truth`."""
+    if name == "parametric":
+        return truth * np.exp(NOISE * rng.standard_normal(len(truth)))
+    p = 1 / (1 + (1 - truth) / truth * np.exp(TAU * rng.standard_normal(len(truth))))
+    return rng.binomial(TRIALS, p) / TRIALS
+
+
+def timed(work: Callable[[], object], rounds: int) -> tuple[object, float]:
+    """What it returns, and the fewest seconds it took."""
+    seconds = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        found = work()
+        seconds.append(time.perf_counter() - began)
+    return found, min(seconds)
+
+
+def machine() -> str:
+    return (
+        f"{cpuinfo.get_cpu_info().get('brand_raw', 'CPU')}, {len(os.sched_getaffinity(0))} cores; "
+        f"numpy {np.__version__}, scipy {scipy.__version__}"
+    )
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=["search", "time", "coverage"], help="one of the tables")
+    parser.add_argument("--rounds", type=at_least(1), default=5, help="of each short timing; the fewest seconds count")
+    parser.add_argument("--draws", type=at_least(10), default=200, help="of the coverage's designs")
+    parser.add_argument("--resamples", type=at_least(100), default=200, help="of each of them")
+    parser.add_argument("--points", type=at_least(20), default=100, help="in each of them")
+    parser.add_argument("--markdown", action="store_true", help="the tables as Markdown")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = arguments()
+    print(machine(), flush=True)
+    if options.only in (None, "search"):
+        columns = ("points", "starts", "ours", "best of theirs", "of them as low", "our time", "their time")
+        print(table(columns, search_rows(options.rounds), markdown=options.markdown), flush=True)
+    if options.only in (None, "time"):
+        columns = ("points", "fit", "1,000 resamples", "profiles", "all of vitscale fit")
+        print(table(columns, time_rows(options.rounds), markdown=options.markdown))
+        print(f"memory at most: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB", flush=True)
+    if options.only in (None, "coverage"):
+        columns = ("law", "the law is inside", "one more run is inside")
+        rows = coverage_rows(options.draws, options.resamples, options.points)
+        print(table(columns, rows, markdown=options.markdown))
+
+
+if __name__ == "__main__":
+    main()
