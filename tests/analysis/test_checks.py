@@ -46,6 +46,13 @@ def test_auto_takes_the_form_that_the_data_have() -> None:
     assert slope.form.name in ("broken", "m4", "zhai")
 
 
+def test_a_floor_of_nothing_is_no_gain() -> None:
+    """Points on a power law are foreseen by all forms that hold it: the one with the fewest parameters stands."""
+    x = np.geomspace(1e3, 1e9, 10)
+    points = Observations(x[:, None], Binomial(0.5 * (x / 1e3) ** -0.2, np.ones(10)), np.arange(10))
+    assert choose(points).form.name == "power"
+
+
 def test_auto_says_which_forms_had_too_few_points() -> None:
     choice = choose(errors(np.geomspace(1e3, 1e6, 4), 1000))
     assert choice.form.name == "power"
@@ -68,6 +75,7 @@ def test_without_outliers_and_without_the_cheapest() -> None:
     ("kind", "x", "acc", "at"),
     [
         ("few_points", [1.0, 10.0, 100.0], [0.1, 0.3, 0.4], []),
+        ("rising", [1.0, 10.0, 100.0], [0.5, 0.4, 0.2], []),
         ("no_freedom", [1.0, 10.0], [0.1, 0.3], []),
         ("no_bootstrap", [1.0, 10.0, 100.0, 1000.0], [0.1, 0.3, 0.4, 0.47], []),
         ("extrapolation", [1.0, 10.0, 100.0], [0.1, 0.3, 0.4], [1001.0]),

@@ -24,6 +24,8 @@ def table(**columns: list[object]) -> pd.DataFrame:
         (table(x=[1, 2, "many"]), XY, "column 'x' is not numeric: row 3 holds 'many'"),
         (table(x=[1, 0, -2]), XY, "column 'x' is 0 or negative in 2 rows, e.g. 0"),
         (table(x=[7, 7, 7]), XY, "every x is 7, and a curve needs several"),
+        (table(acc=[0.5, 0.5, 0.5]), XY, "every acc is 0.5: there is no curve in it"),
+        (table(n_test=[10, 0, 10]), XY, "column 'n_test' is 0 or negative in 1 row"),
         (table()[:1], XY, "1 point, and a curve needs two or more"),
         (table()[:0], XY, "the table has no rows"),
         (table(acc=[np.nan] * 3), XY, "0 points"),

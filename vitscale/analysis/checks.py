@@ -16,6 +16,8 @@ from vitscale.analysis.residuals import LogLoss
 OUTLIERS = 0.05  # of the points, and at least one
 TAIL = 0.2  # of the distinct computes that are held out, or left out at the cheap end
 
+SAME = 1e-3  # of a miss: less is no gain
+ROUNDING = 1e-9  # misses of points that lie on the curve
 AUTO = ("power", "saturating", "zhai", "m4", "broken")
 
 
@@ -44,7 +46,8 @@ class HeldOut:
 
     @property
     def missed(self) -> str:
-        return f"{100 * self.error:.3g} {'%' if self.relative else 'points'}"
+        error = self.error if self.error > ROUNDING else 0.0
+        return f"{100 * error:.3g} {'%' if self.relative else 'points'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,5 +147,6 @@ def _enough(form: Form, points: Observations) -> bool:
 def _no_clear_gain(simple: HeldOut, best: HeldOut) -> bool:
     gain = simple.misses - best.misses
     if len(gain) < 2:  # no standard error to be had from one
-        return float(simple.misses[0]) <= 2 * float(best.misses[0])
-    return float(gain.mean()) <= float(gain.std(ddof=1)) / math.sqrt(len(gain))
+        return float(simple.misses[0]) <= 2 * float(best.misses[0]) + ROUNDING
+    equal = ROUNDING + SAME * float(best.misses.mean())
+    return float(gain.mean()) <= float(gain.std(ddof=1)) / math.sqrt(len(gain)) + equal

@@ -26,7 +26,14 @@ class Fact:
 
 def of_fit(found: Fit, at: Float[np.ndarray, "points inputs"]) -> list[Fact]:
     """What the points and the forecasts alone give cause for."""
-    return [*_few_points(found), *_exact(found), *_outlying(found), *_far(found, at), *_unfinished(found)]
+    return [
+        *_few_points(found),
+        *_exact(found),
+        *_rising(found),
+        *_outlying(found),
+        *_far(found, at),
+        *_unfinished(found),
+    ]
 
 
 def outlying(found: Fit) -> np.ndarray:
@@ -54,6 +61,16 @@ def _exact(found: Fit) -> list[Fact]:
     ]
 
 
+def _rising(found: Fit) -> list[Fact]:
+    """Only of x: of N and D one may rise while the other falls."""
+    logs, y = np.log(found.observations.inputs), found.observations.y
+    if logs.shape[1] > 1 or found.form.name == "parabola":
+        return []
+    slope = float((logs[:, 0] - logs.mean()) @ (y - y.mean()))
+    text = "What is fitted rises with x on the whole, and a law here can only fall: is y what you take it for?"
+    return [Fact("rising", text)] if slope > 0 else []
+
+
 def _outlying(found: Fit) -> list[Fact]:
     far = outlying(found)
     if not far.any() or far.sum() > 0.2 * len(far):
@@ -72,7 +89,8 @@ def _far(found: Fit, at: np.ndarray) -> list[Fact]:
     if not len(beyond):
         return []
     ratio = beyond.max() / computes.max()
-    text = f"A forecast {ratio:,.0f} times beyond the largest measured point: further than {FAR:g} times is a guess."
+    times = f"{ratio:,.0f}" if ratio < 1e6 else f"{ratio:.1e}"
+    text = f"A forecast {times} times beyond the largest measured point: further than {FAR:g} times is a guess."
     return [Fact("extrapolation", text)]
 
 

@@ -177,8 +177,9 @@ def _m4(theta: Theta, z: Inputs) -> tuple[Curve, Gradient]:
 
 
 def _m4_spans(_z: Inputs, y: np.ndarray) -> tuple[Span, ...]:
-    middle, low, high = float(np.median(y)), float(y.min()), float(y.max())
+    low, high = float(y.min()), float(y.max())
     ceiling = 1.0 if high <= 1.0 else 4 * high
+    middle = float(np.clip(np.median(y), 1e-6 * ceiling, 0.99 * ceiling))
     floors = (0.0, 0.5 * low, 0.9 * low)
     starts = tuple(sorted({min(1.01 * high, ceiling), min(1.2 * high, ceiling), min(2 * high, ceiling), ceiling}))
     return (

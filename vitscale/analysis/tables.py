@@ -89,7 +89,7 @@ def curves_of(table: pd.DataFrame, columns: Columns) -> tuple[list[Curve], list[
             refused.append(too_few)
     if not found:
         first = refused[0] if refused else Fact("nan_rows", "no row has a number in every column")
-        hint = "a curve needs two points or more at different places"
+        hint = "a curve needs two points or more, at different places and with different values"
         raise VitscaleError(first.text.rstrip("."), hint=hint, exit_code=MISSING)
     return found, [*left_out, *refused]
 
@@ -125,7 +125,7 @@ def _positive(rows: pd.DataFrame, name: str) -> None:
     if len(wrong):
         raise VitscaleError(
             f"column {name!r} is 0 or negative in {count(len(wrong), 'row')}, e.g. {wrong[name].iloc[0]:g}",
-            hint=f'a law of powers needs positive values; leave them out with --where "{name} > 0"',
+            hint=f'it must be above 0; leave such rows out with --where "{name} > 0"',
             exit_code=MISSING,
         )
 
@@ -177,6 +177,8 @@ def _too_few(rows: pd.DataFrame, columns: Columns, name: str) -> Fact | None:
     for column in columns.inputs:
         if rows[column].nunique() < 2:
             return Fact("too_few", f"{of}every {column} is {rows[column].iloc[0]:g}, and a curve needs several.")
+    if rows[columns.y].nunique() < 2:
+        return Fact("too_few", f"{of}every {columns.y} is {rows[columns.y].iloc[0]:g}: there is no curve in it.")
     return None
 
 
@@ -256,7 +258,9 @@ def _trials(rows: pd.DataFrame, columns: Columns) -> np.ndarray | None:
         return np.full(len(rows), columns.trials)
     if "n_test" not in rows.columns or rows["n_test"].isna().any():
         return None
-    return numeric(rows, "n_test").to_numpy(dtype=float)
+    trials = numeric(rows, "n_test")
+    _positive(rows.assign(n_test=trials), "n_test")
+    return trials.to_numpy(dtype=float)
 
 
 def _residuals(

@@ -86,9 +86,13 @@ def fit(
 
     Errors (1 - accuracy) are fitted by a robust binomial likelihood, losses by Huber's function of log loss.
 
-    Forms: power b x^-c; saturating a + b x^-c; zhai a + b (x + d)^-c; m4; broken (one break); parametric
-    E + A/N^alpha + B/D^beta; isoflop (the best size at each compute); envelope (the best error at each compute, and the
-    configuration that has it). docs/fits.md has the equations and the estimators.
+    Laws in x: power b x^-c, saturating a + b x^-c, zhai a + b (x + d)^-c, m4, broken (one break); auto chooses.
+
+    In N and D: parametric E + A/N^alpha + B/D^beta.
+
+    Of a grid: isoflop (the best size at each compute), envelope (the best error at each compute, and who has it).
+
+    docs/fits.md has the equations and how they are estimated.
     """
     if selftest:
         _selftest(json)
