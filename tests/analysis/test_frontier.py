@@ -69,7 +69,7 @@ def test_a_family_that_needs_so_many_times_the_compute(factor: float, form: str)
     x = np.geomspace(1e4, 1e8, 14)
     law = {"b": 4.0, "c": 0.25} if form == "power" else {"a": 0.05, "b": 4.0, "c": 0.25}
     later = dict(law, b=law["b"] * factor ** law["c"])
-    cheap, dear = (sample(fit(FORMS[form], errors(x, 20_000, form=form, law=v))) for v in (law, later))
+    cheap, dear = (sample(fit(FORMS[form], errors(x, 20_000, form=form, law=v)), resamples=300) for v in (law, later))
     found = multiplier(dear, cheap, ("dear", "cheap"))
     assert found is not None
     assert found.interval is not None
@@ -81,7 +81,8 @@ def test_a_family_that_needs_so_many_times_the_compute(factor: float, form: str)
 def test_families_without_a_common_error_have_no_multiplier() -> None:
     x = np.geomspace(1e4, 1e6, 8)
     good, bad = (
-        sample(fit(FORMS["power"], errors(x, 10**5, form="power", law={"b": b, "c": 0.1}))) for b in (0.5, 2.0)
+        sample(fit(FORMS["power"], errors(x, 10**5, form="power", law={"b": b, "c": 0.1})), resamples=100)
+        for b in (0.5, 2.0)
     )
     assert multiplier(bad, good, ("bad", "good")) is None
 
@@ -91,7 +92,7 @@ def test_the_paper_s_vit_needs_two_to_four_times_less_than_its_resnet_on_the_mea
     rows["mean"] = rows[["imagenet", "cifar10", "cifar100", "pets", "flowers"]].mean(axis=1)
     columns = Columns(inputs=("exaflops",), y="mean", by=("family",), measure="accuracy")
     curves, _ = curves_of(rows, columns)
-    drawn = {c.name: sample(fit(FORMS["power"], c.observations)) for c in curves}
+    drawn = {c.name: sample(fit(FORMS["power"], c.observations), resamples=100) for c in curves}
     found = multiplier(drawn["resnet"], drawn["vit"], ("resnet", "vit"))
     assert found is not None
     assert 2 < found.value < 4
@@ -109,18 +110,18 @@ def budgets(noise: float = 0.0, shift: float = 1.0) -> Observations:
 
 
 def test_isoflop_profiles_give_the_best_size_as_a_power_of_compute() -> None:
-    exact = isoflop(budgets())
+    exact = isoflop(budgets(), resamples=100)
     assert exact.a == pytest.approx(0.5, abs=1e-6)
     assert exact.k == pytest.approx(0.1, rel=1e-4)
     assert exact.best_size(1e22) == pytest.approx(1e10, rel=1e-4)
-    noisy = isoflop(budgets(noise=0.003))
+    noisy = isoflop(budgets(noise=0.003), resamples=300)
     assert noisy.interval is not None
     assert noisy.interval.low < 0.5 < noisy.interval.high
     assert noisy.interval.width < 0.2
 
 
 def test_a_best_size_at_the_edge_of_its_grid_is_left_out_and_said() -> None:
-    found = isoflop(budgets(shift=30.0))
+    found = isoflop(budgets(shift=30.0), resamples=100)
     assert all(budget.at_edge for budget in found.budgets)
     assert found.a is None
     assert {fact.kind for fact in found.facts} == {"edge", "few_points"}

@@ -41,17 +41,17 @@ def test_points_of_one_cluster_are_drawn_together() -> None:
     at = np.array([[1e9, 1e11]])
     widths = []
     for each in (points, clustered, loose):
-        predictions = sample(fit(FORMS["parametric"], each)).predictions(at)
+        predictions = sample(fit(FORMS["parametric"], each), resamples=300).predictions(at)
         assert predictions is not None
         widths.append(predictions[0][0].width)
-    assert widths[1] == pytest.approx(widths[0], rel=0.1)
+    assert widths[1] == pytest.approx(widths[0], rel=0.2)
     assert widths[2] < 0.7 * widths[0]
 
 
 def test_the_same_seed_gives_the_same_interval() -> None:
     found = fit(FORMS["saturating"], errors(np.geomspace(1e3, 1e9, 12), 1000))
-    assert sample(found).parameters() == sample(found).parameters()
-    assert sample(found, seed=1).parameters() != sample(found).parameters()
+    once, again, other = (sample(found, resamples=100, seed=seed).parameters() for seed in (0, 0, 1))
+    assert once == again != other
 
 
 @pytest.mark.parametrize(("points", "method"), [(4, "t"), (2, "none"), (5, "bootstrap")])
@@ -113,14 +113,16 @@ def test_a_profile_ends_where_the_misfit_has_risen_by_f() -> None:
 
 
 def test_parameters_that_trade_off_are_named_and_have_a_joint_region() -> None:
-    joint = sample(fit(FORMS["parametric"], chinchilla(100, 0.01))).joint()
+    joint = sample(fit(FORMS["parametric"], chinchilla(100, 0.01)), resamples=200).joint()
     assert joint is not None
     assert {(one, other) for one, other, _ in joint.trade_offs()} >= {("log A", "alpha"), ("log B", "beta")}
     assert joint.radius2 == pytest.approx(11.07, abs=0.01)  # chi-squared with 5 degrees of freedom at 95 %
 
 
 def test_a_new_run_is_less_sure_than_the_law() -> None:
-    predictions = sample(fit(FORMS["parametric"], chinchilla(100, 0.02))).predictions(np.array([[1e9, 1e11]]))
+    predictions = sample(fit(FORMS["parametric"], chinchilla(100, 0.02)), resamples=300).predictions(
+        np.array([[1e9, 1e11]])
+    )
     assert predictions is not None
     law, run = predictions[0][0], predictions[1][0]
     assert run.width > 3 * law.width

@@ -133,9 +133,12 @@ def test_the_paper_s_families_compared(run: Run) -> None:
         "family",
     )
     result = run(str(PAPER), *options, "--form", "power", "--relative-to", "resnet", *FEW)
+    assert result.exit_code == DONE, result.stderr
     compared = {row["curve"]: row for row in tables(result.stdout)[-1]}
     assert set(compared) == {"hybrid", "vit"}
     assert 2 < float(compared["vit"]["compute of resnet over its own"]) < 4
+    found = answer(run(str(PAPER), *options, "--form", "saturating", "--relative-to", "resnet", "--json", *FEW))
+    assert {m["cheap"]: m["interval"][1] for m in found["multipliers"]} == {"hybrid": None, "vit": None}  # no end
     refused = run(str(PAPER), *options, "--relative-to", "mlp")
     assert refused.exit_code == USAGE
     assert refused.stderr.splitlines()[1] == "hint: there are: hybrid, resnet, vit"

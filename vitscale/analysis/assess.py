@@ -53,9 +53,6 @@ class Assessed:
     forecasts: tuple[Forecast, ...]
     facts: tuple[Fact, ...]
 
-    def identified(self, name: str) -> bool:
-        return self.profiles[name].identified
-
 
 def assess(
     curve: Curve,

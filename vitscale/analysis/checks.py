@@ -110,7 +110,8 @@ def choose(points: Observations, names: Sequence[str] = AUTO) -> Choice:
     """
     judged, too_few = [], []
     for name in names:
-        if (result := held_out(FORMS[name], points)) is None:
+        result = held_out(FORMS[name], points)
+        if result is None or not np.isfinite(result.misses).all():
             too_few.append(name)
         else:
             judged.append((name, result))

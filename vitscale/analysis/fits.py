@@ -61,10 +61,6 @@ class Fit:
         return self.problem.form
 
     @property
-    def least_squares(self) -> bool:
-        return not np.isfinite(self.problem.delta)
-
-    @property
     def parameters(self) -> dict[str, float]:
         values = self.form.natural(self.theta[None], self.log_x0)[0]
         return dict(zip(self.form.parameters, values.tolist(), strict=True))

@@ -15,7 +15,7 @@ from vitscale.analysis.frontier import Choice, choose, configurations, frontier
 from vitscale.analysis.isoflop import IsoFlop, isoflop
 from vitscale.analysis.multiplier import Multiplier, multiplier
 from vitscale.analysis.tables import Curve
-from vitscale.cli.fit_screen import Table, document, ends, number, pair, show, tables
+from vitscale.cli.fit_screen import Table, document, ends, finite, number, pair, show, tables
 from vitscale.cli.screen import print_json
 from vitscale.errors import USAGE, VitscaleError
 
@@ -42,7 +42,7 @@ class Answer:
 
 def give(answer: Answer, source: str, *, as_json: bool) -> None:
     if as_json:
-        print_json({"source": source, **answer.document})
+        print_json(finite({"source": source, **answer.document}))
     else:
         show(answer.tables, answer.facts)
 

@@ -174,7 +174,7 @@ def _curve(a: Assessed) -> dict[str, Any]:
         "independent": points.cluster_count,
         "from": points.inputs.min(0).tolist(),
         "to": points.inputs.max(0).tolist(),
-        "huber_delta": _finite(a.fit.problem.delta),
+        "huber_delta": a.fit.problem.delta,
         "seed_sd_of_log_odds": residuals.tau if isinstance(residuals, Binomial) else None,
         "objective": a.fit.objective,
         "interval": a.sample.method,
@@ -236,10 +236,14 @@ def _forecast(forecast: Forecast) -> dict[str, Any]:
     }
 
 
-def pair(interval: Interval | None) -> list[float | None] | None:
-    """With null where an interval has no end."""
-    return None if interval is None else [_finite(interval.low), _finite(interval.high)]
+def pair(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else [interval.low, interval.high]
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def finite(document: Any) -> Any:
+    """The document with null for what has no end or is no number; JSON knows neither."""
+    if isinstance(document, dict):
+        return {key: finite(value) for key, value in document.items()}
+    if isinstance(document, list | tuple):
+        return [finite(value) for value in document]
+    return None if isinstance(document, float) and not math.isfinite(document) else document
