@@ -49,6 +49,8 @@ def give(answer: Answer, source: str, *, as_json: bool) -> None:
 
 def laws(curves: Sequence[Curve], form: str, at: np.ndarray, draws: Draws, relative_to: str | None) -> Answer:
     """`form`: a name in FORMS, auto or envelope."""
+    if relative_to is not None:
+        _check_reference([curve.name for curve in curves], relative_to)
     envelope = form == "envelope"
     law = "auto" if envelope else form
     found = [
@@ -109,11 +111,14 @@ def frontier_document(curves: Sequence[Curve], budgets: Sequence[float]) -> list
 def multipliers(found: Sequence[Assessed], reference: str) -> list[tuple[str, Multiplier | None]]:
     """Of each curve but the reference: how many times its compute the reference needs."""
     by_name = {a.curve.name: a for a in found}
-    if reference not in by_name:
-        names = ", ".join(name for name in by_name if name) or "one curve without a name; --by makes several"
-        raise VitscaleError(f"no curve {reference!r} to compare with", hint=f"there are: {names}", exit_code=USAGE)
     dear = by_name.pop(reference).sample
     return [(name, multiplier(dear, a.sample, (reference, name))) for name, a in by_name.items()]
+
+
+def _check_reference(names: Sequence[str], reference: str) -> None:
+    if reference not in names:
+        there = ", ".join(filter(None, names)) or "one curve without a name; --by makes several"
+        raise VitscaleError(f"no curve {reference!r} to compare with", hint=f"there are: {there}", exit_code=USAGE)
 
 
 def multiplier_tables(found: Sequence[tuple[str, Multiplier | None]], reference: str) -> list[Table]:
