@@ -46,7 +46,7 @@ check: venv  ## format, lint, types, import contracts
 	$(BIN)/mypy vitscale
 	$(BIN)/lint-imports
 
-bench: bench-models bench-engine bench-data bench-pretrain bench-fits  ## all benchmarks (30 minutes)
+bench: bench-models bench-engine bench-data bench-pretrain bench-fits  ## all benchmarks (60 minutes)
 
 bench-models: venv  ## a training step beside Hugging Face's ViT and torch's matmul peak (5 minutes)
 	$(BIN)/python benchmarks/models.py
@@ -61,7 +61,7 @@ bench-data: venv  ## shards to batches beside timm's way (3 minutes)
 bench-pretrain: venv  ## vitscale pretrain, loader included, beside a script written by hand (10 minutes)
 	$(BIN)/python benchmarks/pretrain.py
 
-bench-fits: venv  ## a law found beside 4,500 starts, bootstrap times, coverage (5 minutes)
+bench-fits: venv  ## a law found beside 4,500 starts, bootstrap times, coverage (35 minutes)
 	$(BIN)/python benchmarks/fits.py
 
 format: venv  ## put the code into shape
