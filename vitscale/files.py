@@ -7,6 +7,8 @@ import errno
 import fcntl
 import hashlib
 import os
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -117,3 +119,20 @@ def disk_errors(folder: Path) -> Iterator[None]:
             where = error.filename or folder
             raise VitscaleError(f"{where}: {error.strerror}", hint=hint, exit_code=MISSING) from error
         raise
+
+
+def wait_for_shared(path: Path, seconds: float) -> None:
+    """Until a file that another host writes is seen on this one.
+
+    Raises:
+        VitscaleError: it is not, for so long (exit 5).
+    """
+    end = time.monotonic() + seconds
+    while not path.is_file():
+        if time.monotonic() > end:
+            raise VitscaleError(
+                f"{path.absolute()} is not there on {socket.gethostname()}",
+                hint="all hosts need the same working folder, and --runs on a file system that they share",
+                exit_code=MISSING,
+            )
+        time.sleep(0.2)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -198,6 +199,41 @@ def test_a_host_that_nobody_knows_is_two_lines(hosts: Hosts, base: Path, tmp_pat
     assert lines[0].startswith("error: host nowhere: ssh: Could not resolve hostname nowhere")
     assert lines[1].startswith("hint: `ssh nowhere true`")
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_folder_that_a_host_does_not_see_is_two_lines(hosts: Hosts, base: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    command = ["vitscale", *pretrain(base, runs, 30), "--hostfile", hosts.hostfile(), "--nodes", "2"]
+    # A file system that only the launcher has: on a host each command has mounts of its own.
+    mounted = ["sh", "-c", f'mount -t tmpfs tmpfs {runs} && exec "$@"', "sh", sys.executable, "-m", *command]
+    process = subprocess.run(
+        hosts.on(0, *mounted),
+        cwd=base,
+        env=hosts.environment(),
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert process.returncode == MISSING, process.stderr
+    error, hint = (line for line in process.stderr.splitlines() if line.startswith(("error:", "hint:")))
+    assert "run.json is not there on node" in error
+    assert hint == "hint: all hosts need the same working folder, and --runs on a file system that they share"
+
+
+def test_a_sweep_pre_trains_on_all_hosts_and_transfers_on_its_own(hosts: Hosts, base: Path, tmp_path: Path) -> None:
+    where = ["--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+    settings = ["--set", "recipe.dropout=0.0", "--threads", "1", "--hostfile", hosts.hostfile()]
+    process = hosts.start(0, "sweep", str(base / "study.toml"), *where, *settings, cwd=base)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == DONE, err
+    rows = pd.concat(pd.read_parquet(path) for path in (tmp_path / "results").rglob("*.parquet"))
+    assert rows.groupby("protocol")["n_devices"].unique().map(list).to_dict() == {
+        "pretrain": [4],
+        "fewshot": [1],
+        "finetune": [1],
+    }
 
 
 def test_a_port_in_use_is_two_lines(hosts: Hosts, base: Path, tmp_path: Path) -> None:

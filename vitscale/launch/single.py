@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import signal
 import socket
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 
 from vitscale.errors import BEREFT, DONE, HELD, MISSING, RUN_FAILED, VitscaleError
+from vitscale.files import wait_for_shared
 from vitscale.launch import folders
 from vitscale.launch.collect import collect
 from vitscale.launch.local import Worker, cause, wait_any
@@ -55,15 +55,7 @@ def take_part(job: Job, runs: Path, machine: Machine, place: Place) -> int:
         VitscaleError: its folder does not appear on this host (exit 5).
     """
     folder = runs / job.id
-    end = time.monotonic() + VISIBLE
-    while not (folder / "run.json").is_file():
-        if time.monotonic() > end:
-            raise VitscaleError(
-                f"rank {place.rank} on {socket.gethostname()}: {folder.absolute()} has not appeared",
-                hint="all hosts need the same working folder, and --runs on a file system that they share",
-                exit_code=MISSING,
-            )
-        time.sleep(0.2)
+    wait_for_shared(folder / "run.json", VISIBLE)
     if (folders.result(folder) or {}).get("status") == "done":
         return DONE
     worker = Worker([folder], machine.threads, environment=place.environment)

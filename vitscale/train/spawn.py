@@ -22,6 +22,7 @@ from pathlib import Path
 from threading import Thread
 
 from vitscale.errors import BEREFT, DONE, MISSING, RUN_FAILED, VitscaleError
+from vitscale.files import wait_for_shared
 from vitscale.processes import STOP_SIGNALS, Together, first_failure, signal_at_parent_death
 
 VISIBLE = 30.0
@@ -61,7 +62,7 @@ def main(arguments: list[str]) -> int:
 def run(share: Share, *, remote: bool = False) -> int:
     """Starts this host's workers and waits; returns the exit code of the one that failed first."""
     try:
-        _wait_for(Path(share.folder) / "run.json")
+        wait_for_shared(Path(share.folder) / "run.json", VISIBLE)
         listener = _listener(share) if share.node == 0 else None
     except VitscaleError as error:
         print(error, file=sys.stderr, flush=True)
@@ -78,18 +79,6 @@ def run(share: Share, *, remote: bool = False) -> int:
     if workers.killed and failure is None:
         return BEREFT
     return DONE if failure is None else _recorded(Path(share.folder), *failure)
-
-
-def _wait_for(path: Path) -> None:
-    end = time.monotonic() + VISIBLE
-    while not path.is_file():
-        if time.monotonic() > end:
-            raise VitscaleError(
-                f"{path.absolute()} is not there on {socket.gethostname()}",
-                hint="all hosts need the same working folder, and --runs on a file system that they share",
-                exit_code=MISSING,
-            )
-        time.sleep(0.2)
 
 
 def _listener(share: Share) -> socket.socket:
