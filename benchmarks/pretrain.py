@@ -92,6 +92,15 @@ CASES = (
         steps=120,
         make_data=small_images,
     ),
+    Case(
+        name="ViT-small/7 (64 wide, 4 deep)",
+        model="ViT-Ti/7",
+        settings=("model.width=64", "model.depth=4", "model.mlp=256", "model.heads=2"),
+        resolution=28,
+        batch_size=64,
+        steps=120,
+        make_data=small_images,
+    ),
 )
 
 
@@ -173,12 +182,12 @@ def main() -> None:
     parser.add_argument("--threads", type=at_least(1), default=cores, help="for matrices (default: the cores)")
     parser.add_argument("--workers", type=at_least(1), default=cores, help="for reading (default: the cores)")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: for machines that do other work")
-    parser.add_argument("--only", choices=[str(case.resolution) for case in CASES], help="one of the resolutions")
+    parser.add_argument("--only", metavar="TEXT", default="", help="models whose name holds it")
     parser.add_argument("--markdown", action="store_true")
     given = parser.parse_args()
     rows = []
     for case in CASES:
-        if given.only in (None, str(case.resolution)):
+        if given.only in case.name:
             with tempfile.TemporaryDirectory() as folder:
                 rows.append(measure(case, Path(folder), given))
     print(f"{processor()}; threads: {given.threads}, and {given.workers} for reading; fp32; {given.clock} time")

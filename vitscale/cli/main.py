@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from vitscale.cli import checkpoint, data, fit, ls, pretrain, report, results, status, sweep, transfer
+from vitscale.cli import checkpoint, data, fit, ls, pretrain, report, results, show, status, sweep, transfer
 from vitscale.cli import plan as plan_verb
 from vitscale.cli.screen import say
 from vitscale.errors import BUG, DONE, USAGE, Problem
@@ -27,6 +27,8 @@ app.command()(transfer.fewshot)
 app.command()(sweep.sweep)
 app.command()(plan_verb.plan)
 app.command()(status.status)
+app.command()(show.show)
+app.command()(show.diff)
 app.command()(results.results)
 app.command()(fit.fit)
 app.command()(report.report)

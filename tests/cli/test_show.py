@@ -1,0 +1,73 @@
+"""`vitscale show` and `vitscale diff` on run folders of a real sweep's making."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tiny
+from vitscale.launch import folders
+from vitscale.study.load import load
+from vitscale.study.plan import plan
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> tuple[Path, list[str]]:
+    tiny.write(tmp_path)
+    ids = []
+    for rate in ("0.01", "0.02"):
+        job = plan(load(tmp_path / "study.toml", base=tmp_path, settings=[f"recipe.lr={rate}"]), {}).jobs[0]
+        folders.prepare(job, tmp_path / "runs", base=tmp_path, machine={"threads": 1})
+        ids.append(job.id)
+    return tmp_path, ids
+
+
+def vitscale(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "vitscale", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_show_ends_with_the_command_that_makes_the_run_again(runs: tuple[Path, list[str]]) -> None:
+    folder, (one, _) = runs
+    done = vitscale(folder, "show", one[:8])
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[-1].startswith("vitscale pretrain --model ViT-Ti/7 --data ")
+    assert "settings\trecipe.lr\t0.01" in lines
+    assert "run\tstate\tto do" in lines
+    document = json.loads(vitscale(folder, "show", one, "--json").stdout)
+    assert document["command"] == lines[-1]
+    assert document["settings"]["recipe.lr"] == 0.01
+
+
+def test_show_gives_results_as_means_over_draws(runs: tuple[Path, list[str]]) -> None:
+    folder, (one, _) = runs
+    row = {"task": "digits", "protocol": "fewshot", "metric": "accuracy", "shots": 5, "flops_eval": 2e9}
+    rows = [{**row, "draw": draw, "value": value} for draw, value in enumerate((0.25, 0.75))]
+    outcome = {"status": "done", "attempt": 1, "score": None, "rows": rows}
+    (folder / "runs" / one / "result.json").write_text(json.dumps(outcome))
+    lines = vitscale(folder, "show", one).stdout.splitlines()
+    assert "task\tprotocol\tmetric\tshots\tmean\tsd\tdraws" in lines
+    assert "digits\tfewshot\taccuracy\t5\t0.5\t0.353553\t2" in lines
+    assert "outcome\tflops_eval\t2e+09" in lines
+
+
+def test_diff_names_the_settings_that_differ(runs: tuple[Path, list[str]]) -> None:
+    folder, (one, other) = runs
+    assert vitscale(folder, "diff", one, other).stdout.splitlines() == [
+        f"setting\t{one}\t{other}",
+        "recipe.lr\t0.01\t0.02",
+    ]
+    same = vitscale(folder, "diff", one, one)
+    assert (same.stdout, same.stderr.strip()) == ("", f"{one} and {one} differ in nothing that makes a run")
+
+
+def test_a_run_that_is_not_there_is_two_lines(runs: tuple[Path, list[str]]) -> None:
+    done = vitscale(runs[0], "show", "ffff")
+    assert done.returncode == 5
+    assert done.stderr.splitlines() == [
+        "error: there is no run 'ffff' in runs",
+        "hint: vitscale status STUDY lists the runs of a study",
+    ]

@@ -1,0 +1,107 @@
+"""`vitscale show` and `vitscale diff`: what a run is, what it gave, and how two differ."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any
+
+from vitscale.cli import options
+from vitscale.cli.screen import print_json, print_table, reports_errors, say
+from vitscale.cli.transfer import RunId, find
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+MEASURE = ("task", "protocol", "metric", "shots")
+
+
+@reports_errors
+def show(run: RunId, runs: options.Runs = Path("runs"), json: options.Json = False) -> None:
+    """Say what RUN is and gave: its settings, cost, provenance and results, and the command that makes it again."""
+    from vitscale.launch import folders
+    from vitscale.study import describe
+
+    folder = find(run, runs)
+    told, outcome = folders.document(folder), folders.result(folder)
+    again = describe.command(told)
+    facts = {"id": told["id"], "kind": told["kind"], "state": folders.state(folder), "folder": str(folder)}
+    parts = {
+        "run": {**facts, **({"parent": told["parent"]} if told["parent"] else {})},
+        "settings": describe.settings(told),
+        "data": _data(told),
+        "machine": {key: value for key, value in told["machine"].items() if value not in (None, "", False)},
+        "provenance": _provenance(told["provenance"]),
+        "outcome": _outcome(outcome),
+    }
+    if json:
+        rows = (outcome or {}).get("rows", [])
+        print_json({**parts, "rows": rows, "git_diff": told["provenance"].get("git_diff"), "command": again})
+        return
+    rows = [(part, key, _short(value)) for part, facts in parts.items() for key, value in facts.items()]
+    print_table(rows, ["of", "name", "value"])
+    if outcome and outcome["rows"]:
+        print_table(_measured(outcome["rows"]), [*MEASURE, "mean", "sd", "draws"])
+    if again:
+        print(again)
+    else:
+        say(f"hint: {describe.ONLY_BY_STUDY.format(id=told['id'])}")
+
+
+@reports_errors
+def diff(one: RunId, other: RunId, runs: options.Runs = Path("runs"), json: options.Json = False) -> None:
+    """Say which settings of two runs differ; where none do, they are one run."""
+    from vitscale.launch import folders
+    from vitscale.study import describe
+
+    documents = [folders.document(find(run, runs)) for run in (one, other)]
+    found = describe.differences(*documents)
+    ids = [told["id"] for told in documents]
+    if json:
+        print_json({"runs": ids, "differences": [{"key": k, ids[0]: a, ids[1]: b} for k, a, b in found]})
+        return
+    if found:
+        print_table([(key, _short(a), _short(b)) for key, a, b in found], ["setting", *ids])
+    else:
+        say(f"{ids[0]} and {ids[1]} differ in nothing that makes a run")
+
+
+def _data(told: Mapping[str, Any]) -> dict[str, Any]:
+    found = {name: told[name] for name in ("dataset", "test") if told[name]}
+    return {
+        f"{name}.{key}": described[key]
+        for name, described in found.items()
+        for key in ("name", "samples", "num_classes", "fingerprint")
+    }
+
+
+def _outcome(outcome: Mapping[str, Any] | None) -> dict[str, Any]:
+    if outcome is None:
+        return {}
+    wanted = ("status", "reason", "hint", "attempt", "started", "ended", "device", "n_devices", "checkpoint")
+    found = {key: outcome[key] for key in wanted if outcome.get(key) is not None}
+    first: Mapping[str, Any] = next(iter(outcome["rows"]), {})
+    costs = ("flops_segment", "flops_tuning", "flops_eval", "flops_lost", "device_seconds", "mfu")
+    return {**found, **{key: first[key] for key in costs if first.get(key) is not None}}
+
+
+def _provenance(facts: Mapping[str, Any]) -> dict[str, Any]:
+    plain = {key: value for key, value in facts.items() if key not in ("git_diff", "versions")}
+    return {**plain, "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items())}
+
+
+def _measured(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Means and standard deviations over draws."""
+    values: dict[tuple[Any, ...], list[float]] = {}
+    for row in rows:
+        values.setdefault(tuple(row.get(key) for key in MEASURE), []).append(row["value"])
+    return [
+        (*map(_short, measure), _short(mean(found)), _short(stdev(found) if len(found) > 1 else None), str(len(found)))
+        for measure, found in values.items()
+    ]
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
