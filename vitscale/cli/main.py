@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from vitscale.cli import checkpoint, data, fit, ls, pretrain, report, results, show, status, sweep, transfer
+from vitscale.cli import checkpoint, clean, data, fit, ls, pretrain, report, results, show, status, sweep, transfer
 from vitscale.cli import plan as plan_verb
 from vitscale.cli.screen import say
 from vitscale.errors import BUG, DONE, USAGE, Problem
@@ -32,6 +32,7 @@ app.command()(show.diff)
 app.command()(results.results)
 app.command()(fit.fit)
 app.command()(report.report)
+app.command()(clean.clean)
 app.add_typer(data.app, name="data")
 app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(ls.app, name="ls")

@@ -1,0 +1,80 @@
+"""What `vitscale clean` would free: never what a transfer or a restart reads."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vitscale.launch.surplus import free, surplus
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """A run that is done, one that is stopped, one that failed and a transfer; four checkpoints each."""
+    outcomes = {
+        "done": {"status": "done", "checkpoint": "step-00000030"},
+        "failed": {"status": "failed", "checkpoint": None},
+        "transfer": {"status": "done", "checkpoint": None},
+        "stopped": None,
+    }
+    for name, outcome in outcomes.items():
+        run = tmp_path / "runs" / name
+        for step in (10, 20, 30, 40):
+            folder = run / "checkpoints" / f"step-{step:08d}"
+            folder.mkdir(parents=True)
+            (folder / "model.safetensors").write_bytes(bytes(100))
+        told = {"id": name, "kind": "pretrain", "config": {}, "provenance": {}, "machine": {"keep_every": 20}}
+        (run / "run.json").write_text(json.dumps(told))
+        if outcome:
+            (run / "result.json").write_text(json.dumps({**outcome, "rows": [], "attempt": 1}))
+    return tmp_path / "runs"
+
+
+def names(runs: Path) -> list[str]:
+    return sorted(str(path.relative_to(runs)) for path in runs.glob("*/checkpoints/*"))
+
+
+def test_only_what_a_finished_run_does_not_transfer_is_surplus(runs: Path) -> None:
+    found = list(surplus(runs))
+    assert [(each.folder.parent.parent.name, each.folder.name, each.bytes) for each in found] == [
+        ("done", "step-00000010", 100)
+    ]
+    with_milestones = [each.folder.name for each in surplus(runs, milestones=True)]
+    assert with_milestones == ["step-00000010", "step-00000020", "step-00000040"]
+
+
+def test_what_a_crash_left_half_written_is_surplus_of_a_finished_run(runs: Path) -> None:
+    for run in ("done", "stopped"):
+        (runs / run / "checkpoints" / ".step-00000050.partial").mkdir()
+    assert ".step-00000050.partial" in [each.folder.name for each in surplus(runs)]
+    assert all(each.folder.parent.parent.name == "done" for each in surplus(runs))
+
+
+def test_freeing_removes_it_and_nothing_else(runs: Path) -> None:
+    before = names(runs)
+    for each in surplus(runs):
+        free(each)
+    assert names(runs) == [name for name in before if name != "done/checkpoints/step-00000010"]
+
+
+def test_a_damaged_run_keeps_everything(runs: Path) -> None:
+    (runs / "done" / "result.json").write_text("{")
+    assert list(surplus(runs, milestones=True)) == []
+
+
+def test_without_a_terminal_it_only_says_what_it_would_free(runs: Path) -> None:
+    def clean(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "vitscale", "clean", "--runs", str(runs), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=True)
+
+    before = names(runs)
+    said = clean()
+    assert said.stdout.splitlines()[1].startswith(str(runs / "done" / "checkpoints" / "step-00000010"))
+    assert said.stderr == "1 checkpoint, 0.00 GB could be freed; --yes does it\n"
+    assert json.loads(clean("--json").stdout)["freed"] is False
+    assert names(runs) == before
+    assert clean("--yes").stderr == "freed: 1 checkpoint, 0.00 GB\n"
+    assert len(names(runs)) == len(before) - 1
+    assert clean().stderr == f"nothing to free in {runs}\n"
