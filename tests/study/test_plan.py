@@ -396,3 +396,14 @@ def test_a_job_s_document_names_the_architecture_by_its_numbers(tmp_path: Path) 
     assert models.from_dict(document["arch"]) == job.arch
     assert document["steps"] == 10
     assert document["id"] == job.id
+
+
+def test_memory_is_states_and_the_activations_of_a_micro_batch(tmp_path: Path) -> None:
+    job = plan(load(write(tmp_path), base=tmp_path), {}).jobs[0]
+    batch, params = job.run.recipe.batch_size, job.params.total
+    kept = job.arch.activations(job.run.data.resolution, job.head)
+    assert job.memory_bytes() == 16 * params + kept.bytes(batch)
+    assert job.memory_bytes(devices=2, micro_batch=batch) == 20 * params + kept.bytes(batch // 2)
+    assert job.memory_bytes(micro_batch=1) == 16 * params + kept.bytes(1)
+    again = job.arch.activations(job.run.data.resolution, job.head, recompute=True)
+    assert job.memory_bytes(recompute=True) == 16 * params + again.bytes(batch)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from vitscale.cli import options
 from vitscale.cli.screen import print_json, print_table, reports_errors, say
@@ -20,9 +22,16 @@ def plan(
     settings: options.Settings = None,
     runs: options.Runs = Path("runs"),
     counting: options.CountingOption = "dense",
+    devices: Annotated[int, typer.Option("--devices", min=1, help="Memory: devices that share a run.")] = 1,
+    micro_batch: Annotated[
+        int | None, typer.Option("--micro-batch", min=1, help="Memory: images at once on a device. Default: its part.")
+    ] = None,
     json: options.Json = False,
 ) -> None:
-    """Say what STUDY would run, what is done, and what the rest costs. Starts nothing."""
+    """Say what STUDY would run, what is done, and what the rest costs. Starts nothing.
+
+    Memory is that of a device, without sharing and at the least: with ZeRO and activation checkpointing.
+    """
     from vitscale.launch import folders
     from vitscale.launch.sweep import current_plan
     from vitscale.study.load import load
@@ -34,13 +43,16 @@ def plan(
     pretraining = [job for job in now.jobs if job.kind == "pretrain"]
     published = [job for job in now.jobs if job.kind == "import"]
     if json:
-        documents = [_document(job, states[job.id], counting) for job in now.jobs]
-        documents += [_document(job, "waiting for [select]", counting) for job in now.waiting]
+        told = [(job, states[job.id]) for job in now.jobs] + [(job, "waiting for [select]") for job in now.waiting]
+        documents = [
+            {**_document(job, state, counting), "memory_bytes": _memory(job, devices, micro_batch)}
+            for job, state in told
+        ]
         print_json({"study": loaded.name, "title": loaded.title, "counting": counting, "jobs": documents})
         return
+    listed = [(job, states[job.id]) for job in pretraining] + [(job, "selecting") for job in waiting]
     print_table(
-        [_row(job, states[job.id], counting) for job in pretraining]
-        + [_row(job, "selecting", counting) for job in waiting]
+        [_row(job, state, counting, _most_and_least(job, devices, micro_batch)) for job, state in listed]
         + [_published_row(job, states[job.id], counting) for job in published],
         [
             "run",
@@ -53,7 +65,7 @@ def plan(
             "params",
             "MMACs/image",
             "exaFLOPs",
-            "memory",
+            "GiB/device",
             "state",
         ],
     )
@@ -86,9 +98,27 @@ def _document(job: Job, state: str, counting: Counting) -> dict[str, Any]:
     }
 
 
-def _row(job: Job, state: str, counting: Counting) -> list[str]:
-    from vitscale.study.cost import model_state_bytes
+def _memory(job: Job, devices: int, micro_batch: int | None) -> list[dict[str, Any]] | None:
+    """Bytes on a device by ZeRO stage, with activation checkpointing and without; None of a job that trains nothing."""
+    if job.kind != "pretrain":
+        return None
+    return [
+        {
+            "zero": stage,
+            "activation_checkpointing": recompute,
+            "bytes": job.memory_bytes(stage=stage, devices=devices, micro_batch=micro_batch, recompute=recompute),
+        }
+        for stage in (range(4) if devices > 1 else (0,))
+        for recompute in (False, True)
+    ]
 
+
+def _most_and_least(job: Job, devices: int, micro_batch: int | None) -> str:
+    found = [each["bytes"] for each in _memory(job, devices, micro_batch) or []]
+    return f"{found[0] / 2**30:.3g} to {min(found) / 2**30:.3g}"
+
+
+def _row(job: Job, state: str, counting: Counting, memory: str) -> list[str]:
     selecting = state == "selecting"
     return [
         "-" if selecting else job.id,
@@ -101,14 +131,15 @@ def _row(job: Job, state: str, counting: Counting) -> list[str]:
         f"{job.params.total:,}",
         f"{job.macs_by(counting) / 1e6:,.1f}",
         f"{job.flops_by(counting) / 1e18:.4g}",
-        f"{model_state_bytes(job.params.total) / 2**20:,.0f} MiB",
+        memory,
         state,
     ]
 
 
 def _published_row(job: Job, state: str, counting: Counting) -> list[str]:
     """Nothing is trained: the price is that of the network without a head."""
-    id_, _, model, _, _, _, _, params, macs, _, memory, state = _row(job, state, counting)
+    weights = f"{job.memory_bytes() / 2**30:.3g}"
+    id_, _, model, _, _, _, _, params, macs, _, memory, state = _row(job, state, counting, weights)
     return [id_, "published", model, "-", "-", "-", "-", params, macs, "-", memory, state]
 
 

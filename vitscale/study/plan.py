@@ -137,6 +137,20 @@ class Job:
         trainings = (len(transfer.lr) if len(transfer.lr) > 1 else 0) + transfer.seeds
         return cost.training_flops(macs, transfer.steps * transfer.batch_size * trainings)
 
+    def memory_bytes(
+        self, *, stage: int = 0, devices: int = 1, micro_batch: int | None = None, recompute: bool = False
+    ) -> int:
+        """What pre-training keeps on each device in fp32: model states, and activations of a micro-batch (None: the
+        device's part of the batch). Workspaces come on top: a tenth for ViTs, as much again for small ResNets."""
+        if self.kind == "import":
+            return 4 * self.params.total
+        recipe = self.run.recipe
+        images = min(micro_batch or recipe.batch_size, -(-recipe.batch_size // devices))
+        kept = self.arch.activations(self.run.data.resolution, self.head, recompute=recompute)
+        averaged = recipe.ema > 0
+        states = cost.model_state_bytes(self.params.total, stage=stage, devices=devices, averaged=averaged)
+        return states + kept.bytes(images)
+
     def document(self) -> dict[str, Any]:
         """What a worker is told: `run.json`, but for provenance and the machine's settings."""
         return {
