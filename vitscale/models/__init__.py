@@ -85,13 +85,18 @@ def with_options(arch: Arch, options: Mapping[str, Any]) -> Arch:
     """
     if unknown := foreign(arch, options):
         raise ValueError(f"a {arch.family} has no option {', '.join(map(repr, unknown))}")
-    hints = get_type_hints(type(arch))
+    hints = _types(type(arch))
     for key, value in options.items():
         if hints[key] in (int, float) and not (isinstance(value, int | float) and value > 0):
             raise ValueError(f"{key} is {value!r}, and must be a number above 0")
         if get_origin(hints[key]) is Literal and value not in get_args(hints[key]):
             raise ValueError(f"{key} is {value!r}, not one of {', '.join(map(repr, get_args(hints[key])))}")
     return replace(arch, **options)  # type: ignore[type-var]
+
+
+@cache
+def _types(family: type) -> dict[str, Any]:
+    return get_type_hints(family)
 
 
 def foreign(arch: Arch, options: Iterable[str]) -> list[str]:

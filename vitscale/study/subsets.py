@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -65,7 +66,8 @@ def _of_classes(
     return Selected(total if examples is None else examples, validation, tuple(chosen))
 
 
-def strata(dataset: Dataset) -> dict[int, int]:
+@lru_cache(maxsize=64)
+def strata(dataset: Dataset) -> Mapping[int, int]:
     """Images of each label; even shares where nobody counted."""
     counts = dataset.class_counts
     if not counts:
