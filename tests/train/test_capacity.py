@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,9 +18,11 @@ from vitscale.study import cost
 from vitscale.train import capacity, group, worker
 from vitscale.train.capacity import Settings, Work, choose
 from vitscale.train.device import is_out_of_memory, memory_held
+from vitscale.train.engine import Engine, Stepped
 from vitscale.train.objective import Batch, Classification
+from vitscale.train.remember import recalled, remember
 from vitscale.train.rundir import RunDir
-from vitscale.train.stop import Stop
+from vitscale.train.stop import Interrupted, Stop
 
 Make = Callable[..., RunDir]
 
@@ -72,27 +75,27 @@ def room(megabytes: int) -> int:
 def test_the_micro_batch_grows_until_it_no_longer_fits() -> None:
     work = work_of(64)
     asked = told(work, 10)
-    assert choose(work, FREE, room(250)).micro_batch == 16
+    assert choose(work, FREE, room(250), Stop()).micro_batch == 16
     assert asked == [(n, False) for n in (1, 2, 4, 8, 16)], "what cannot fit is not tried"
 
 
 def test_divisors_between_the_doublings_are_tried_too() -> None:
     work = work_of(48)
     told(work, 10)
-    assert choose(work, FREE, room(150)).micro_batch == 12
+    assert choose(work, FREE, room(150), Stop()).micro_batch == 12
 
 
 def test_a_pass_that_takes_more_than_was_foreseen_is_given_up() -> None:
     work = work_of(64)
     work.measured.update({(n, False): n * 10.0 * MB for n in (1, 2, 4, 8)} | {(16, False): float("inf")})
-    assert choose(work, FREE, room(1000)).micro_batch == 8
+    assert choose(work, FREE, room(1000), Stop()).micro_batch == 8
 
 
 def test_what_surely_fits_is_not_measured() -> None:
     work = work_of(64)
     asked = told(work, 10)
     limit = memory_held() + 64 * 2**30 * capacity.SAFE**2 + 2**30
-    assert choose(work, FREE, limit) == Settings(
+    assert choose(work, FREE, limit, Stop()) == Settings(
         micro_batch=64, zero_stage=0, activation_checkpointing=False, offload=False
     )
     assert not asked
@@ -101,21 +104,21 @@ def test_what_surely_fits_is_not_measured() -> None:
 def test_activations_are_computed_again_where_too_few_images_fit() -> None:
     work = work_of(64)
     told(work, 100, recomputed=5)
-    found = choose(work, FREE, room(250))
+    found = choose(work, FREE, room(250), Stop())
     assert (found.micro_batch, found.activation_checkpointing) == (32, True)
 
 
 def test_few_images_are_better_than_none() -> None:
     work = work_of(64)
     told(work, 100, recomputed=90)
-    found = choose(work, FREE, room(350))
+    found = choose(work, FREE, room(350), Stop())
     assert (found.micro_batch, found.activation_checkpointing) == (2, False)
 
 
 def test_what_is_given_stays_as_it_is() -> None:
     work = work_of(64)
     asked = told(work, 100, recomputed=5)
-    found = choose(work, {**FREE, "micro_batch": 32, "zero_stage": 2}, room(350))
+    found = choose(work, {**FREE, "micro_batch": 32, "zero_stage": 2}, room(350), Stop())
     assert found == Settings(micro_batch=32, zero_stage=2, activation_checkpointing=True, offload=False)
     assert asked == [(32, False), (32, True)]
 
@@ -124,7 +127,7 @@ def test_where_nothing_fits_it_says_so() -> None:
     work = work_of(64)
     told(work, 1000)
     with pytest.raises(VitscaleError, match="not even 1 image at a time fit into the") as caught:
-        choose(work, FREE, room(350))
+        choose(work, FREE, room(350), Stop())
     assert caught.value.exit_code == MISSING
 
 
@@ -137,7 +140,7 @@ def test_several_devices_share_what_is_short(monkeypatch: pytest.MonkeyPatch, me
     work = work_of(64)
     told(work, 1)
     limit = megabytes * MB + max(memory_held() - 4 * sum(p.numel() for p in work.net.parameters()), 0)
-    assert choose(work, FREE, limit).zero_stage == stage
+    assert choose(work, FREE, limit, Stop()).zero_stage == stage
 
 
 @pytest.mark.parametrize("name", ["ViT-pico/7", "R11"])
@@ -188,6 +191,78 @@ def test_a_run_remembers_what_was_measured(rundir: Make, tmp_path: Path, monkeyp
     assert settings_of(first)[-1]["how"] == "remembered"
 
 
+def test_a_run_goes_on_with_what_it_began_with_whatever_memory_there_is(
+    rundir: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VITSCALE_CACHE", str(tmp_path / "cache"))
+    run = rundir(zero_stage=None)
+    batch = {"batch_size": run.run.recipe.batch_size, "devices": 1}
+    told = {"micro_batch": 2, "zero_stage": 0, "activation_checkpointing": True, "offload": False}
+    run.log("engine", {"task": {**batch, "asked": FREE}, "how": "measured", **told})
+    assert worker.work(run, Stop()) == 0
+    assert {name: settings_of(run)[-1][name] for name in told} == told
+
+
+def test_after_running_out_of_memory_fewer_images_are_taken_and_remembered(
+    rundir: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VITSCALE_CACHE", str(tmp_path / "cache"))
+    run, other = rundir(zero_stage=None), rundir("recipe.lr=2e-3", zero_stage=None)
+    step = Engine.step
+
+    def short_of_memory(engine: Engine, *arguments: Any) -> Stepped:
+        if engine.micro_batch > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return step(engine, *arguments)
+
+    monkeypatch.setattr(Engine, "step", short_of_memory)
+    codes = []
+    for _ in range(3):
+        (run.folder / "result.json").unlink(missing_ok=True)
+        codes.append(worker.work(run, Stop()))
+    assert codes == [RUN_FAILED, RUN_FAILED, 0]
+    assert [event["micro_batch"] for event in settings_of(run)] == [16, 8, 4]
+    assert worker.work(other, Stop()) == 0
+    assert [(event["how"], event["micro_batch"]) for event in settings_of(other)] == [("remembered", 4)]
+
+
+def test_less_memory_than_was_remembered_for_is_measured_anew(
+    rundir: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VITSCALE_CACHE", str(tmp_path / "cache"))
+    found = []
+    for number, limit in enumerate((2**40, 2**40 * 99 // 100, 2**39, 2**40)):
+        monkeypatch.setattr(capacity, "_limit", lambda _, limit=limit: limit)
+        run = rundir(f"seed={number}", zero_stage=None)
+        assert worker.work(run, Stop()) == 0
+        found.append(settings_of(run)[-1]["how"])
+    assert found == ["estimated", "remembered", "estimated", "estimated"]
+
+
+def test_a_given_micro_batch_is_at_most_a_device_s_part_and_divides_a_transfer_s(rundir: Make) -> None:
+    run = rundir(which=2, micro_batch=15)  # its batch has 16 images
+    parent = rundir()
+    assert [worker.work(each, Stop()) for each in (parent, run)] == [0, 0]
+    assert {event["micro_batch"] for event in settings_of(run)} == {8}
+
+
+def test_a_signal_ends_the_measuring() -> None:
+    work, stop = work_of(64), Stop()
+    asked = told(work, 10)
+    stop.requested = True
+    with pytest.raises(Interrupted):
+        choose(work, FREE, room(250), stop)
+    assert not asked
+
+
+def test_a_memory_that_is_no_table_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITSCALE_CACHE", str(tmp_path))
+    (tmp_path / "some.json").write_text("[1, 2]")
+    assert recalled("some.json", "key") is None
+    remember("some.json", "key", 3)
+    assert recalled("some.json", "key") == 3
+
+
 def test_no_memory_at_all_is_a_failure_with_a_reason(rundir: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     run = rundir(micro_batch=4, activation_checkpointing=False, offload=False)
     monkeypatch.setattr("vitscale.train.engine.Engine.step", lambda *_: torch.empty(2**60, dtype=torch.uint8))
@@ -195,7 +270,7 @@ def test_no_memory_at_all_is_a_failure_with_a_reason(rundir: Make, monkeypatch: 
     outcome = run.result()
     assert outcome is not None
     assert outcome["reason"].startswith("out of memory: ")
-    assert "--micro-batch auto" in outcome["hint"]
+    assert "smaller --micro-batch" in outcome["hint"]
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:

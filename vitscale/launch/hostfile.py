@@ -31,6 +31,10 @@ def hosts_of(path: Path, *, nodes: int | None, devices: int | None) -> tuple[Hos
         raise VitscaleError(
             f"no hostfile at {path}: {error.strerror}", hint="a line a host: NAME slots=DEVICES", exit_code=MISSING
         ) from None
+    except UnicodeDecodeError:
+        raise VitscaleError(
+            f"{path} is no text", hint="a hostfile has a line a host: NAME slots=DEVICES", exit_code=USAGE
+        ) from None
     found: dict[str, Host] = {}
     problems = []
     for number, line in enumerate(lines, 1):

@@ -38,7 +38,7 @@ from vitscale.train.engine import check_offload
 from vitscale.train.objective import Batch, Objective
 from vitscale.train.remember import recalled, remember
 from vitscale.train.rundir import RunDir
-from vitscale.train.stop import Stop
+from vitscale.train.stop import Interrupted, Stop
 
 FILE = "capacity.json"
 ENOUGH = 8
@@ -57,6 +57,9 @@ class Settings:
     zero_stage: int
     activation_checkpointing: bool
     offload: bool
+
+
+NAMES = tuple(Settings.__dataclass_fields__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,59 +133,77 @@ def engine_settings(rundir: RunDir, work: Work, stop: Stop) -> dict[str, Any]:
         VitscaleError: not even one image fits (exit 5).
     """
     machine = rundir.machine
-    asked = {name: machine.get(name) for name in Settings.__dataclass_fields__}
+    asked: dict[str, Any] = {name: machine.get(name) for name in NAMES}
     check_offload(bool(asked["offload"]), 1 if asked["zero_stage"] is None else asked["zero_stage"])
-    if asked["micro_batch"]:  # which may be more than a transfer's batch
-        asked["micro_batch"] = math.gcd(min(asked["micro_batch"], work.recipe.batch_size), work.recipe.batch_size)
-    shape = _shape(rundir, work, asked)
-    settings, found = _known(rundir, shape, asked)
+    if asked["micro_batch"]:  # which a transfer's batch need not be a multiple of
+        asked["micro_batch"] = max(n for n in _divisors(work.part) if n <= asked["micro_batch"])
+    limit = int(group.least(_limit(machine)))
+    task = {"batch_size": work.recipe.batch_size, "devices": group.world_size(), "asked": asked}
+    shape = _shape(work, task, compiled=machine.get("compiled", False))
+    settings, found = (None if None in asked.values() else Settings(**asked)), "given"
     if settings is None:
-        stop.at("measuring how many images fit into the memory", slow=True)
-        settings, found = choose(work, asked, _limit(machine)), "measured" if work.measured else "estimated"
-        if group.is_first():
-            remember(FILE, shape, asdict(settings))
-    rundir.log("engine", {"shape": shape, "how": found, **asdict(settings)})
+        settings, found = _begun(rundir, work, task)
+    if settings is None:
+        settings, found = _recalled(shape, limit), "remembered"
+    if settings is None:
+        settings = choose(work, asked, limit, stop)
+        found = "measured" if work.measured else "estimated"
+    if found not in ("given", "remembered") and group.is_first():
+        remember(FILE, shape, {"limit": limit, **asdict(settings)})
+    rundir.log("engine", {"task": task, "how": found, **asdict(settings)})
     return {**asdict(settings), "compiled": machine.get("compiled", False)}
 
 
-def _known(rundir: RunDir, shape: str, asked: dict[str, Any]) -> tuple[Settings | None, str]:
-    """What needs no measurement: all is given, or an earlier attempt or another run found it. A run goes on with what
-    it began with, so that it ends with the same bits."""
-    if None not in asked.values():
-        return Settings(**asked), "given"
-    fields = Settings.__dataclass_fields__
-    began = next((e for e in reversed(rundir.events()) if e["event"] == "engine" and e["shape"] == shape), None)
-    known = group.agreed((began or recalled(FILE, shape)) if group.is_first() else None)
-    try:
-        return (Settings(**{name: known[name] for name in fields}), "remembered") if known else (None, "")
-    except (KeyError, TypeError):
+def _begun(rundir: RunDir, work: Work, task: Mapping[str, Any]) -> tuple[Settings | None, str]:
+    """What an earlier attempt on as many devices had, so that the run ends with the same bits; fewer images at once
+    where it ran out of memory."""
+    logged = [event for event in rundir.events() if event["event"] in ("engine", "out_of_memory")]
+    events = group.agreed(logged if group.is_first() else [])
+    last = next((i for i in reversed(range(len(events))) if events[i].get("task") == task), None)
+    if last is None:
         return None, ""
+    told, ran_out = events[last], [event["event"] for event in events[last + 1 : last + 2]] == ["out_of_memory"]
+    settings = Settings(**{name: told[name] for name in NAMES})
+    if not ran_out or task["asked"]["micro_batch"] or settings.micro_batch == 1:
+        return settings, "remembered"
+    fewer = max(n for n in _divisors(work.part) if n < settings.micro_batch)
+    return replace(settings, micro_batch=fewer), "reduced"
 
 
-def _shape(rundir: RunDir, work: Work, asked: dict[str, Any]) -> str:
-    """All that the memory depends on, in short."""
+def _recalled(shape: str, limit: int) -> Settings | None:
+    """What another run of this shape found, where it had about as much memory."""
+    known: Any = group.agreed(recalled(FILE, shape) if group.is_first() else None)
+    try:
+        near = known["limit"] * 0.98 <= limit <= known["limit"] * 1.25
+        return Settings(**{name: known[name] for name in NAMES}) if near else None
+    except (KeyError, TypeError):  # nothing, or nothing of ours
+        return None
+
+
+def _shape(work: Work, task: Mapping[str, Any], *, compiled: bool) -> str:
+    """All that the memory of a step depends on, in short; the same for all processes."""
     facts = {
-        "device": device_name(),
-        "limit": round(_limit(rundir.machine) / 2**30),
+        **task,
+        "device": sorted(group.union({device_name()})),
         "torch": torch.__version__,
         "weights": {name: tuple(parameter.shape) for name, parameter in work.net.named_parameters()},
         "image": tuple(work.blank(1).images.shape),
         "recipe": {name: getattr(work.recipe, name) for name in OF_MEMORY},
         "moments": work.moments,
-        "devices": group.world_size(),
-        "asked": asked,
+        "compiled": compiled,
     }
-    return hashlib.sha256(json.dumps(group.agreed(facts), sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _limit(machine: dict[str, Any]) -> int:
     return memory_limit(machine.get("jobs", 1) * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def choose(work: Work, asked: Mapping[str, Any], limit: int) -> Settings:
+def choose(work: Work, asked: Mapping[str, Any], limit: int, stop: Stop) -> Settings:
     """The settings that cost least time of those that need at most `limit` bytes; `asked`: None is free.
 
     Raises:
+        Interrupted: a signal came meanwhile.
         VitscaleError: none do (exit 5).
     """
     sizes = [asked["micro_batch"]] if asked["micro_batch"] else _divisors(work.part)
@@ -194,14 +215,15 @@ def choose(work: Work, asked: Mapping[str, Any], limit: int) -> Settings:
         return plain
     for enough in dict.fromkeys((min(ENOUGH, sizes[-1]), 1)):
         for sharing in ladder:
-            images = int(group.least(_largest(work, sizes, sharing, room)))
+            images = int(group.least(_largest(work, sizes, sharing, room, stop)))
+            if stop.asked():
+                raise Interrupted
             if images >= enough:
                 return replace(sharing, micro_batch=images)
     raise VitscaleError(
-        f"not even {sizes[0]} image{'s' if sizes[0] > 1 else ''} at a time fit into the {room / 2**30:,.1f} GiB that "
-        f"{device_name()} has for them",
-        hint="more devices with --zero 3, or a smaller model; with --micro-batch, --zero, --activation-checkpointing "
-        "and --offload all given nothing is measured",
+        f"not even {sizes[0]} image{'s' if sizes[0] > 1 else ''} at a time fit into the {limit / 2**30:,.1f} GiB that "
+        f"each process may have on {device_name()}, of which {(limit - room) / 2**30:,.1f} are taken already",
+        hint="take more devices with --zero 3, fewer --jobs, or a smaller model",
         exit_code=MISSING,
     )
 
@@ -227,8 +249,8 @@ def _free(given: Any, choices: Iterable[Any]) -> Iterable[Any]:
     return choices if given is None else [given]
 
 
-def _largest(work: Work, sizes: Sequence[int], sharing: Settings, room: float) -> int:
-    """The most images at once that fit, grown step by step; 0: none.
+def _largest(work: Work, sizes: Sequence[int], sharing: Settings, room: float, stop: Stop) -> int:
+    """The most images at once that fit, grown step by step; 0: none. A signal ends the search.
 
     Twice as many need at most twice as much, so that what would not fit is not tried where it can be foreseen.
     """
@@ -236,6 +258,9 @@ def _largest(work: Work, sizes: Sequence[int], sharing: Settings, room: float) -
     best, each = 0, 0.0
     larger = list(sizes)
     while near := [n for n in larger if n <= max(2 * best, larger[0]) and n * each <= left]:
+        stop.at("measuring how many images fit into the memory", slow=True)
+        if stop.requested:
+            break
         images = near[-1]
         needed = work.pass_bytes(images, sharing.activation_checkpointing)
         if needed <= left:

@@ -135,7 +135,7 @@ def memory_held() -> int:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an allocation failed, on a GPU or on the machine."""
-    return isinstance(error, torch.OutOfMemoryError) or (
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
 

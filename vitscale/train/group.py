@@ -182,9 +182,9 @@ def agreed(value: T) -> T:
     return values[0]
 
 
-def union(mine: set[int]) -> set[int]:
+def union(mine: set[T]) -> set[T]:
     """The sets of all processes as one; a call that every process makes."""
-    parts: list[set[int]] = [set()] * world_size()
+    parts: list[set[T]] = [set()] * world_size()
     distributed.all_gather_object(parts, mine)
     return set().union(*parts)
 

@@ -109,8 +109,7 @@ def work(rundir: RunDir, stop: Stop, lost: group.Lost = lambda: None) -> int:
             if group.is_of_a_lost_peer(error):
                 return _bereft(rundir, facts, error)
             if is_out_of_memory(error):
-                hint = "--micro-batch auto takes what fits; --activation-checkpointing and --zero 3 need less"
-                return _failed(rundir, facts, f"out of memory: {str(error).splitlines()[0]}", hint, RUN_FAILED)
+                return _out_of_memory(rundir, facts, error)
             return _failed(rundir, facts, f"{type(error).__name__}: {error}", "log.txt has the traceback", BUG)
         rundir.log("done", {})
         if rundir.writes:
@@ -128,6 +127,15 @@ def _failed(rundir: RunDir, facts: dict[str, Any], reason: str, hint: str, code:
     rundir.log("failed", {"reason": reason})
     rundir.fail(reason, hint=hint, code=code, facts=facts, provisional=provisional)
     return code
+
+
+def _out_of_memory(rundir: RunDir, facts: dict[str, Any], error: Exception) -> int:
+    rundir.log("out_of_memory", {})
+    hint = "the same command, or --retry-failed, tries fewer images at once"
+    if rundir.machine.get("micro_batch"):
+        hint = "give a smaller --micro-batch, or auto; --activation-checkpointing and --zero 3 need less, too"
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    return _failed(rundir, facts, f"out of memory: {reason}", hint, RUN_FAILED)
 
 
 def _bereft(rundir: RunDir, facts: dict[str, Any], error: Exception) -> int:
