@@ -37,6 +37,14 @@ def test_the_choice_at_a_budget() -> None:
     assert choose(GRID, 0.5) is None
 
 
+@pytest.mark.parametrize("compute", [55.0, 141.0, 563.0, 1126.0, 1e18 + 1e6])
+def test_a_budget_of_exactly_what_a_configuration_costs_buys_it(compute: float) -> None:
+    points = Observations(np.array([[compute / 2], [compute]]), LogLoss(np.array([3.0, 2.0])), np.arange(2))
+    choice = choose(configurations(points, ["small", "large"]), compute)
+    assert choice is not None
+    assert (choice.best.name, choice.best.compute) == ("large", compute)
+
+
 def test_a_configuration_is_the_mean_of_its_seeds() -> None:
     points = Observations(
         np.array([[1.0], [1.0], [4.0]]), Binomial(np.array([0.2, 0.4, 0.1]), np.ones(3)), np.arange(3)

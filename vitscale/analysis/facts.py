@@ -84,7 +84,7 @@ def _outlying(found: Fit) -> list[Fact]:
 def _far(found: Fit, at: np.ndarray) -> list[Fact]:
     if not len(at):
         return []
-    computes, asked = found.observations.compute, np.exp(np.log(at).sum(1))
+    computes, asked = found.observations.compute, at.prod(1)
     beyond = asked[asked > FAR * computes.max()]
     if not len(beyond):
         return []
