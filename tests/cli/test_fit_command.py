@@ -144,6 +144,21 @@ def test_the_paper_s_families_compared(run: Run) -> None:
     assert refused.stderr.splitlines()[1] == "hint: there are: hybrid, resnet, vit"
 
 
+def test_curves_of_as_many_runs_do_not_share_their_resamples(run: Run, tmp_path: Path) -> None:
+    """Shared ones would make the comparison of a curve with its copy certain: 1, from 1 to 1."""
+    x = np.geomspace(1e3, 1e9, 12)
+    loss = 5 * x**-0.2 * np.exp(0.03 * np.random.default_rng(0).standard_normal(12))
+    rows = pd.concat(pd.DataFrame({"x": x, "loss": loss, "family": name}) for name in "ab")
+    rows.to_csv(tmp_path / "copies.csv", index=False)
+    found = answer(run(str(tmp_path / "copies.csv"), "--x", "x", "--y", "loss", "--by", "family", "--form", "power",
+                       "--relative-to", "a", "--json", *FEW))  # fmt: skip
+    (compared,) = found["multipliers"]
+    low, high = compared["interval"]
+    assert compared["multiplier"] == pytest.approx(1)
+    assert low < 0.95
+    assert high > 1.05
+
+
 def test_the_frontier_and_the_choice_at_a_budget(run: Run) -> None:
     result = run(str(PAPER), "--x", "exaflops", "--y", "imagenet", "--y-is", "accuracy", "--form", "envelope",
                  "--label", "name,epochs", "--at", "2000", *FEW)  # fmt: skip

@@ -32,7 +32,7 @@ class Multiplier:
 def multiplier(dear: Sample, cheap: Sample, names: tuple[str, str]) -> Multiplier | None:
     """None where no error was reached by both within their measured computes.
 
-    Both samples are drawn independently, so the interval is that of two separate sets of runs.
+    The interval is that of two separate sets of runs: the samples must be drawn from different seeds.
     """
     errors = _shared(dear.fit, cheap.fit)
     if errors is None:

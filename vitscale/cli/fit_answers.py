@@ -54,7 +54,9 @@ def laws(curves: Sequence[Curve], form: str, at: np.ndarray, draws: Draws, relat
     envelope = form == "envelope"
     law = "auto" if envelope else form
     found = [
-        assess(curve, law, at, resamples=draws.resamples, seed=draws.seed, of_envelope=envelope) for curve in curves
+        # A seed each: curves of as many runs would share their resamples, and a comparison takes them for independent.
+        assess(curve, law, at, resamples=draws.resamples, seed=draws.seed + i, of_envelope=envelope)
+        for i, curve in enumerate(curves)
     ]
     shown, told = tables(found), {"curves": document(found)}
     if envelope:
