@@ -183,6 +183,8 @@ def test_isoflop_profiles(run: Run, tmp_path: Path) -> None:
     assert float(law[0]["value"]) == pytest.approx(0.5, abs=1e-3)
     assert float(sizes[0]["best size"]) == pytest.approx(1e10, rel=1e-2)
     assert answer(run(*options, "--json"))["curves"][0]["a"] == pytest.approx(0.5, abs=1e-3)
+    dearer = answer(run(*options, "--from", "9e18", "--json"))["curves"][0]
+    assert [b["compute"] for b in dearer["budgets"]] == pytest.approx([1e19, 1e20])
 
 
 def test_a_parameter_that_is_not_identified_has_no_number(run: Run, tmp_path: Path) -> None:
@@ -224,7 +226,9 @@ def test_a_range_leaves_rows_out_and_says_so(run: Run, csv_file: Path) -> None:
         (["T", "--x", "flops", "--d", "flops"], USAGE, "the form auto needs --x COL, not --x COL --d COL", "give --x COL"),
         (["T", "--x", "flops", "--form", "parametric"], USAGE, "the form parametric needs --n COL --d COL", "give --n COL --d COL"),
         (["T", "--x", "flops", "--y", "accuracy", "--at", "soon"], USAGE, "--at soon: not a positive number", "--at 1e21"),
-        (["T", "--n", "flops", "--d", "flops", "--y", "accuracy", "--at", "1e9"], USAGE, "--at 1e9: not N,D", "--at 1e9,1e12"),
+        (["T", "--n", "flops", "--d", "flops", "--y", "accuracy"], USAGE, "'flops' is given twice", "two different columns"),
+        (["T", "--n", "flops", "--d", "n_test", "--y", "accuracy", "--relative-to", "a"], USAGE, "and parametric is none", "--x COL"),
+        (["T", "--n", "flops", "--d", "n_test", "--y", "accuracy", "--at", "1e9"], USAGE, "--at 1e9: not N,D", "--at 1e9,1e12"),
         (["T", "--x", "kind", "--y", "accuracy"], MISSING, "column 'kind' is not numeric: row 1 holds 'a'", "--where"),
         (["T", "--x", "flops", "--y", "accuracy", "--where", "flops <"], USAGE, "--where 'flops <'", "a condition"),
         (["T", "--x", "flops", "--y", "accuracy", "--from", "1e12"], MISSING, "the table has no rows", "a row for each point"),

@@ -101,6 +101,7 @@ def fit(
         raise VitscaleError("nothing to fit", hint="name a study or a table: vitscale fit STUDY|FILE", exit_code=USAGE)
     name = _form(form, x, n, d)
     inputs = tuple(column for column in (x, n, d) if column)
+    _check_inputs(name, inputs, relative_to)
 
     from vitscale.analysis.tables import Columns, curves_of
     from vitscale.cli import fit_answers, fit_source
@@ -117,7 +118,8 @@ def fit(
         labels=_names(label) if label else fit_source.labels(table, study=study),
         trials=n_test,
     )
-    rows, left_out = fit_source.between(fit_source.where(table, where), columns.inputs, low, high)
+    ranged = inputs if name == "parametric" else inputs[:1]
+    rows, left_out = fit_source.between(fit_source.where(table, where), ranged, low, high)
     curves, more = curves_of(rows, columns)
     draws = fit_answers.Draws(resamples, seed)
     if name == "isoflop":
@@ -141,6 +143,19 @@ def _form(form: FormName | None, x: str | None, n: str | None, d: str | None) ->
     if given != needs:
         raise VitscaleError(f"the form {name} needs {needs}, not {given}", hint=f"give {needs}", exit_code=USAGE)
     return name
+
+
+def _check_inputs(form: str, inputs: tuple[str, ...], relative_to: str | None) -> None:
+    if len(set(inputs)) < len(inputs):
+        raise VitscaleError(
+            f"{inputs[0]!r} is given twice", hint="the form needs two different columns", exit_code=USAGE
+        )
+    if relative_to is not None and len(inputs) > 1:
+        raise VitscaleError(
+            f"--relative-to compares laws in compute, and {form} is none",
+            hint="give --x COL with a law in x, e.g. --form power",
+            exit_code=USAGE,
+        )
 
 
 def _names(text: str) -> tuple[str, ...]:
