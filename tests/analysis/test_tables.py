@@ -32,7 +32,7 @@ def table(**columns: list[object]) -> pd.DataFrame:
         (table(acc=[0.5, -0.1, 0.7]), XY, "an accuracy lies between 0 and 1, and 1 row is not"),
         (table(acc=[50, 60, 101]), XY, "an accuracy lies between 0 and 100, and 1 row is not"),
         (table(loss=[2.0, 0.0, 1.0]), Columns(inputs=("x",), y="loss"), "a loss is above 0, and 1 row is not"),
-        (table(top=[80.0, 81.0, 82.0]), Columns(inputs=("x",), y="top"), "its name does not say what they are"),
+        (table(top=[80.0, 81.0, 82.0]), Columns(inputs=("x",), y="top"), "'top' does not say what they are"),
         (table(metric=["accuracy", "loss", "loss"]), XY, "rows of one curve differ in metric accuracy, loss"),
         (table(task_version=[1, 1, 2]), XY, "rows of one curve differ in task_version 1, 2"),
         (table(shots=[1, None, None]), XY, "rows of one curve differ in shots 1.0, none"),
@@ -85,6 +85,23 @@ def test_the_metric_column_says_what_a_value_is() -> None:
     frame = pd.DataFrame({"x": [1.0, 2.0], "value": [0.9, 0.8], "metric": ["loss", "loss"]})
     found, _ = curves_of(frame, Columns(inputs=("x",), y="value"))
     assert isinstance(found[0].observations.residuals, LogLoss)
+
+
+@pytest.mark.parametrize(("metric", "loss"), [("error_rate", False), ("top1", False), ("val_nll", True)])
+def test_the_metric_column_s_word_counts_like_a_column_s_name(metric: str, loss: bool) -> None:
+    frame = pd.DataFrame({"x": [1.0, 2.0], "value": [0.3, 0.2], "metric": metric})
+    (curve,), _ = curves_of(frame, Columns(inputs=("x",), y="value"))
+    assert isinstance(curve.observations.residuals, LogLoss) is loss
+    assert curve.observations.y[0] == pytest.approx(0.7 if metric == "top1" else 0.3)
+
+
+def test_percent_is_of_the_table_and_not_of_a_curve() -> None:
+    frame = pd.DataFrame({"x": [1.0, 2.0] * 2, "error": [0.9, 0.5, 3.0, 2.0], "family": ["a", "a", "b", "b"]})
+    curves, _ = curves_of(frame, Columns(inputs=("x",), y="error", by=("family",)))
+    assert [curve.observations.y.tolist() for curve in curves] == [pytest.approx([0.009, 0.005]), [0.03, 0.02]]
+    mixed = frame.assign(metric=["accuracy", "accuracy", "loss", "loss"]).rename(columns={"error": "value"})
+    curves, _ = curves_of(mixed, Columns(inputs=("x",), y="value", by=("metric",)))
+    assert curves[0].observations.y.tolist() == pytest.approx([0.1, 0.5])  # the losses beside them say nothing
 
 
 def test_seeds_spread_is_what_test_images_do_not_explain() -> None:

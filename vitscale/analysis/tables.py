@@ -18,12 +18,6 @@ from vitscale.errors import MISSING, USAGE, VitscaleError
 Measure = Literal["accuracy", "error", "loss"]
 MIXED = ("metric", "task_version", "task", "protocol", "shots", "init")  # a curve has one value of each
 VARYING = ("model", "examples", "examples_seen", "dataset", "resolution", "code_hash")
-METRICS: dict[str, Measure] = {
-    "loss": "loss",
-    "patch_loss": "loss",
-    "accuracy": "accuracy",
-    "patch_accuracy": "accuracy",
-}
 WORDS: tuple[tuple[str, Measure], ...] = (
     ("loss", "loss"), ("nll", "loss"), ("perplexity", "loss"),
     ("err", "error"),
@@ -76,15 +70,16 @@ def curves_of(table: pd.DataFrame, columns: Columns) -> tuple[list[Curve], list[
     numbers = {name: numeric(table, name) for name in dict.fromkeys((*columns.inputs, columns.y))}
     bare = pd.concat(numbers, axis=1).isna().any(axis=1)
     left_out = _missing(int(bare.sum()), [*columns.inputs, columns.y])
-    kept = table[~bare].assign(**{name: values[~bare] for name, values in numbers.items()})
+    kept = table[~bare].assign(**{name: values[~bare] for name, values in numbers.items()}).reset_index(drop=True)
     for name in columns.inputs:
         _positive(kept, name)
+    percent = _percent(kept, columns.y)
     found, refused = [], []
     for name, rows in _groups(kept, columns.by):
         _one_measure(rows, name)
         too_few = _too_few(rows, columns, name)
         if too_few is None:
-            found.append(_curve(name, rows, columns))
+            found.append(_curve(name, rows, columns, percent=bool(percent[rows.index[0]])))
         else:
             refused.append(too_few)
     if not found:
@@ -118,6 +113,12 @@ def numeric(table: pd.DataFrame, name: str) -> pd.Series:
             exit_code=MISSING,
         )
     return values.where(np.isfinite(values))
+
+
+def _percent(rows: pd.DataFrame, y: str) -> pd.Series:
+    """Of each row whether its unit is percent: in one table an error of 0.9 beside one of 3 is, whatever its curve."""
+    metric = rows["metric"].astype("string").fillna("") if "metric" in rows.columns else pd.Series("", rows.index)
+    return rows[y].groupby(metric).transform("max") > 1
 
 
 def _positive(rows: pd.DataFrame, name: str) -> None:
@@ -182,9 +183,9 @@ def _too_few(rows: pd.DataFrame, columns: Columns, name: str) -> Fact | None:
     return None
 
 
-def _curve(name: str, rows: pd.DataFrame, columns: Columns) -> Curve:
+def _curve(name: str, rows: pd.DataFrame, columns: Columns, *, percent: bool) -> Curve:
     measure = columns.measure or _measure(rows, columns.y)
-    y, what = _fitted(rows[columns.y].to_numpy(dtype=float), columns.y, measure)
+    y, what = _fitted(rows[columns.y].to_numpy(dtype=float), columns.y, measure, percent=percent)
     inputs = rows[list(columns.inputs)].to_numpy(dtype=float)
     cluster = rows[columns.cluster].astype("string") if columns.cluster else pd.Series(range(len(rows)))
     clusters = pd.factorize(cluster, use_na_sentinel=False)[0].astype(np.int64)
@@ -214,28 +215,24 @@ def _labels(rows: pd.DataFrame, columns: Columns) -> tuple[str, ...]:
 
 
 def _measure(rows: pd.DataFrame, y: str) -> Measure:
-    if "metric" in rows.columns and y == "value":
-        metric = str(rows["metric"].iloc[0])
-        if metric in METRICS:
-            return METRICS[metric]
+    name = str(rows["metric"].iloc[0]) if "metric" in rows.columns and y == "value" else y
     for word, measure in WORDS:
-        if word in y.lower():
+        if word in name.lower():
             return measure
     if rows[y].max() > 1:
         raise VitscaleError(
-            f"column {y!r} holds values up to {rows[y].max():g}, and its name does not say what they are",
+            f"column {y!r} holds values up to {rows[y].max():g}, and {name!r} does not say what they are",
             hint="say --y-is accuracy, error or loss (accuracies and errors above 1 are read as percent)",
             exit_code=USAGE,
         )
     return "accuracy"
 
 
-def _fitted(values: np.ndarray, name: str, measure: Measure) -> tuple[np.ndarray, str]:
+def _fitted(values: np.ndarray, name: str, measure: Measure, *, percent: bool) -> tuple[np.ndarray, str]:
     """What the law is of: the loss, or the error as a share."""
     if measure == "loss":
         _within(values, name, "a loss is above 0", low=np.nextafter(0, 1), high=np.inf)
         return values, f"loss = {name}"
-    percent = values.max() > 1
     share = values / 100 if percent else values
     _within(share, name, f"an {measure} lies between 0 and {100 if percent else 1}", low=0.0, high=1.0)
     unit = f"{name}/100" if percent else name
