@@ -22,6 +22,7 @@ def table(**columns: list[object]) -> pd.DataFrame:
         (table(), Columns(inputs=("flops",), y="acc"), "no column 'flops'"),
         (table(), Columns(inputs=("x",), y="acc", by=("family",)), "no column 'family'"),
         (table(x=[1, 2, "many"]), XY, "column 'x' is not numeric: row 3 holds 'many'"),
+        (table(x=pd.date_range("2020-10-22", periods=3)), XY, "column 'x' is not numeric: row 1 holds '2020-10-22'"),
         (table(x=[1, 0, -2]), XY, "column 'x' is 0 or negative in 2 rows, e.g. 0"),
         (table(x=[7, 7, 7]), XY, "every x is 7, and a curve needs several"),
         (table(acc=[0.5, 0.5, 0.5]), XY, "every acc is 0.5: there is no curve in it"),

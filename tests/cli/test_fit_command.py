@@ -106,8 +106,10 @@ def test_parquet_and_tsv_are_read_too(run: Run, csv_file: Path, tmp_path: Path) 
     rows.to_parquet(tmp_path / "t.parquet")
     rows.to_csv(tmp_path / "t.tsv", sep="\t", index=False)
     options = ("--x", "flops", "--y", "accuracy", "--form", "power", "--json", *FEW)
-    found = [answer(run(str(tmp_path / name), *options))["curves"] for name in ("t.csv", "t.parquet", "t.tsv")]
-    assert found[0] == found[1] == found[2]
+    (tmp_path / "MARKED.CSV").write_text("# of a spreadsheet\n" + csv_file.read_text(), "utf-8-sig")
+    names = ("t.csv", "t.parquet", "t.tsv", "MARKED.CSV")
+    first, *others = [answer(run(str(tmp_path / name), *options))["curves"] for name in names]
+    assert others == [first] * 3
 
 
 def test_olmo_s_ladder(run: Run) -> None:
@@ -231,7 +233,8 @@ def test_a_range_leaves_rows_out_and_says_so(run: Run, csv_file: Path) -> None:
         (["T", "--n", "flops", "--d", "n_test", "--y", "accuracy", "--at", "1e9"], USAGE, "--at 1e9: not N,D", "--at 1e9,1e12"),
         (["T", "--x", "kind", "--y", "accuracy"], MISSING, "column 'kind' is not numeric: row 1 holds 'a'", "--where"),
         (["T", "--x", "flops", "--y", "accuracy", "--where", "flops <"], USAGE, "--where 'flops <'", "a condition"),
-        (["T", "--x", "flops", "--y", "accuracy", "--from", "1e12"], MISSING, "the table has no rows", "a row for each point"),
+        (["T", "--x", "flops", "--y", "accuracy", "--from", "1e12"], MISSING, "none of the table's 12 rows is left", "--where, --from and --to"),
+        (["W", "--x", "flops", "--y", "accuracy"], MISSING, "its rows have more fields than its header has names", "columns' names"),
         (["gone.csv", "--x", "flops"], MISSING, "gone.csv: no such file", "a study or a .csv"),
         (["gone", "--x", "flops"], MISSING, "gone: no such results folder", "synthetic"),
         (["B", "--x", "flops"], MISSING, "not a readable table", ""),
@@ -242,7 +245,9 @@ def test_a_mistake_is_two_lines(
 ) -> None:
     broken = csv_file.parent / "broken.parquet"
     broken.write_bytes(b"not a table")
-    names = {"T": str(csv_file), "B": str(broken)}
+    wide = csv_file.parent / "wide.csv"
+    wide.write_text("flops,accuracy\n1,0.1,7\n2,0.2,8\n3,0.3,9\n")
+    names = {"T": str(csv_file), "B": str(broken), "W": str(wide)}
     result = run(*(names.get(argument, argument) for argument in arguments))
     assert result.exit_code == code
     assert result.stdout == ""

@@ -102,6 +102,8 @@ def known(table: pd.DataFrame, names: Sequence[str]) -> None:
 def numeric(table: pd.DataFrame, name: str) -> pd.Series:
     """The column as numbers; what is empty or not finite is null."""
     column = table[name]
+    if pd.api.types.is_datetime64_any_dtype(column):  # which pandas would count in nanoseconds
+        column = column.astype("string")
     values = pd.to_numeric(column, errors="coerce").astype("float64")
     text = column.astype("string").str.strip()
     wrong = values.isna() & column.notna() & ~text.str.lower().isin(["", "nan", "na", "null", "none"])

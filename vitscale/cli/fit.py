@@ -10,7 +10,7 @@ import typer
 
 from vitscale.cli import options
 from vitscale.cli.screen import print_json, print_table, reports_errors, say
-from vitscale.errors import BUG, USAGE, VitscaleError
+from vitscale.errors import BUG, MISSING, USAGE, VitscaleError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -120,6 +120,12 @@ def fit(
     )
     ranged = inputs if name == "parametric" else inputs[:1]
     rows, left_out = fit_source.between(fit_source.where(table, where), ranged, low, high)
+    if rows.empty and not table.empty:
+        raise VitscaleError(
+            f"none of the table's {len(table):,} rows is left",
+            hint="--where, --from and --to choose others",
+            exit_code=MISSING,
+        )
     curves, more = curves_of(rows, columns)
     draws = fit_answers.Draws(resamples, seed)
     if name == "isoflop":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vitscale.cli.report import results_folder
 from vitscale.cli.results import matching
@@ -23,7 +24,7 @@ TRUNK = "trunk_id"
 def table(source: str, results: Path) -> tuple[pd.DataFrame, list[Fact], bool]:
     """The rows, what was left out already, and whether they are a study's."""
     path = Path(source)
-    if path.suffix in FILES:
+    if path.suffix.lower() in FILES and not path.is_dir():
         return _read(path), [], False
     from vitscale.analysis.curves import of_plan
     from vitscale.analysis.facts import Fact, count
@@ -46,11 +47,7 @@ def _read(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise VitscaleError(f"{path}: no such file", hint="give a study or a .csv, .tsv or .parquet", exit_code=MISSING)
     try:
-        if path.suffix == ".parquet":
-            return pd.read_parquet(path)
-        with path.open(encoding="utf-8") as lines:
-            comments = next((i for i, line in enumerate(lines) if not line.startswith("#")), 0)
-        return pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", skiprows=comments, skipinitialspace=True)
+        return pd.read_parquet(path) if path.suffix.lower() == ".parquet" else _text(path)
     except (ValueError, OSError) as error:  # of pandas, pyarrow and the decoder alike
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise VitscaleError(
@@ -58,6 +55,24 @@ def _read(path: Path) -> pd.DataFrame:
             hint="a .csv or .tsv has its columns' names in its first line",
             exit_code=MISSING,
         ) from error
+
+
+def _text(path: Path) -> pd.DataFrame:
+    """A CSV or TSV, with or without a byte order mark, and lines that begin with # before its header."""
+    import pandas as pd
+
+    encoding = "utf-8-sig"
+    with path.open(encoding=encoding) as lines:
+        comments = next((i for i, line in enumerate(lines) if not line.startswith("#")), 0)
+    separator = "\t" if path.suffix.lower() == ".tsv" else ","
+    options: Any = {"sep": separator, "skiprows": comments, "skipinitialspace": True, "encoding": encoding}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        try:
+            # Otherwise pandas takes the first column for names of rows where the header has too few.
+            return pd.read_csv(path, index_col=False, **options)
+        except pd.errors.ParserWarning:
+            raise ValueError("its rows have more fields than its header has names") from None
 
 
 def averaged(table: pd.DataFrame, y: str) -> tuple[pd.DataFrame, str]:
