@@ -113,6 +113,16 @@ def test_units_of_x_do_not_matter() -> None:
     assert one.parameters["A"] == pytest.approx(two.parameters["A"] * 1e6 ** two.parameters["alpha"], rel=1e-3)
 
 
+@pytest.mark.parametrize("unit", [1.0, 10.0])
+def test_losses_of_any_unit_may_have_begun_far_above_the_data(unit: float) -> None:
+    """An error begins at 1 at most; a loss of less than 1 may well have begun at 3."""
+    x = np.geomspace(1e5, 1e9, 30)[:, None]
+    y = unit * FORMS["m4"].value(np.array([[0.05, 3.0, 0.6, np.log(100.0), 0.5]]), np.log(x))[0]
+    found = fit(FORMS["m4"], Observations(x, LogLoss(y), np.arange(30)))
+    assert found.parameters["start"] == pytest.approx(3 * unit, rel=1e-6)
+    assert found.parameters["floor"] == pytest.approx(0.05 * unit, rel=1e-6)
+
+
 def test_a_loss_is_judged_on_its_logarithm() -> None:
     residuals = LogLoss(np.array([2.0, 4.0]))
     assert np.allclose(residuals.of(np.array([[4.0, 2.0]]))[0], [[np.log(2), -np.log(2)]])

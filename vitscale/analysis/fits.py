@@ -85,7 +85,7 @@ def fit(form: Form, observations: Observations, *, least_squares: bool = False) 
     """
     log_x0 = np.log(observations.inputs).mean(0)
     z = np.log(observations.inputs) - log_x0
-    lower, upper = form.bounds(z, observations.y)
+    lower, upper = form.bounds(z, observations.y, observations.residuals.highest)
     problem = Problem(form, z, observations.residuals, np.inf, lower, upper)
     begin = search.starts(form, z, observations.residuals)
     if isinstance(observations.residuals, LogLoss):

@@ -44,8 +44,8 @@ class Form:
     nonlinear: tuple[str, ...]
     logged: tuple[str, ...]
     """Parameters whose logarithm is what varies evenly: intervals that hold jointly are of that."""
-    spans: Callable[[Inputs, Float[np.ndarray, " points"]], tuple[Span, ...]]
-    """Of the non-linear parameters, given scaled logarithms of the inputs and y."""
+    spans: Callable[[Inputs, Float[np.ndarray, " points"], float], tuple[Span, ...]]
+    """Of the non-linear parameters, given scaled logarithms of the inputs, y, and the highest that y could be."""
     basis: Callable[[Theta, Inputs], Basis]
     moved: Callable[[Theta, Float[np.ndarray, " inputs"]], Theta]
     """The same curve with x0 = 1, given the logarithms of x0."""
@@ -79,8 +79,8 @@ class Form:
             jacobian[..., linear + parameter] += theta[:, curve, None] * slope
         return np.einsum("bnl,bl->bn", curves, theta[:, :linear]), jacobian
 
-    def bounds(self, z: Inputs, y: Float[np.ndarray, " points"]) -> tuple[np.ndarray, np.ndarray]:
-        spans = self.spans(z, y)
+    def bounds(self, z: Inputs, y: Float[np.ndarray, " points"], highest: float) -> tuple[np.ndarray, np.ndarray]:
+        spans = self.spans(z, y, highest)
         lower = [0.0] * len(self.linear) + [span.lower for span in spans]
         upper = [np.inf] * len(self.linear) + [span.upper for span in spans]
         return np.array(lower), np.array(upper)
@@ -99,6 +99,7 @@ class Implicit(Form):
         return self.solve(theta, z)
 
 
+FAR_ABOVE = 100.0  # times the highest y: losses have no highest value of their own
 EXPONENTS = tuple(np.geomspace(0.02, 4.0, 24).tolist())
 EXPONENT = Span(0.0, 20.0, EXPONENTS)
 
@@ -176,12 +177,19 @@ def _m4(theta: Theta, z: Inputs) -> tuple[Curve, Gradient]:
     return floor + reach * u, np.stack(slopes, -1)
 
 
-def _m4_spans(_z: Inputs, y: np.ndarray) -> tuple[Span, ...]:
+def _m4_spans(_z: Inputs, y: np.ndarray, highest: float) -> tuple[Span, ...]:
     low, high = float(y.min()), float(y.max())
-    ceiling = 1.0 if high <= 1.0 else 4 * high
+    ceiling = min(highest, FAR_ABOVE * high)
     middle = float(np.clip(np.median(y), 1e-6 * ceiling, 0.99 * ceiling))
     floors = (0.0, 0.5 * low, 0.9 * low)
-    starts = tuple(sorted({min(1.01 * high, ceiling), min(1.2 * high, ceiling), min(2 * high, ceiling), ceiling}))
+    starts = tuple(
+        sorted(
+            {
+                min(start, ceiling)
+                for start in (1.01 * high, 1.2 * high, 2 * high, highest if highest < np.inf else 6 * high)
+            }
+        )
+    )
     return (
         Span(0.0, 0.999 * middle, floors),
         Span(1.001 * middle, ceiling * (1 + 1e-9), starts),
@@ -191,7 +199,7 @@ def _m4_spans(_z: Inputs, y: np.ndarray) -> tuple[Span, ...]:
     )
 
 
-def _broken_spans(z: Inputs, _y: np.ndarray) -> tuple[Span, ...]:
+def _broken_spans(z: Inputs, _y: np.ndarray, _highest: float) -> tuple[Span, ...]:
     low, high = float(z.min()), float(z.max())
     breaks = tuple(np.linspace(low, high, 9)[1:-1].tolist())
     return (
@@ -202,21 +210,21 @@ def _broken_spans(z: Inputs, _y: np.ndarray) -> tuple[Span, ...]:
     )
 
 
-def _parabola_spans(z: Inputs, _y: np.ndarray) -> tuple[Span, ...]:
+def _parabola_spans(z: Inputs, _y: np.ndarray, _highest: float) -> tuple[Span, ...]:
     low, high = float(z.min()), float(z.max())
     reach = high - low
     return (Span(low - 2 * reach, high + 2 * reach, tuple(np.linspace(low - reach, high + reach, 61).tolist())),)
 
 
-def _exponent(_z: Inputs, _y: np.ndarray) -> tuple[Span, ...]:
+def _exponent(_z: Inputs, _y: np.ndarray, _highest: float) -> tuple[Span, ...]:
     return (EXPONENT,)
 
 
-def _exponent_and_shift(_z: Inputs, _y: np.ndarray) -> tuple[Span, ...]:
+def _exponent_and_shift(_z: Inputs, _y: np.ndarray, _highest: float) -> tuple[Span, ...]:
     return EXPONENT, Span(0.0, 1e4, (0.0, *np.geomspace(1e-3, 1e2, 16).tolist()))
 
 
-def _two_exponents(_z: Inputs, _y: np.ndarray) -> tuple[Span, ...]:
+def _two_exponents(_z: Inputs, _y: np.ndarray, _highest: float) -> tuple[Span, ...]:
     return EXPONENT, EXPONENT
 
 

@@ -26,6 +26,11 @@ class LogLoss:
 
     y: Points
 
+    @property
+    def highest(self) -> float:
+        """What no y can pass."""
+        return np.inf
+
     def of(self, f: Curve) -> tuple[Curve, Curve]:
         """Residuals and their derivatives with respect to f."""
         f = np.maximum(f, 1e-300)
@@ -55,6 +60,10 @@ class Binomial:
     y: Points
     trials: Points
     tau: float = 0.0
+
+    @property
+    def highest(self) -> float:
+        return 1.0
 
     @property
     def smoothed(self) -> Points:

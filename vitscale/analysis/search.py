@@ -25,7 +25,7 @@ def starts(form: Form, z: Inputs, residuals: Residuals) -> Theta:
         order = np.argsort(z.sum(1), kind="stable")
         some = order[np.linspace(0, len(z) - 1, ENOUGH).round().astype(int)]
         z, residuals = z[some], residuals.only(some)
-    spans = form.spans(z, residuals.y)
+    spans = form.spans(z, residuals.y, residuals.highest)
     candidates = _projected(form, z, residuals, spans) if form.linear else _matched(z, residuals, spans)
     values = form.value(candidates, z)
     misfit = (np.abs(values - residuals.y) * residuals.weights()).sum(-1)
