@@ -174,6 +174,16 @@ def test_the_frontier_and_the_choice_at_a_budget(run: Run) -> None:
     assert "lower envelope" in result.stderr
 
 
+def test_an_envelope_of_one_point_has_no_law(run: Run, tmp_path: Path) -> None:
+    pd.DataFrame({"x": np.geomspace(1, 1e6, 8), "loss": np.arange(1.0, 9.0)}).to_csv(tmp_path / "r.csv", index=False)
+    options = (str(tmp_path / "r.csv"), "--x", "x", "--y", "loss", "--form", "envelope")
+    result = run(*options)
+    assert [[row["best configuration"] for row in table] for table in tables(result.stdout)] == [["row 1"]]
+    assert result.stderr == "Nothing beats the cheapest quarter of a decade: there is no law of the envelope.\n"
+    told = answer(run(*options, "--json"))
+    assert (told["curves"], [fact["kind"] for fact in told["without_law"]]) == ([], ["too_few"])
+
+
 def test_isoflop_profiles(run: Run, tmp_path: Path) -> None:
     c = np.repeat([1e18, 1e19, 1e20], 7)
     n = 0.1 * c**0.5 * np.tile(np.geomspace(1 / 8, 8, 7), 3)

@@ -110,6 +110,13 @@ def optimism(points: Observations) -> Fact:
     )
 
 
+def without_law(points: Observations) -> Fact | None:
+    """What is said where a single point beats all others, the dearer ones too: a law needs two."""
+    if envelope(points).sum() > 1:
+        return None
+    return Fact("too_few", "Nothing beats the cheapest quarter of a decade: there is no law of the envelope.")
+
+
 def computes_at(
     fit: Fit, theta: Float[np.ndarray, "B parameters"], values: Float[np.ndarray, " v"], low: float, high: float
 ) -> Float[np.ndarray, "B v"]:

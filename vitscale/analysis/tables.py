@@ -94,9 +94,13 @@ def known(table: pd.DataFrame, names: Sequence[str]) -> None:
     for name in names:
         if name not in table.columns:
             near = get_close_matches(name, [str(column) for column in table.columns], n=1)
-            there = f"there are: {', '.join(str(column) for column in table.columns)}"
+            there = named(table)
             hint = f"did you mean {near[0]!r}? {there}" if near else there
             raise VitscaleError(f"no column {name!r} in this table", hint=hint, exit_code=USAGE)
+
+
+def named(table: pd.DataFrame) -> str:
+    return f"there are: {', '.join(str(column) for column in table.columns)}"
 
 
 def numeric(table: pd.DataFrame, name: str) -> pd.Series:

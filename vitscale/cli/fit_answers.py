@@ -11,7 +11,7 @@ import numpy as np
 
 from vitscale.analysis.assess import Assessed, assess
 from vitscale.analysis.facts import Fact
-from vitscale.analysis.frontier import Choice, choose, configurations, frontier
+from vitscale.analysis.frontier import Choice, choose, configurations, frontier, without_law
 from vitscale.analysis.isoflop import IsoFlop, isoflop
 from vitscale.analysis.multiplier import Multiplier, multiplier
 from vitscale.analysis.tables import Curve
@@ -49,24 +49,28 @@ def give(answer: Answer, source: str, *, as_json: bool) -> None:
 
 def laws(curves: Sequence[Curve], form: str, at: np.ndarray, draws: Draws, relative_to: str | None) -> Answer:
     """`form`: a name in FORMS, auto or envelope."""
-    if relative_to is not None:
-        _check_reference([curve.name for curve in curves], relative_to)
     envelope = form == "envelope"
     law = "auto" if envelope else form
+    lawless = {c.name: fact for c in curves if envelope and (fact := without_law(c.observations))}
+    fitted = [curve for curve in curves if curve.name not in lawless]
+    if relative_to is not None:
+        _check_reference([curve.name for curve in fitted], relative_to)
     found = [
         # A seed each: curves of as many runs would share their resamples, and a comparison takes them for independent.
         assess(curve, law, at, resamples=draws.resamples, seed=draws.seed + i, of_envelope=envelope)
-        for i, curve in enumerate(curves)
+        for i, curve in enumerate(fitted)
     ]
     shown, told = tables(found), {"curves": document(found)}
     if envelope:
         shown = frontier_tables(curves, at[:, 0].tolist()) + shown
         told["frontiers"] = frontier_document(curves, at[:, 0].tolist())
+        told["without_law"] = [{"curve": name, **asdict(fact)} for name, fact in lawless.items()]
     if relative_to is not None:
         compared = multipliers(found, relative_to)
         shown = shown + multiplier_tables(compared, relative_to)
         told["multipliers"] = multiplier_document(compared)
-    return Answer(shown, told, tuple((a.curve.name, fact) for a in found for fact in a.facts))
+    facts = [*lawless.items(), *((a.curve.name, fact) for a in found for fact in a.facts)]
+    return Answer(shown, told, tuple(facts))
 
 
 def isoflops(curves: Sequence[Curve], at: np.ndarray, draws: Draws) -> Answer:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitscale.cli.report import results_folder
 from vitscale.cli.results import matching
-from vitscale.errors import MISSING, VitscaleError
+from vitscale.errors import MISSING, USAGE, VitscaleError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,7 +101,12 @@ def labels(table: pd.DataFrame, *, study: bool) -> tuple[str, ...]:
 
 
 def where(table: pd.DataFrame, condition: str | None) -> pd.DataFrame:
-    return table if condition is None else matching(table, condition)
+    from vitscale.analysis.tables import named
+
+    try:
+        return table if condition is None else matching(table, condition)
+    except VitscaleError as error:
+        raise VitscaleError(error.problems[0].message, hint=f"a condition on columns; {named(table)}", exit_code=USAGE) from None
 
 
 def between(
