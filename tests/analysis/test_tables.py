@@ -58,6 +58,16 @@ def test_rows_without_a_number_are_left_out_and_counted() -> None:
     assert [(fact.kind, fact.text[:20]) for fact in facts] == [("nan_rows", "1 row left out witho")]
 
 
+def test_a_row_is_named_by_its_number_in_the_whole_table() -> None:
+    frame = pd.DataFrame({"x": [1.0, 1, 2, 2, 3, 3], "acc": [None, 0.1, 0.2, 0.2, 0.3, 0.3], "family": ["a", "b"] * 3})
+    curves, _ = curves_of(frame, Columns(inputs=("x",), y="acc", by=("family",)))
+    assert [curve.labels for curve in curves] == [("row 3", "row 5"), ("row 2", "row 4", "row 6")]
+    named = frame[1:].set_index("family")
+    assert curves_of(named, Columns(inputs=("x",), y="acc"))[0][0].labels[0] == "row 1"
+    with pytest.raises(VitscaleError, match="row 5 holds 'many'"):
+        curves_of(frame.assign(x=[1, 1, 2, 2, "many", 3])[3:], Columns(inputs=("x",), y="acc"))
+
+
 def test_a_family_with_one_point_is_left_out_and_said() -> None:
     frame = pd.DataFrame({"x": [1.0, 2.0, 3.0], "acc": [0.1, 0.2, 0.3], "family": ["a", "a", "b"]})
     found, facts = curves_of(frame, Columns(inputs=("x",), y="acc", by=("family",)))

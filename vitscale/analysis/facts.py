@@ -46,7 +46,7 @@ def _few_points(found: Fit) -> list[Fact]:
     distinct = len(np.unique(found.observations.inputs, axis=0))
     if distinct >= FEW_POINTS:
         return []
-    return [Fact("few_points", f"Only {distinct} distinct points; a curve through so few says little.")]
+    return [Fact("few_points", f"Only {count(distinct, 'distinct point')}; a curve through so few says little.")]
 
 
 def _exact(found: Fit) -> list[Fact]:

@@ -38,7 +38,7 @@ class Columns:
     measure: Measure | None = None
     """None: by the metric column, or the name of y; an accuracy where neither tells."""
     labels: tuple[str, ...] = ()
-    """Which name a point's configuration; none: each row is one."""
+    """Which name a point's configuration; none: each row is one, by its number in the whole table."""
     trials: float | None = None
     """Test images behind each accuracy; None: the column n_test, and unknown without it."""
 
@@ -67,10 +67,12 @@ def curves_of(table: pd.DataFrame, columns: Columns) -> tuple[list[Curve], list[
     known(table, [*named, *([columns.cluster] if columns.cluster else [])])
     if table.empty:
         raise VitscaleError("the table has no rows", hint="give one with a row for each point", exit_code=MISSING)
+    if not (table.index.is_unique and pd.api.types.is_integer_dtype(table.index)):
+        table = table.reset_index(drop=True)
     numbers = {name: numeric(table, name) for name in dict.fromkeys((*columns.inputs, columns.y))}
     bare = pd.concat(numbers, axis=1).isna().any(axis=1)
     left_out = _missing(int(bare.sum()), [*columns.inputs, columns.y])
-    kept = table[~bare].assign(**{name: values[~bare] for name, values in numbers.items()}).reset_index(drop=True)
+    kept = table[~bare].assign(**{name: values[~bare] for name, values in numbers.items()})
     for name in columns.inputs:
         _positive(kept, name)
     percent = _percent(kept, columns.y)
@@ -112,9 +114,10 @@ def numeric(table: pd.DataFrame, name: str) -> pd.Series:
     text = column.astype("string").str.strip()
     wrong = values.isna() & column.notna() & ~text.str.lower().isin(["", "nan", "na", "null", "none"])
     if wrong.any():
-        row = int(np.flatnonzero(wrong.to_numpy())[0])
+        at = int(np.flatnonzero(wrong.to_numpy())[0])
+        row = table.index[at] + 1 if pd.api.types.is_integer_dtype(table.index) else at + 1
         raise VitscaleError(
-            f"column {name!r} is not numeric: row {row + 1} holds {str(column.iloc[row])!r}",
+            f"column {name!r} is not numeric: row {row} holds {str(column.iloc[at])!r}",
             hint="name a column of numbers, or leave such rows out with --where",
             exit_code=MISSING,
         )
@@ -213,7 +216,7 @@ def _varying(rows: pd.DataFrame, columns: Columns) -> list[Fact]:
 
 def _labels(rows: pd.DataFrame, columns: Columns) -> tuple[str, ...]:
     if not columns.labels:
-        return tuple(f"row {row}" for row in range(1, len(rows) + 1))
+        return tuple(f"row {row + 1}" for row in rows.index)
     parts = [
         rows[name].map(lambda value: f"{value:,}" if isinstance(value, int) else str(value)) for name in columns.labels
     ]

@@ -106,7 +106,9 @@ def where(table: pd.DataFrame, condition: str | None) -> pd.DataFrame:
     try:
         return table if condition is None else matching(table, condition)
     except VitscaleError as error:
-        raise VitscaleError(error.problems[0].message, hint=f"a condition on columns; {named(table)}", exit_code=USAGE) from None
+        raise VitscaleError(
+            error.problems[0].message, hint=f"a condition on columns; {named(table)}", exit_code=USAGE
+        ) from None
 
 
 def between(
