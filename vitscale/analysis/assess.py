@@ -117,7 +117,11 @@ def _unsure(found: Fit, drawn: Sample, ends: dict[str, Profile]) -> list[Fact]:
     result = []
     clusters = found.observations.cluster_count
     if drawn.method != "bootstrap":
-        instead = f"a t-interval with {drawn.freedom} degrees of freedom" if drawn.method == "t" else "no interval"
+        instead = (
+            f"a t-interval with {facts.count(drawn.freedom, 'degree')} of freedom"
+            if drawn.method == "t"
+            else "no interval"
+        )
         text = f"{facts.count(clusters, 'independent run')}, and a bootstrap needs {FEWEST_CLUSTERS}: {instead}."
         result.append(Fact("no_bootstrap", text))
     open_ends = [name for name, end in ends.items() if not end.identified]
