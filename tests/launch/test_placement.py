@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from vitscale.errors import USAGE, VitscaleError
 from vitscale.launch.placement import Place, place
 
 STEP = {
@@ -93,3 +94,10 @@ def test_a_node_without_an_address_is_said(monkeypatch: pytest.MonkeyPatch) -> N
     found = told(monkeypatch, MASTER_ADDR="10.0.0.1")
     assert found is not None
     assert found.environment["MASTER_ADDR"] == "10.0.0.1"
+
+
+@pytest.mark.parametrize("name", ["RANK", "MASTER_PORT", "DEEPSPEED_TIMEOUT"])
+def test_what_must_be_a_number_and_is_none_is_an_error_of_use(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    with pytest.raises(VitscaleError, match=f"{name} is 'many' in the environment") as caught:
+        told(monkeypatch, **{**TORCHRUN, name: "many"})
+    assert caught.value.exit_code == USAGE

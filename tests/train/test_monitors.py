@@ -97,6 +97,7 @@ def test_a_folder_that_cannot_be_made_fails_the_run_in_words(rundir: Make, tmp_p
     assert result is not None
     assert "--tensorboard" in result["reason"]
     assert "cannot be opened" in result["reason"]
+    assert result["hint"] == "TensorBoard needs a folder that can be written"
 
 
 def test_a_service_that_fails_does_not_end_the_training(

@@ -10,8 +10,12 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from vitscale.errors import MISSING, VitscaleError
+from vitscale.errors import MISSING, USAGE, VitscaleError
 
+NUMBERS = {
+    **dict.fromkeys(("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT"), int),
+    "DEEPSPEED_TIMEOUT": float,
+}
 FIRST_PORT, PORTS = 20_000, 12_000  # below those that systems hand out themselves
 
 
@@ -29,9 +33,11 @@ def place() -> Place | None:
     """None: this process is alone.
 
     Raises:
-        VitscaleError: the first host of a Slurm step has no address (exit 5).
+        VitscaleError: what must be a number in the environment is none (exit 2); the first host of a Slurm step has no
+            address (exit 5).
     """
     told = os.environ
+    _check_numbers(told)
     if {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} <= set(told):
         local_size = int(told.get("LOCAL_WORLD_SIZE", "1"))
         found = Place(rank=int(told["RANK"]), world_size=int(told["WORLD_SIZE"]), local_size=local_size)
@@ -40,6 +46,18 @@ def place() -> Place | None:
     else:
         return None
     return found if found.world_size > 1 else None
+
+
+def _check_numbers(told: Mapping[str, str]) -> None:
+    for name, kind in NUMBERS.items():
+        try:
+            kind(told.get(name) or 0)
+        except ValueError:
+            raise VitscaleError(
+                f"{name} is {told[name]!r} in the environment, and must be a number",
+                hint=f"unset {name}, or leave it to torchrun or srun",
+                exit_code=USAGE,
+            ) from None
 
 
 def _in_a_step(told: Mapping[str, str]) -> Place:

@@ -19,6 +19,10 @@ OF_STEPS = {
     "mfu": "speed/mfu",
     "memory_peak": "memory/peak_bytes",
 }
+NEEDS = {
+    "tensorboard": "TensorBoard needs a folder that can be written",
+    "wandb": "W&B needs a login, or WANDB_MODE=offline",
+}
 UPLOAD = 20
 """Seconds at the end of a run for W&B to send what it still holds, where WANDB_FINISH_TIMEOUT does not say."""
 
@@ -44,7 +48,7 @@ class Monitors:
             where = " and ".join(f"--{service} {place}" for service, place in told.items() if place)
             raise VitscaleError(
                 f"{where} cannot be opened: {type(error).__name__}: {str(error).partition(chr(10))[0]}",
-                hint="W&B needs a login, or WANDB_MODE=offline; TensorBoard a folder that can be written",
+                hint="; ".join(NEEDS[service] for service, place in told.items() if place),
                 exit_code=MISSING,
             ) from None
 
