@@ -19,7 +19,7 @@ Make = Callable[..., RunDir]
 
 STUCK = """
 import os, sys, threading
-from vitscale.train import checkpoint, pretrain, worker
+from vitscale.train import checkpoint, pretrain, upstream, worker
 module = {module}
 original = module.{function}
 def stuck(*arguments, **named):
