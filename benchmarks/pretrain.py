@@ -101,6 +101,16 @@ CASES = (
         steps=120,
         make_data=small_images,
     ),
+    # The loader's share of the time is that of a device on which the steps above take no longer than these.
+    Case(
+        name="ViT-small/14 (32 wide, 2 deep)",
+        model="ViT-Ti/14",
+        settings=("model.width=32", "model.depth=2", "model.mlp=128", "model.heads=2"),
+        resolution=28,
+        batch_size=256,
+        steps=160,
+        make_data=small_images,
+    ),
 )
 
 
