@@ -8,8 +8,9 @@ import pytest
 from studies import STUDY, write
 from vitscale.errors import INVALID_STUDY, VitscaleError
 from vitscale.launch.folders import prepare
+from vitscale.study.job import Job
 from vitscale.study.load import load
-from vitscale.study.plan import Job, plan
+from vitscale.study.plan import plan
 
 MASKED = ('"model.name" = ["ViT-nano/7", "R5"]', '"model.name" = ["ViT-nano/7"]\n"recipe.objective" = ["masked-patch"]')
 SELECT = STUDY[STUDY.index("[select]") : STUDY.index("[[transfer]]")]

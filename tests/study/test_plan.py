@@ -10,8 +10,9 @@ import pytest
 
 from studies import STUDY, describe, write
 from vitscale import models
+from vitscale.study.job import Job
 from vitscale.study.load import Study, load
-from vitscale.study.plan import Job, Plan, plan
+from vitscale.study.plan import Plan, plan
 
 
 def planned(folder: Path, text: str = STUDY, settings: tuple[str, ...] = (), **facts: Any) -> Plan:

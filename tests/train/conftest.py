@@ -7,8 +7,9 @@ import pytest
 
 import tiny
 from vitscale.launch.folders import prepare
+from vitscale.study.job import Job
 from vitscale.study.load import load
-from vitscale.study.plan import Job, plan
+from vitscale.study.plan import plan
 from vitscale.train.group import process_group
 from vitscale.train.rundir import RunDir
 

@@ -13,7 +13,8 @@ from vitscale.config import Recipe, Transfer
 from vitscale.errors import DONE
 from vitscale.launch.folders import prepare
 from vitscale.study.datasets import load_task
-from vitscale.study.plan import Job, transfer_job
+from vitscale.study.job import Job
+from vitscale.study.plan import transfer_job
 from vitscale.train import finetune
 from vitscale.train.engine import Engine
 from vitscale.train.rundir import RunDir

@@ -17,7 +17,8 @@ from vitscale.errors import DONE, INTERRUPTED
 from vitscale.launch.folders import prepare
 from vitscale.launch.progress import progress
 from vitscale.study.datasets import load_task
-from vitscale.study.plan import Job, transfer_job
+from vitscale.study.job import Job
+from vitscale.study.plan import transfer_job
 from vitscale.train import checkpoint
 from vitscale.train.rundir import RunDir
 from vitscale.train.stop import Stop

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from vitscale.launch.hostfile import Host
     from vitscale.launch.placement import Place
     from vitscale.launch.sweep import Machine, Places
-    from vitscale.study.plan import Job
+    from vitscale.study.job import Job
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="The study's TOML file.")]
 Settings = Annotated[

@@ -12,8 +12,8 @@ from vitscale.cli import options
 from vitscale.cli.screen import print_json, print_table, reports_errors, say
 
 if TYPE_CHECKING:
-    from vitscale.launch.sweep import Job
     from vitscale.models.counts import Counting
+    from vitscale.study.job import Job
 
 
 @reports_errors

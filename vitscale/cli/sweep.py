@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from vitscale.launch.sweep import Ended, Machine, Sweep
+    from vitscale.study.job import Job
     from vitscale.study.load import Study
-    from vitscale.study.plan import Job
 
 
 @reports_errors

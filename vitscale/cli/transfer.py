@@ -71,7 +71,8 @@ def _transfer(run: str, transfer: Transfer, runs: Path, results: Path, threads: 
     from vitscale.study.check import check_transfer
     from vitscale.study.datasets import Dataset, load_task
     from vitscale.study.fields import from_dict
-    from vitscale.study.plan import Job, transfer_job
+    from vitscale.study.job import Job
+    from vitscale.study.plan import transfer_job
 
     folder = find(run, runs)
     told = folders.document(folder)

@@ -8,7 +8,7 @@ from typing import Any
 from vitscale.files import disk_errors
 from vitscale.launch import folders
 from vitscale.results import store
-from vitscale.study.plan import Job
+from vitscale.study.job import Job
 
 
 def collect(job: Job, runs: Path, results: Path, study: str) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vitscale.launch import folders
-from vitscale.study.plan import Job
+from vitscale.study.job import Job
 
 FLOPS_PER_CORE = 2e10
 """A guess for fp32 training of small models on one server core, until something has been measured."""

@@ -17,7 +17,7 @@ from vitscale.results import provenance
 from vitscale.study.archs import IN_ARCH
 from vitscale.study.fields import from_dict
 from vitscale.study.identity import OF_MASKED
-from vitscale.study.plan import Job, files_of
+from vitscale.study.job import Job, files_of
 
 State = Literal["to do", "stopped", "running", "done", "failed"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from vitscale.config import PROBE_SHOTS
 from vitscale.launch import folders
-from vitscale.study.plan import Job
+from vitscale.study.job import Job
 
 MEASURED = {"accuracy": "", "patch_accuracy": " patches"}
 """Metrics that are shares, and how they are told."""

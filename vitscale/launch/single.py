@@ -17,7 +17,7 @@ from vitscale.launch.placement import Place
 from vitscale.launch.progress import progress
 from vitscale.launch.sweep import Machine, Places, Say, not_saved
 from vitscale.processes import STOP_SIGNALS
-from vitscale.study.plan import Job
+from vitscale.study.job import Job
 
 VISIBLE = 120.0
 """Seconds for the first process to plan the run, and for its folder to be seen on other hosts."""

@@ -21,8 +21,9 @@ from vitscale.launch.local import Worker, wait_any
 from vitscale.launch.progress import progress, summary, title
 from vitscale.processes import STOP_SIGNALS
 from vitscale.results.store import Held, write_plan
+from vitscale.study.job import Job
 from vitscale.study.load import Study
-from vitscale.study.plan import Job, Plan, plan
+from vitscale.study.plan import Plan, plan
 
 Say = Callable[[str], None]
 

@@ -32,7 +32,7 @@ _ONLY_OF = {"fewshot": ("shots",), "finetune": ("lr", "steps", "batch_size", "wa
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trunk:
+class Origin:
     """What a transfer starts from: a pre-training run, or a published checkpoint."""
 
     run: Run
@@ -43,14 +43,14 @@ class Trunk:
     """SHA-256 of the file of a published checkpoint."""
 
 
-def trunk_id(trunk: Trunk) -> str:
+def origin_id(origin: Origin) -> str:
     """12 hex digits of a pre-training run, or of a published checkpoint."""
-    return _digest(trunk_identity(trunk))
+    return _digest(origin_identity(origin))
 
 
-def transfer_id(trunk: Trunk, transfer: Transfer, task: Task) -> str:
+def transfer_id(origin: Origin, transfer: Transfer, task: Task) -> str:
     """12 hex digits of a transfer: of the run it starts from, or, of a baseline, of what it starts from instead."""
-    run, arch = trunk.run, trunk.arch
+    run, arch = origin.run, origin.arch
     settings = _differing(transfer, Transfer())
     for key in ("task", "resolution", *(k for p, keys in _ONLY_OF.items() if p != transfer.protocol for k in keys)):
         settings.pop(key, None)
@@ -60,13 +60,13 @@ def transfer_id(trunk: Trunk, transfer: Transfer, task: Task) -> str:
         settings.pop("pos_resize", None)
     start: dict[str, Any]
     if transfer.init == "pretrained":
-        start = {"parent": trunk_identity(trunk)}
+        start = {"parent": origin_identity(origin)}
     elif transfer.init == "untrained":
         start = {
             "arch": models.to_dict(arch),
-            "pre_logits": run.model.pre_logits and trunk.checkpoint is None,
+            "pre_logits": run.model.pre_logits and origin.checkpoint is None,
             # The head's size moves what the generator gives the rest.
-            "num_classes": num_classes(trunk.dataset, run.data) or task.num_classes,
+            "num_classes": num_classes(origin.dataset, run.data) or task.num_classes,
             "resolution": run.data.resolution,
             "precision": run.recipe.precision,
             "seed": run.seed,
@@ -76,19 +76,19 @@ def transfer_id(trunk: Trunk, transfer: Transfer, task: Task) -> str:
     return _digest({**start, "transfer": settings, "task": task_identity(task), "schema": SCHEMA, "numerics": NUMERICS})
 
 
-def trunk_identity(trunk: Trunk) -> dict[str, Any]:
+def origin_identity(origin: Origin) -> dict[str, Any]:
     """What is hashed: architecture by its numbers, data by fingerprint, duration in steps, the rest by difference."""
-    run, arch = trunk.run, trunk.arch
-    if trunk.checkpoint is not None:
+    run, arch = origin.run, origin.arch
+    if origin.checkpoint is not None:
         return {
             "arch": models.to_dict(arch),
-            "checkpoint": trunk.checkpoint,
+            "checkpoint": origin.checkpoint,
             "resolution": run.data.resolution,
             "precision": run.recipe.precision,
             "schema": SCHEMA,
             "numerics": NUMERICS,
         }
-    data = _data_identity(trunk)
+    data = _data_identity(origin)
     recipe = _differing(run.recipe, Recipe())
     for key in ("epochs", "examples"):
         recipe.pop(key, None)
@@ -123,8 +123,8 @@ def trunk_identity(trunk: Trunk) -> dict[str, Any]:
     }
 
 
-def _data_identity(trunk: Trunk) -> dict[str, Any]:
-    run, dataset, test = trunk.run, trunk.dataset, trunk.test
+def _data_identity(origin: Origin) -> dict[str, Any]:
+    run, dataset, test = origin.run, origin.dataset, origin.test
     data = _differing(run.data, Data())
     for key in ("shards", "test", "size", "num_classes", "exclude", "max_bad", "fraction"):
         data.pop(key, None)

@@ -1,0 +1,170 @@
+"""One job of a study: what it is, what it costs, and what its worker is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from vitscale import models
+from vitscale.config import Run, Task
+from vitscale.locations import locate
+from vitscale.models.counts import Counting, Head
+from vitscale.models.masked import masked_head
+from vitscale.study import cost
+from vitscale.study.datasets import Dataset
+from vitscale.study.identity import Origin
+from vitscale.study.schedule import total_steps
+from vitscale.study.subsets import num_classes, training_examples
+
+Role = Literal["cell", "tuning", "baseline"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run folder: a pre-training run, or one transfer of it."""
+
+    id: str
+    role: Role
+    run: Run
+    arch: models.Arch
+    dataset: Dataset
+    test: Dataset | None = None
+    checkpoint: str | None = None
+    """Of a published checkpoint and its transfers: SHA-256 of the file."""
+    task: Task | None = None
+    probes: tuple[Task, ...] = ()
+    """Of a pre-training: the tasks of `recipe.probe`."""
+    parent: str | None = None
+    varied: Mapping[str, Any]
+    """The settings that vary in the study, with this job's values."""
+    flops_tuning: int = 0
+    """What choosing this job's settings cost beside itself."""
+    at_edge: bool | None = None
+    """The chosen settings lie at the edge of their grid; None: nothing was chosen."""
+
+    @property
+    def kind(self) -> Literal["pretrain", "import", "transfer"]:
+        if self.run.transfer is not None:
+            return "transfer"
+        return "pretrain" if self.checkpoint is None else "import"
+
+    @property
+    def label(self) -> str:
+        """The model's name, with the options of it that vary in the study, and what it is trained for if not labels."""
+        names = {key.removeprefix("model."): value for key, value in self.varied.items() if key.startswith("model.")}
+        options = [f"{key}={value}" for key, value in names.items() if key not in ("name", "checkpoint")]
+        if self.run.recipe.objective != "classification" and self.checkpoint is None:
+            options.append(self.run.recipe.objective)
+        return f"{self.run.model.name} ({', '.join(options)})" if options else self.run.model.name
+
+    @property
+    def origin(self) -> Origin:
+        return Origin(run=self.run, arch=self.arch, dataset=self.dataset, test=self.test, checkpoint=self.checkpoint)
+
+    @property
+    def examples(self) -> int:
+        """Unique images of the pre-training subset."""
+        return training_examples(self.dataset, self.run)
+
+    @cached_property
+    def steps(self) -> int:
+        """Optimizer steps of the pre-training; 0 of a published checkpoint."""
+        return 0 if self.checkpoint else total_steps(self.run.recipe, self.examples)
+
+    @property
+    def examples_seen(self) -> int:
+        return self.steps * self.run.recipe.batch_size
+
+    @property
+    def head(self) -> Head:
+        """Behind the representation in pre-training; of a published checkpoint none, of its transfers the task's."""
+        if self.checkpoint is not None:
+            return Head(num_classes=self.task.num_classes if self.task else 0)
+        if self.run.recipe.objective == "masked-patch":
+            return masked_head(self.run.recipe, self.arch.ratio, self.run.data.resolution)
+        pre_logits = self.run.model.pre_logits and self.arch.family != "resnet"
+        return Head(
+            num_classes=num_classes(self.dataset, self.run.data),
+            pre_logits=self.arch.feature_width if pre_logits else None,
+        )
+
+    @cached_property
+    def params(self) -> models.Params:
+        return self.arch.params(self.run.data.resolution, self.head)
+
+    @cached_property
+    def macs(self) -> int:
+        """Of one image's forward pass in pre-training, every tap of a convolution counted."""
+        return self.macs_by("dense")
+
+    def macs_by(self, counting: Counting) -> int:
+        return self.arch.macs(self.run.data.resolution, self.head, counting).total
+
+    @property
+    def pretrain_flops(self) -> int:
+        """Training FLOPs of the pre-training alone: the x axis of its transfers, too. A baseline has none."""
+        return 0 if self.role == "baseline" else cost.training_flops(self.macs, self.examples_seen)
+
+    @cached_property
+    def flops(self) -> int:
+        """What this job itself computes in training, and in a few-shot transfer in extracting features."""
+        return self.flops_by("dense")
+
+    def flops_by(self, counting: Counting) -> int:
+        transfer, task = self.run.transfer, self.task
+        if transfer is None or task is None:
+            return cost.training_flops(self.macs_by(counting), self.examples_seen)
+        if transfer.init == "pixels":
+            return 0
+        resolution = transfer.resolution or self.run.data.resolution
+        macs = self.arch.macs(resolution, Head(num_classes=task.num_classes), counting).total
+        if transfer.protocol == "fewshot":
+            return cost.forward_flops(macs, task.train_examples + task.test_examples)
+        trainings = (len(transfer.lr) if len(transfer.lr) > 1 else 0) + transfer.seeds
+        return cost.training_flops(macs, transfer.steps * transfer.batch_size * trainings)
+
+    def memory_bytes(
+        self, *, stage: int = 0, devices: int = 1, micro_batch: int | None = None, recompute: bool = False
+    ) -> int:
+        """What pre-training keeps on each device in fp32: model states, and activations of a micro-batch (None: the
+        device's part of the batch). Workspaces come on top: a tenth for ViTs, as much again for small ResNets."""
+        if self.kind == "import":
+            return 4 * self.params.total
+        recipe = self.run.recipe
+        images = min(micro_batch or recipe.batch_size, -(-recipe.batch_size // devices))
+        kept = self.arch.activations(self.run.data.resolution, self.head, recompute=recompute)
+        averaged = recipe.ema > 0
+        states = cost.model_state_bytes(self.params.total, stage=stage, devices=devices, averaged=averaged)
+        return states + kept.bytes(images)
+
+    def document(self) -> dict[str, Any]:
+        """What a worker is told: `run.json`, but for provenance and the machine's settings."""
+        return {
+            "schema": 1,
+            "id": self.id,
+            "kind": self.kind,
+            "parent": self.parent,
+            "config": asdict(self.run),
+            "arch": models.to_dict(self.arch),
+            "head": asdict(self.head),
+            "dataset": asdict(self.dataset),
+            "test": asdict(self.test) if self.test else None,
+            "checkpoint": self.checkpoint,
+            "task": asdict(self.task) if self.task else None,
+            "probes": [asdict(task) for task in self.probes] if self.kind == "pretrain" else [],
+            "steps": self.steps,
+            "flops_per_example": cost.training_flops(self.macs, 1),
+        }
+
+
+def files_of(study_base: Path, run: Run) -> dict[str, str]:
+    """Where a run's shards and its published checkpoint lie, from any working directory, for the worker."""
+    return {
+        "shards": locate(run.data.shards, base=study_base).text if run.data.shards else "",
+        "test": locate(run.data.test, base=study_base).text if run.data.test else "",
+        "exclude": str((study_base / run.data.exclude).resolve()) if run.data.exclude else "",
+        "checkpoint": str((study_base / run.model.checkpoint).resolve()) if run.model.checkpoint else "",
+    }
