@@ -78,3 +78,13 @@ def test_without_a_terminal_it_only_says_what_it_would_free(runs: Path) -> None:
     assert clean("--yes").stderr == "freed: 1 checkpoint, 0.00 GB\n"
     assert len(names(runs)) == len(before) - 1
     assert clean().stderr == f"nothing to free in {runs}\n"
+
+
+def test_a_trunk_keeps_its_checkpoints_until_its_branches_are_done(runs: Path) -> None:
+    told = json.loads((runs / "done" / "run.json").read_text())
+    (runs / "done" / "run.json").write_text(json.dumps({**told, "branches": [[10, "a"], [20, "b"]]}))
+    for branch in "ab":
+        assert not list(surplus(runs))
+        (runs / branch).mkdir()
+        (runs / branch / "result.json").write_text(json.dumps({"status": "done", "rows": [], "attempt": 1}))
+    assert {each.folder.name for each in surplus(runs)} == {"step-00000010"}

@@ -5,13 +5,12 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from sweeps import VARIES, start, sweep
 
 import tiny
 from vitscale.analysis.curves import curves
@@ -21,8 +20,6 @@ from vitscale.launch.sweep import current_plan
 from vitscale.results.store import Held, read, read_plan
 from vitscale.study.load import load
 
-VARIES = ["attempt", "device_seconds", "mfu", "started", "ended", "flops_lost", "flops_eval", "device"]
-
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -31,28 +28,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny.write(folder)
     assert sweep(folder).returncode == DONE
     return folder
-
-
-def start(folder: Path, *options: str) -> subprocess.Popen[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "vitscale.cli.main",
-        "sweep",
-        "study.toml",
-        "--jobs",
-        "1",
-        "--threads",
-        "1",
-        *options,
-    ]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def sweep(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    process = start(folder, *options)
-    out, err = process.communicate(timeout=300)
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def rows(folder: Path) -> pd.DataFrame:

@@ -12,14 +12,18 @@ CLUSTER = "trunk_id"
 
 
 def measured(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Fact]]:
-    """The rows of cells with `flops` (of pre-training) and `trunk_id`, the pre-training run that a row hangs on."""
+    """The rows of cells with `flops` (of pre-training) and `trunk_id`, the training that a row hangs on: its
+    pre-training run, or the trunk that this shares with others."""
     rows = curves(frame).rows
     cells = rows[rows["role"] == "cell"]
     grouped = cells.groupby(KEYS, dropna=False, sort=False)
     first = grouped.first()
     # `first` takes the first that is not null; the value is the mean over draws of the support set.
     table = first.assign(value=grouped["value"].mean()).reset_index()
-    table[CLUSTER] = table["parent_id"].fillna(table["run_id"])
+    own = table["parent_id"].fillna(table["run_id"])
+    trunks = cells[cells["trunk_id"].notna()].drop_duplicates("run_id")
+    trunk_of = dict(zip(trunks["run_id"], trunks["trunk_id"], strict=True))
+    table[CLUSTER] = own.map(lambda run_id: trunk_of.get(run_id, run_id))
     return table, [*_excluded(frame), *_edges(cells)]
 
 

@@ -322,4 +322,5 @@ def only(pattern: str | None):  # type: ignore[no-untyped-def]  # Callable[[Job]
         raise VitscaleError(
             "--only is empty", hint="give the start of a run id, or a part of a model's name", exit_code=USAGE
         )
-    return lambda job: job.id.startswith(pattern) or pattern in job.run.model.name
+    # What a run needs is wanted with it.
+    return lambda job: job.role == "trunk" or job.id.startswith(pattern) or pattern in job.run.model.name

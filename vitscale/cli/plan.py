@@ -38,7 +38,7 @@ def plan(
 
     loaded = load(study, settings=settings or [])
     now = current_plan(loaded, runs)
-    states = {job.id: folders.state(runs / job.id) for job in now.jobs}
+    states = {job.id: folders.state_of(job, runs) for job in now.jobs}
     waiting = [job for job in now.waiting if job.kind == "pretrain"]
     pretraining = [job for job in now.jobs if job.kind == "pretrain"]
     published = [job for job in now.jobs if job.kind == "import"]
@@ -64,6 +64,7 @@ def plan(
             "lr",
             "params",
             "MMACs/image",
+            "exaFLOPs alone",
             "exaFLOPs",
             "GiB/device",
             "state",
@@ -90,7 +91,9 @@ def _document(job: Job, state: str, counting: Counting) -> dict[str, Any]:
         "params": job.params.total,
         "macs": job.macs_by(counting),
         "flops": job.flops_by(counting),
+        "flops_alone": job.flops_alone_by(counting) if job.kind == "pretrain" else None,
         "parent": job.parent,
+        "trunk": job.branch.trunk if job.branch else None,
         "transfer": None if job.run.transfer is None else f"{job.run.transfer.protocol} {job.run.transfer.task}",
         "init": None if job.run.transfer is None else job.run.transfer.init,
         "provisional": job.dataset.fingerprint is None,
@@ -130,6 +133,7 @@ def _row(job: Job, state: str, counting: Counting, memory: str) -> list[str]:
         "to select" if selecting else f"{job.run.recipe.lr:g}",
         f"{job.params.total:,}",
         f"{job.macs_by(counting) / 1e6:,.1f}",
+        "-" if job.role == "trunk" else f"{job.flops_alone_by(counting) / 1e18:.4g}",
         f"{job.flops_by(counting) / 1e18:.4g}",
         memory,
         state,
@@ -139,22 +143,37 @@ def _row(job: Job, state: str, counting: Counting, memory: str) -> list[str]:
 def _published_row(job: Job, state: str, counting: Counting) -> list[str]:
     """Nothing is trained: the price is that of the network without a head."""
     weights = f"{job.memory_bytes() / 2**30:.3g}"
-    id_, _, model, _, _, _, _, params, macs, _, memory, state = _row(job, state, counting, weights)
-    return [id_, "published", model, "-", "-", "-", "-", params, macs, "-", memory, state]
+    id_, _, model, _, _, _, _, params, macs, _, _, memory, state = _row(job, state, counting, weights)
+    return [id_, "published", model, "-", "-", "-", "-", params, macs, "-", "-", memory, state]
 
 
 def totals(jobs: Sequence[Job], states: Mapping[str, str], counting: Counting = "dense") -> list[str]:
     """Counts and FLOPs of all jobs and of those still to do."""
     left = [job for job in jobs if states.get(job.id) not in ("done", "failed")]
-    pretraining = sum(job.kind == "pretrain" for job in jobs)
+    pretraining = sum(job.kind == "pretrain" and job.role != "trunk" for job in jobs)
+    trunks = sum(job.role == "trunk" for job in jobs)
     published = sum(job.kind == "import" for job in jobs)
     baselines = sum(job.role == "baseline" for job in jobs)
-    transfers = len(jobs) - pretraining - published - baselines
+    transfers = len(jobs) - pretraining - trunks - published - baselines
     checkpoints = f"{published} published checkpoint{'s' if published > 1 else ''}, " if published else ""
     return [
         f"{pretraining} pre-training runs, {checkpoints}{transfers} transfers, {baselines} baselines; "
         f"{sum(job.flops_by(counting) for job in jobs):.2e} FLOPs",
+        *_saved(jobs, trunks, counting),
         f"left to run: {len(left)} jobs, {sum(job.flops_by(counting) for job in left):.2e} FLOPs",
+    ]
+
+
+def _saved(jobs: Sequence[Job], trunks: int, counting: Counting) -> list[str]:
+    """What sharing trunks saves of the pre-training."""
+    if not trunks:
+        return []
+    pretraining = [job for job in jobs if job.kind == "pretrain"]
+    alone = sum(job.flops_alone_by(counting) for job in pretraining)
+    together = sum(job.flops_by(counting) for job in pretraining)
+    return [
+        f"{trunks} shared trunk{'s' if trunks > 1 else ''}: pre-training takes {together:.2e} FLOPs instead of "
+        f"{alone:.2e} ({1 - together / alone:.0%} saved)"
     ]
 
 

@@ -26,8 +26,8 @@ def status(
     rows = []
     for job in now.jobs:
         folder = runs / job.id
-        state = folders.state(folder)
-        outcome = folders.result(folder)
+        state = folders.state_of(job, runs)
+        outcome = folders.outcome_of(job, runs)
         if outcome is not None:
             detail = summary(outcome) if state == "done" else str(outcome["reason"])
         else:

@@ -29,6 +29,10 @@ def sweep(
         str | None,
         typer.Option("--only", metavar="TEXT", help="Only runs whose id begins so, or whose model's name holds it."),
     ] = None,
+    share: Annotated[
+        bool,
+        typer.Option("--share/--no-share", help="Train what budgets of one model have in common once, as their trunk."),
+    ] = True,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed runs again.")] = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,
     accept_code_change: Annotated[
@@ -67,9 +71,9 @@ def sweep(
     loaded = load(study, settings=settings or [])
     wanted = options.only(only)
     if retry_failed and not dry_run:
-        _set_failed_aside(loaded, runs, wanted)
-    everything, states = _planned(loaded, runs, wanted)
-    if not everything:
+        _set_failed_aside(loaded, runs, wanted, share)
+    everything, states = _planned(loaded, runs, wanted, share)
+    if all(job.role == "trunk" for job in everything):
         raise VitscaleError(
             f"--only {only}: no run of {study} is named so", hint=f"vitscale plan {study} lists them", exit_code=USAGE
         )
@@ -107,26 +111,29 @@ def sweep(
         machine=machine,
         say=say,
         only=wanted,
+        share=share,
         fail_fast=fail_fast,
         accept_code_change=accept_code_change,
     )
     _tell(running.run(), running, study, results / loaded.name)
 
 
-def _set_failed_aside(study: Study, runs: Path, wanted: Callable[[Job], bool]) -> None:
+def _set_failed_aside(study: Study, runs: Path, wanted: Callable[[Job], bool], share: bool) -> None:
     from vitscale.launch.sweep import current_plan, retry_failed
 
-    count = retry_failed([job for job in current_plan(study, runs).jobs if wanted(job)], runs)
+    count = retry_failed([job for job in current_plan(study, runs, wanted, share=share).jobs if wanted(job)], runs)
     say(f"trying {count} failed runs again")
 
 
-def _planned(study: Study, runs: Path, wanted: Callable[[Job], bool]) -> tuple[list[Job], Mapping[str, str]]:
+def _planned(
+    study: Study, runs: Path, wanted: Callable[[Job], bool], share: bool
+) -> tuple[list[Job], Mapping[str, str]]:
     """The jobs that are wanted, those that wait for a selection included; and where each of all jobs stands."""
     from vitscale.launch import folders
     from vitscale.launch.sweep import current_plan
 
-    now = current_plan(study, runs)
-    states = {job.id: folders.state(runs / job.id) for job in now.jobs}
+    now = current_plan(study, runs, wanted, share=share)
+    states = {job.id: folders.state_of(job, runs) for job in now.jobs}
     return [job for job in [*now.jobs, *now.waiting] if wanted(job)], states
 
 

@@ -24,10 +24,10 @@ def collect(job: Job, runs: Path, results: Path, study: str) -> bool:
     return True
 
 
-def collect_orphan(job: Job, parent: dict[str, Any], results: Path, study: str) -> None:
-    """A row for a transfer that cannot be because its pre-training failed; a real attempt replaces it."""
-    trunk = "pre-training" if job.checkpoint is None else "published checkpoint"
-    reason = f"its {trunk} {job.parent} failed: {parent['reason']}"
+def collect_orphan(job: Job, origin: Job, outcome: dict[str, Any], results: Path, study: str) -> None:
+    """A row for a job that cannot be because what it starts from failed; a real attempt replaces it."""
+    names = {"trunk": "trunk", "import": "published checkpoint", "pretrain": "pre-training"}
+    reason = f"its {names['trunk' if origin.role == 'trunk' else origin.kind]} {origin.id} failed: {outcome['reason']}"
     row = {**_of_job(job), **_failure(job, reason), "study": study}
     with disk_errors(results):
         store.write_part([row], results / study, run_id=job.id, attempt=0)
@@ -73,7 +73,8 @@ def _of_job(job: Job) -> dict[str, Any]:
         "resolution": (job.run.transfer.resolution if job.run.transfer else None) or data.resolution,
         "seed": seed,
         "settings": dict(job.varied),
-        "flops_standalone": None if job.checkpoint else float(job.pretrain_flops),
+        # A trunk is no point of a curve.
+        "flops_standalone": None if job.checkpoint or job.role == "trunk" else float(job.pretrain_flops),
         "flops_tuning": float(job.flops_tuning),
     }
     if not pixels:

@@ -23,7 +23,7 @@ def expected_seconds(jobs: Sequence[Job], runs: Path, *, processes: int, threads
         event = folders.last_event(runs / job.id)
         if event is not None and job.kind == "pretrain":
             measured.append(event["images_per_second"] * 6 * job.macs)
-    left = [job for job in jobs if folders.state(runs / job.id) not in ("done", "failed")]
+    left = [job for job in jobs if folders.state_of(job, runs) not in ("done", "failed")]
     rate = sum(measured) / len(measured) if measured else FLOPS_PER_CORE * threads
     groups = {job.id if job.kind != "transfer" else job.parent or job.run.model.name for job in left}
     overhead = len(groups) * SECONDS_PER_PROCESS + len(left) * SECONDS_PER_JOB

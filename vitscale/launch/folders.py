@@ -112,6 +112,26 @@ def state(folder: Path) -> State:
     return "stopped" if (folder / "events.jsonl").is_file() else "to do"
 
 
+def outcome_of(job: Job, runs: Path) -> dict[str, Any] | None:
+    """A job's outcome; None where there is none yet, and for a trunk that must go further than it went."""
+    found = result(runs / job.id)
+    if found is not None and job.role == "trunk" and found["status"] == "done" and found["reached"] < job.steps:
+        return None
+    return found
+
+
+def state_of(job: Job, runs: Path) -> State:
+    """Where a job stands."""
+    found = state(runs / job.id)
+    return "stopped" if found == "done" and outcome_of(job, runs) is None else found
+
+
+def checkpoint_steps(folder: Path) -> list[int]:
+    """The steps of which a run has checkpoints."""
+    names = [path.name.removeprefix("step-") for path in (folder / "checkpoints").glob("step-*")]
+    return [int(name) for name in names if name.isdecimal()]
+
+
 def scores(runs: Path, ids: Iterable[str]) -> dict[str, float | None]:
     """Upstream validation score of each ended run among `ids`, larger is better; None for one that failed."""
     found = {}
@@ -134,9 +154,13 @@ def prepare(job: Job, runs: Path, *, base: Path, machine: Mapping[str, Any], acc
         "machine": {**machine, **files_of(base, job.run)},
         "provenance": provenance.collect(),
     }
+    if job.branch is not None and not checkpoint_steps(folder):
+        _check_trunk(runs / job.branch.trunk, job, told, accept_code_change)
     if (folder / "run.json").is_file():
         _check_same(folder, told, accept_code_change)
     with disk_errors(runs):
+        if job.role == "trunk" and (folder / "run.json").is_file():
+            _go_further(job, folder, told)
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "run.json", json.dumps(told, indent=2).encode())
     return folder
@@ -150,13 +174,38 @@ def _check_same(folder: Path, told: Mapping[str, Any], accept_code_change: bool)
             hint="move the folder away; the run is then trained again",
             exit_code=INVALID_STUDY,
         )
-    half_done = any((folder / "checkpoints").glob("step-*"))
-    if half_done and not accept_code_change and before["provenance"]["code_hash"] != told["provenance"]["code_hash"]:
+    if (
+        checkpoint_steps(folder)
+        and not accept_code_change
+        and before["provenance"]["code_hash"] != told["provenance"]["code_hash"]
+    ):
         raise VitscaleError(
             f"run {folder.name} was begun by other code (commit {before['provenance']['git_commit']})",
             hint="check that commit out, delete the folder, or go on with --accept-code-change",
             exit_code=INVALID_STUDY,
         )
+
+
+def _check_trunk(trunk: Path, job: Job, told: Mapping[str, Any], accept_code_change: bool) -> None:
+    if not checkpoint_steps(trunk) or accept_code_change:
+        return
+    of_trunk = document(trunk)["provenance"]
+    if of_trunk["code_hash"] != told["provenance"]["code_hash"]:
+        raise VitscaleError(
+            f"run {job.id} would start from trunk {trunk.name}, which other code has trained "
+            f"(commit {of_trunk['git_commit']})",
+            hint="check that commit out, train it alone with --no-share, or go on with --accept-code-change",
+            exit_code=INVALID_STUDY,
+        )
+
+
+def _go_further(trunk: Job, folder: Path, told: dict[str, Any]) -> None:
+    """Keeps the checkpoints that branches of other studies, or of before, leave it at; an outcome gives way."""
+    before = [(step, id_) for step, id_ in document(folder).get("branches", [])]
+    told["branches"] = sorted({*before, *trunk.branches})
+    outcome = result(folder)
+    if outcome is not None and outcome["status"] == "done" and outcome["reached"] < trunk.steps:
+        (folder / "result.json").rename(folder / f"result-{outcome['attempt']}.json")
 
 
 def _identity(told: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 from vitscale.config import PROBE_SHOTS
 from vitscale.launch import folders
 from vitscale.study.job import Job
+from vitscale.study.sharing import DURATIONS
 
 MEASURED = {"accuracy": "", "patch_accuracy": " patches"}
 """Metrics that are shares, and how they are told."""
@@ -20,7 +21,11 @@ def title(job: Job) -> str:
     if job.kind == "import":
         return f"{job.id} {run.model.name} from {run.model.checkpoint}"
     if run.transfer is None:
-        return f"{job.id} {job.label} on {job.examples:,} images, seed {run.seed}, lr {run.recipe.lr:g}"
+        what = f"{job.id} {job.label} on {job.examples:,} images, seed {run.seed}, lr {run.recipe.lr:g}"
+        if job.role == "trunk":
+            return f"{what}, trunk of longer runs to step {job.steps:,}"
+        varies = any(key in DURATIONS for key in job.varied)
+        return f"{what}, {job.examples_seen:,} images seen" if varies else what
     origin = {
         "pretrained": f"of {job.parent}",
         "untrained": f"of {run.model.name} untrained",

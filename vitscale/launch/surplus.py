@@ -1,4 +1,7 @@
-"""Checkpoints that nothing needs any more: of finished runs all but the one that is transferred."""
+"""Checkpoints that nothing needs any more: of finished runs all but the one that is transferred.
+
+A trunk keeps all while runs that branch off it are not done, and then the one that a longer run could start from.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +36,19 @@ def surplus(runs: Path, *, milestones: bool = False) -> Iterator[Surplus]:
             continue
         if outcome is None or outcome["status"] != "done" or not outcome.get("checkpoint") or folders.is_held(run):
             continue
+        if any(not _is_done(runs / id_) for _, id_ in told.get("branches", [])):
+            continue
         every = None if milestones else told["machine"].get("keep_every")
         for folder in sorted(path for path in (run / "checkpoints").glob("*") if path.is_dir()):
             if folder.name != outcome["checkpoint"] and not (every and _step(folder) % every == 0):
                 yield Surplus(folder, size(folder), f"run {run.name} is done and kept {outcome['checkpoint']}")
+
+
+def _is_done(run: Path) -> bool:
+    try:
+        return (folders.result(run) or {}).get("status") == "done"
+    except VitscaleError:
+        return False
 
 
 def free(found: Surplus) -> None:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from vitscale.errors import HELD, INVALID_STUDY, MISSING, VitscaleError
 from vitscale.files import disk_errors
-from vitscale.launch import folders
+from vitscale.launch import folders, trunks
 from vitscale.launch.collect import collect, collect_orphan
 from vitscale.launch.hostfile import Host
 from vitscale.launch.local import Worker, wait_any
@@ -92,11 +92,23 @@ TRIES = 3
 """How often one sweep starts a job that ends without an outcome: pre-empted, or brought down by a sibling."""
 
 
-def current_plan(study: Study, runs: Path) -> Plan:
-    """The plan with every selection that the finished runs allow."""
-    first = plan(study, {})
-    tuning = [job.id for job in first.jobs if job.role == "tuning"]
-    return plan(study, folders.scores(runs, tuning)) if tuning else first
+def everything(job: Job) -> bool:
+    """The filter that takes all jobs."""
+    del job
+    return True
+
+
+def current_plan(study: Study, runs: Path, wanted: Callable[[Job], bool] = everything, *, share: bool = True) -> Plan:
+    """The plan with every selection that the finished runs allow, and the trunks that wanted runs still need.
+
+    Without `share` every run trains alone.
+    """
+    now = plan(study, {})
+    tuning = [job.id for job in now.jobs if job.role == "tuning"]
+    if tuning:
+        now = plan(study, folders.scores(runs, tuning))
+    jobs = trunks.as_needed(now.jobs, runs, wanted) if share else trunks.alone(now.jobs)
+    return replace(now, jobs=tuple(jobs))
 
 
 @dataclass(kw_only=True)
@@ -107,7 +119,8 @@ class Sweep:
     places: Places
     machine: Machine
     say: Say
-    only: Callable[[Job], bool] = lambda _: True
+    only: Callable[[Job], bool] = everything
+    share: bool = True
     fail_fast: bool = False
     accept_code_change: bool = False
     workers: dict[Worker, list[Job]] = field(default_factory=dict, init=False)
@@ -121,7 +134,7 @@ class Sweep:
         with self._signals():
             try:
                 while True:
-                    now = current_plan(self.study, self.places.runs)
+                    now = self._plan()
                     self._record(now)
                     self._start(now)
                     if self.workers:
@@ -133,6 +146,9 @@ class Sweep:
             finally:
                 self._stop_workers()
         return self._ended()
+
+    def _plan(self) -> Plan:
+        return current_plan(self.study, self.places.runs, self.only, share=self.share)
 
     def _record(self, now: Plan) -> None:
         """Which runs the study holds now, for those who read its results meanwhile."""
@@ -220,9 +236,9 @@ class Sweep:
     def _report(self, job: Job) -> None:
         outcome = folders.result(self.places.runs / job.id)
         assert outcome is not None  # collected
-        plan_now = current_plan(self.study, self.places.runs)
+        plan_now = self._plan()
         wanted = [j for j in plan_now.jobs if self.only(j)]
-        left = sum(folders.result(self.places.runs / j.id) is None for j in wanted)
+        left = sum(folders.outcome_of(j, self.places.runs) is None for j in wanted)
         left += sum(self.only(j) for j in plan_now.waiting)
         if outcome["status"] == "failed":
             self.say(f"failed   {title(job)}: {outcome['reason']}  ({left} left)")
@@ -258,16 +274,17 @@ class Sweep:
 
     def _ended(self) -> Ended:
         """Rows are written again for all: a tuning run may have become a cell, and another study may have run it."""
-        last = current_plan(self.study, self.places.runs)
+        last = self._plan()
         self._record(last)
+        before: dict[str, Job] = {}
         for job in last.jobs:
-            parent = folders.result(self.places.runs / job.parent) if job.parent else None
-            if collect(job, self.places.runs, self.places.results, self.study.name):
-                continue
-            if parent is not None and parent["status"] == "failed":
-                collect_orphan(job, parent, self.places.results, self.study.name)
+            before[job.id] = job
+            if not collect(job, self.places.runs, self.places.results, self.study.name):
+                failed = self._failed_before(job, before)
+                if failed is not None:
+                    collect_orphan(job, *failed, self.places.results, self.study.name)
         wanted = [job for job in last.jobs if self.only(job)]
-        states = Counter(folders.state(self.places.runs / job.id) for job in wanted)
+        states = Counter(folders.state_of(job, self.places.runs) for job in wanted)
         unfinished = len(wanted) - states["done"] - states["failed"]
         return Ended(
             done=states["done"],
@@ -275,6 +292,18 @@ class Sweep:
             unfinished=unfinished + sum(self.only(job) for job in last.waiting),
             interrupted=self.stopping and unfinished > 0 and not self.fail_fast,
         )
+
+    def _failed_before(self, job: Job, jobs: Mapping[str, Job]) -> tuple[Job, dict[str, Any]] | None:
+        """What a job cannot begin without and what became of that, if it failed: its pre-training, or its trunk."""
+        if job.branch is not None and not trunks.waits(job, self.places.runs):
+            return None
+        origin = jobs.get(job.branch.trunk if job.branch else job.parent or "")
+        if origin is None:
+            return None
+        outcome = folders.outcome_of(origin, self.places.runs)
+        if outcome is None:
+            return self._failed_before(origin, jobs)
+        return (origin, outcome) if outcome["status"] == "failed" else None
 
 
 def not_saved(folder: Path) -> VitscaleError:
@@ -289,28 +318,29 @@ def not_saved(folder: Path) -> VitscaleError:
 def ready(now: Plan, runs: Path, only: Callable[[Job], bool]) -> list[list[Job]]:
     """Jobs that could start, in processes: each pre-training alone, the transfers of one start together.
 
-    Pre-training that others wait for comes first (tuning), then transfers, then the largest pre-training.
+    Pre-training that others wait for comes first (trunks, tuning), then transfers, then the largest pre-training.
     """
-    open_jobs = [job for job in now.jobs if only(job) and folders.result(runs / job.id) is None]
+    open_jobs = [job for job in now.jobs if only(job) and folders.outcome_of(job, runs) is None]
     done = {job.id for job in now.jobs if (folders.result(runs / job.id) or {}).get("status") == "done"}
     together: dict[str, list[Job]] = {}
     alone: list[Job] = []
     for job in open_jobs:
         if job.kind != "transfer":
-            alone.append(job)
+            if job.branch is None or not trunks.waits(job, runs):
+                alone.append(job)
         elif job.parent is None:
             together.setdefault(f"baselines of {job.run.model.name}", []).append(job)
         elif job.parent in done:
             together.setdefault(job.parent, []).append(job)
-    alone.sort(key=lambda job: (job.role != "tuning", job.kind != "import", -job.flops))
-    tuning = [[job] for job in alone if job.role == "tuning"]
-    rest = [[job] for job in alone if job.role != "tuning"]
-    return [*tuning, *together.values(), *rest]
+    alone.sort(key=lambda job: (job.role != "trunk", job.role != "tuning", job.kind != "import", -job.flops))
+    awaited = [[job] for job in alone if job.role in ("trunk", "tuning")]
+    rest = [[job] for job in alone if job.role not in ("trunk", "tuning")]
+    return [*awaited, *together.values(), *rest]
 
 
 def retry_failed(jobs: Sequence[Job], runs: Path) -> int:
     """Puts failed outcomes aside, so that their runs are tried again; returns how many."""
-    failed = [job for job in jobs if folders.state(runs / job.id) == "failed"]
+    failed = [job for job in jobs if folders.state_of(job, runs) == "failed"]
     for job in failed:
         folders.set_aside(runs / job.id)
     return len(failed)

@@ -27,10 +27,20 @@ COLUMNS = (
     Column("study", "string", "name of the study file, without .toml"),
     Column("run_id", "string", "id of the run that produced the row"),
     Column("parent_id", "string", "id of the pre-training run that was transferred; null for pre-training"),
+    Column(
+        "trunk_id",
+        "string",
+        "id of the run from whose checkpoint this pre-training started; its own rows say what that took",
+    ),
     Column("attempt", "int64", "which try of the run this is, from 1; the newest that is done counts"),
     Column("status", "string", "done or failed"),
     Column("reason", "string", "why it failed"),
-    Column("role", "string", "cell (a point of the study), tuning (chose a setting; in no curve), baseline"),
+    Column(
+        "role",
+        "string",
+        "cell (a point of the study), tuning (chose a setting; in no curve), trunk (trained once for several cells;"
+        " in no curve), baseline",
+    ),
     Column("init", "string", "of transfers: pretrained, untrained (with finetune: from scratch) or pixels"),
     Column("family", "string", "vit, hybrid, resnet; raw for the pixel baseline"),
     Column("model", "string", "name of the model, e.g. ViT-L/16"),

@@ -28,6 +28,9 @@ NUMERICS = 1
 OF_MASKED = ("masked_target", "masked_fraction")
 """Settings without effect on a classification."""
 
+OF_THE_END = ("steps", "cooldown", "cooldown_shape", "end_lr")
+"""Settings without effect before the cool-down of a schedule that does not know its end."""
+
 _ONLY_OF = {"fewshot": ("shots",), "finetune": ("lr", "steps", "batch_size", "warmup_steps", "seeds", "ema")}
 
 
@@ -46,6 +49,13 @@ class Origin:
 def origin_id(origin: Origin) -> str:
     """12 hex digits of a pre-training run, or of a published checkpoint."""
     return _digest(origin_identity(origin))
+
+
+def trunk_id(origin: Origin) -> str:
+    """12 hex digits of what runs have in common that differ only in how long they train and cool down."""
+    identity = origin_identity(origin)
+    recipe = {key: value for key, value in identity["recipe"].items() if key not in OF_THE_END}
+    return _digest({**identity, "recipe": recipe, "trunk": True})
 
 
 def transfer_id(origin: Origin, transfer: Transfer, task: Task) -> str:

@@ -19,7 +19,16 @@ from vitscale.study.identity import Origin
 from vitscale.study.schedule import total_steps
 from vitscale.study.subsets import num_classes, training_examples
 
-Role = Literal["cell", "tuning", "baseline"]
+Role = Literal["cell", "tuning", "baseline", "trunk"]
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """Where a run leaves the trunk that it shares with others."""
+
+    trunk: str
+    step: int
+    """Optimizer steps that the trunk has trained before: the first of the cool-down."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +47,11 @@ class Job:
     probes: tuple[Task, ...] = ()
     """Of a pre-training: the tasks of `recipe.probe`."""
     parent: str | None = None
+    """Of a transfer: the pre-training."""
+    branch: Branch | None = None
+    """Of a pre-training that can start from a trunk's checkpoint; its outcome is that of the same run alone."""
+    branches: tuple[tuple[int, str], ...] = ()
+    """Of a trunk: the steps at which runs leave it, and their ids."""
     varied: Mapping[str, Any]
     """The settings that vary in the study, with this job's values."""
     flops_tuning: int = 0
@@ -79,6 +93,12 @@ class Job:
         return self.steps * self.run.recipe.batch_size
 
     @property
+    def examples_trained(self) -> int:
+        """Those seen by this job itself, those of its trunk left out."""
+        before = self.branch.step if self.branch else 0
+        return (self.steps - before) * self.run.recipe.batch_size
+
+    @property
     def head(self) -> Head:
         """Behind the representation in pre-training; of a published checkpoint none, of its transfers the task's."""
         if self.checkpoint is not None:
@@ -106,7 +126,12 @@ class Job:
     @property
     def pretrain_flops(self) -> int:
         """Training FLOPs of the pre-training alone: the x axis of its transfers, too. A baseline has none."""
-        return 0 if self.role == "baseline" else cost.training_flops(self.macs, self.examples_seen)
+        return self.flops_alone_by("dense")
+
+    def flops_alone_by(self, counting: Counting) -> int:
+        """Those of the pre-training, had it no trunk; neither a trunk nor a baseline has any."""
+        examples = 0 if self.role in ("baseline", "trunk") else self.examples_seen
+        return cost.training_flops(self.macs_by(counting), examples)
 
     @cached_property
     def flops(self) -> int:
@@ -116,7 +141,7 @@ class Job:
     def flops_by(self, counting: Counting) -> int:
         transfer, task = self.run.transfer, self.task
         if transfer is None or task is None:
-            return cost.training_flops(self.macs_by(counting), self.examples_seen)
+            return cost.training_flops(self.macs_by(counting), self.examples_trained)
         if transfer.init == "pixels":
             return 0
         resolution = transfer.resolution or self.run.data.resolution
@@ -156,6 +181,8 @@ class Job:
             "task": asdict(self.task) if self.task else None,
             "probes": [asdict(task) for task in self.probes] if self.kind == "pretrain" else [],
             "steps": self.steps,
+            "branch": asdict(self.branch) if self.branch else None,
+            "branches": self.branches,
             "flops_per_example": cost.training_flops(self.macs, 1),
         }
 

@@ -21,6 +21,7 @@ from vitscale.study.identity import Origin, origin_id, transfer_id
 from vitscale.study.job import Job, Role
 from vitscale.study.load import Cell, Study, grid
 from vitscale.study.published import UNKNOWN_DATA, content
+from vitscale.study.sharing import shared
 
 Scores = Mapping[str, float | None]
 """Run id -> upstream validation score of a finished run (accuracy, of labels or of patches, or minus the loss of
@@ -66,7 +67,7 @@ def plan(study: Study, scores: Scores) -> Plan:
             jobs.setdefault(transfer.id, transfer)
     for baseline in _baselines(study, [job for job, _, _ in pretrained]):
         jobs.setdefault(baseline.id, baseline)
-    return Plan(jobs=tuple(jobs.values()), waiting=tuple(waiting))
+    return Plan(jobs=tuple(shared(jobs.values())), waiting=tuple(waiting))
 
 
 class _Facts:

@@ -17,12 +17,22 @@ def learning_rate(recipe: Recipe, step: int, total: int) -> float:
     warmup = recipe.warmup_steps
     if step < warmup:
         return recipe.lr * (step + 1) / warmup
-    cooldown_start = total - round(recipe.cooldown * total)
-    if step >= cooldown_start:
-        share = (step - cooldown_start + 1) / (total - cooldown_start + 1)
-        start = _shape(recipe, cooldown_start, total)
+    first = cooldown_start(recipe, total)
+    if step >= first:
+        share = (step - first + 1) / (total - first + 1)
+        start = _shape(recipe, first, total)
         return start + (recipe.end_lr - start) * (sqrt(share) if recipe.cooldown_shape == "sqrt" else share)
     return _shape(recipe, step, total)
+
+
+def cooldown_start(recipe: Recipe, total: int) -> int:
+    """The first step of the cool-down; `total` without one."""
+    return total - round(recipe.cooldown * total)
+
+
+def knows_its_end(recipe: Recipe) -> bool:
+    """Whether the rate before the cool-down depends on how long the run is."""
+    return recipe.schedule not in ("constant", "rsqrt")
 
 
 def _shape(recipe: Recipe, step: int, total: int) -> float:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 AVERAGES = "averages.safetensors"
 STATE = "state.json"
-SCHEMA = 2
+SCHEMA = 3
 
 
 class NotSaved(VitscaleError):  # noqa: N818
@@ -47,6 +47,8 @@ class Progress:
     best_score: float | None = None
     skipped: int = 0
     """Steps whose loss or gradients were not finite, and which left the weights as they were."""
+    branched_at: int = 0
+    """Of these steps so many were a trunk's; seconds and FLOPs count from there."""
     validation_due: bool = False
     """The validation after this step was cut short: it comes before the next one."""
 
@@ -74,13 +76,17 @@ class Keep:
     """So many of the latest: where the last one is damaged, there is one before it."""
     every: int | None = None
     """Those of every so many steps."""
+    branches: frozenset[int] = frozenset()
+    """Of a trunk: those that other runs start from, with the best of each until then."""
 
-    def steps(self, found: Sequence[int], progress: Progress) -> set[int]:
-        """The steps to be kept of those `found`; later ones than that of `progress` could not be read."""
-        until = sorted(step for step in found if step <= progress.step)
+    def steps(self, run: Path, progress: Progress) -> set[int]:
+        """The steps to be kept of those that a run has; later ones than that of `progress` could not be read."""
+        until = sorted(step for step in _steps(run / "checkpoints") if step <= progress.step)
         milestones = {step for step in until if self.every and step % self.every == 0}
-        best = set() if progress.best_step is None else {progress.best_step}
-        return {*until[-self.last :], progress.step} | milestones | best
+        branches = self.branches.intersection(until)
+        ends = [progress, *(_progress(folder_of(run, step)) for step in branches)]
+        best = {end.best_step for end in ends if end is not None and end.best_step is not None}
+        return {*until[-self.last :], progress.step} | milestones | branches | best
 
 
 class Tensors(Mapping[str, Tensor]):
@@ -143,13 +149,50 @@ def save(
         write_whole(final.parent / "latest", final.name.encode())
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise NotSaved(
-            f"no checkpoint could be written to {final}: {error}",
-            hint="free some disk space and start the same command again: it goes on from the last checkpoint",
-            exit_code=MISSING,
-        ) from None
-    prune(final.parent, keep.steps(_steps(final.parent), progress))
+        raise _not_saved(final, error) from None
+    prune(final.parent, keep.steps(run, progress))
     return final
+
+
+def adopt(source: Checkpoint, run: Path, progress: Progress) -> Path:
+    """Makes another run's checkpoint one of this run's, without a copy where the file system has links.
+
+    Raises:
+        NotSaved: the disk is full or read-only (exit 5).
+    """
+    final = folder_of(run, progress.step)
+    temporary = final.with_name(f".{final.name}.{os.getpid()}")
+    state = json.loads((source.folder / STATE).read_text())
+    try:
+        temporary.mkdir(parents=True)
+        for name in state["sha256"]:
+            _link(source.folder / name, temporary / name)
+        (temporary / STATE).write_text(
+            json.dumps({**state, "schema": SCHEMA, "run": run.name, "progress": asdict(progress)}, indent=2)
+        )
+        sync(temporary / STATE)
+        temporary.rename(final)
+        sync(final.parent)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise _not_saved(final, error) from None
+    return final
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
+        sync(target)
+
+
+def _not_saved(folder: Path, error: Exception) -> NotSaved:
+    return NotSaved(
+        f"no checkpoint could be written to {folder}: {error}",
+        hint="free some disk space and start the same command again: it goes on from the last checkpoint",
+        exit_code=MISSING,
+    )
 
 
 class Writer:
@@ -182,13 +225,15 @@ class Writer:
             writing.result()
 
 
-def newest(run: Path) -> Path | None:
-    """The newest checkpoint that is whole; damaged ones are passed over. None where there is none.
+def newest(run: Path, until: int | None = None) -> Path | None:
+    """The newest checkpoint that is whole, not after step `until`; damaged ones are passed over. None where there is
+    none.
 
     Raises:
         ForeignError: there is one that does not belong here (exit 5).
     """
-    for step in sorted(_steps(run / "checkpoints"), reverse=True):
+    found = [step for step in _steps(run / "checkpoints") if until is None or step <= until]
+    for step in sorted(found, reverse=True):
         try:
             return load(folder_of(run, step)).folder
         except ForeignError:
@@ -266,6 +311,14 @@ def prune(folder: Path, keep: Collection[int]) -> None:
 def _steps(folder: Path) -> list[int]:
     names = [path.name.removeprefix("step-") for path in folder.glob("step-*")]
     return [int(name) for name in names if name.isdecimal()]
+
+
+def _progress(folder: Path) -> Progress | None:
+    """What its state says; None where that cannot be read."""
+    try:
+        return load(folder, verify=False).progress
+    except VitscaleError:
+        return None
 
 
 def _sha256(path: Path) -> str:

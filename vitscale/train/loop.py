@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,10 +24,11 @@ class Loop:
     """What a training needs beside its engine.
 
     `batch_of(step)` gives the global batch of a step from 0, `keys_of(step)` names its samples for an error.
-    `validate(step)` returns (score, FLOPs) and runs after every `validate_every` steps and after the last; the score is
-    None where there are no images for one. `after_step()` is called between the steps, by every device.
-    `save(progress)` takes a checkpoint, every `save_every` seconds, which may be written while training goes on;
-    `written()` waits until it is. `log(event, facts)` writes a line of `events.jsonl`.
+    `validate(step)` returns (score, FLOPs) and runs after every `validate_every` steps and after the last, unless
+    others go on from there (`validate_last`); the score is None where there are no images for one. `after_step()` is
+    called between the steps, by every device.
+    `save(progress)` takes a checkpoint, every `save_every` seconds and after the steps `save_at`, which may be written
+    while training goes on; `written()` waits until it is. `log(event, facts)` writes a line of `events.jsonl`.
     """
 
     engine: Engine
@@ -39,9 +40,11 @@ class Loop:
     after_step: Callable[[], None] | None = None
     save: Callable[[Progress], None] | None = None
     save_every: float = 60.0
+    save_at: Collection[int] = ()
     written: Callable[[], None] | None = None
     validate: Callable[[int], tuple[float | None, float]] | None = None
     validate_every: int | None = None
+    validate_last: bool = True
     score_name: str = "accuracy"
     keep_best: bool = False
     flops_per_step: float = 0.0
@@ -93,11 +96,11 @@ class Loop:
                     logged = now
                     self.log("step", self._facts(progress, meter, lr, stepped, clock.here() / (progress.step - first)))
                 improved = False
-                if self.validate is not None and (last or self._validates_at(progress.step)):
+                if self.validate is not None and self._validates_at(progress.step):
                     with meter.part("validate"):
                         progress, improved = self._validated(progress)
                     progress = replace(progress, device_seconds=clock.seconds())
-                due = last or improved or now - saved > self.save_every
+                due = last or improved or progress.step in self.save_at or now - saved > self.save_every
                 # Their clocks differ, and all of them save.
                 stopping, due = (n > 0 for n in group.summed(self.stop.requested, due and group.is_first()))
                 if due or stopping:
@@ -131,6 +134,8 @@ class Loop:
         return progress
 
     def _validates_at(self, step: int) -> bool:
+        if step == self.steps and self.validate_last:
+            return True
         return self.validate_every is not None and step % self.validate_every == 0
 
     def _validated(self, progress: Progress) -> tuple[Progress, bool]:

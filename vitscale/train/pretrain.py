@@ -17,6 +17,7 @@ from vitscale.study.cost import forward_flops
 from vitscale.study.datasets import Dataset
 from vitscale.study.subsets import num_classes
 from vitscale.train import checkpoint, group
+from vitscale.train.branching import start_of
 from vitscale.train.capacity import Work, engine_settings
 from vitscale.train.checkpoint import Keep, Progress, Writer
 from vitscale.train.device import peak_flops, random_states, restore_random_states
@@ -86,7 +87,8 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
     engine, progress = _begun(rundir, data, stop)
     flops_per_step = rundir.document["flops_per_example"] * run.recipe.batch_size
     macs = rundir.document["flops_per_example"] // 6
-    keep = Keep(last=rundir.machine.get("keep_last", 2), every=rundir.machine.get("keep_every"))
+    machine = rundir.machine
+    keep = Keep(last=machine.get("keep_last", 2), every=machine.get("keep_every"), branches=rundir.branches)
     writer, monitors = Writer(rundir.folder, keep), Monitors(rundir, progress.step)
 
     def save(progress: Progress) -> None:
@@ -121,18 +123,22 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
         stop=stop,
         after_step=lambda: data.share_bad(data.images),
         save=save,
-        save_every=rundir.machine.get("save_every", 60.0),
+        save_every=machine.get("save_every", 60.0),
+        save_at=rundir.branches,
         written=written,
         validate=validate if run.data.val_examples or run.recipe.probe else None,
         validate_every=None if every is None else max(every // run.recipe.batch_size, 1),
+        validate_last=not rundir.branches,
         score_name=data.masked.score_name if data.masked else "accuracy",
         keep_best=run.recipe.keep == "best",
         flops_per_step=flops_per_step,
-        skip_nonfinite=rundir.machine.get("skip_nonfinite", 0),
+        skip_nonfinite=machine.get("skip_nonfinite", 0),
     )
     with writer, monitors:
         progress = loop.run(_count_lost(rundir, progress, flops_per_step))
     engine.close()
+    if rundir.branches:
+        return _trunk_trained(rundir, progress)
     return _finished(rundir, data, progress, macs, validations, stop)
 
 
@@ -140,7 +146,7 @@ def _begun(rundir: RunDir, data: Upstream, stop: Stop) -> tuple[Engine, Progress
     """The engine as the run's last checkpoint left it, whatever devices wrote that; or at the start."""
     recipe, net = rundir.run.recipe, new_net(rundir)
     # All processes go on from the same one; that it is whole is looked at once.
-    folder = group.agreed(checkpoint.newest(rundir.folder) if group.is_first() else None)
+    folder = group.agreed(start_of(rundir) if group.is_first() else None)
     start = None if folder is None else checkpoint.load(folder, verify=False)
     if start is not None:
         checkpoint.load_weights(net, start.weights, start.folder)
@@ -205,16 +211,7 @@ def _finished(
     if test is not None:
         scores["upstream_test"] = test
         flops_eval += forward_flops(macs, test.images)
-    flops = float(rundir.document["flops_per_example"] * run.recipe.batch_size * progress.step)
-    common = {
-        "flops_segment": flops,
-        "flops_eval": flops_eval,
-        "flops_lost": progress.flops_lost,
-        "device_seconds": progress.device_seconds,
-        "mfu": _mfu(rundir, flops, progress.device_seconds),
-        "protocol": "pretrain",
-        "lr": run.recipe.lr,
-    }
+    common = _spent(rundir, replace(progress, flops_eval=flops_eval))
     rows = [{**common, "task": task, **row} for task, score in scores.items() for row in score.rows()]
     if not rows:
         rows.append({**common, "task": "upstream_train", "metric": "steps", "value": float(progress.step)})
@@ -223,6 +220,30 @@ def _finished(
         "checkpoint": folder.name,
         "score": scores["upstream_val"].value if "upstream_val" in scores else None,
         "rows": rows,
+    }
+
+
+def _trunk_trained(rundir: RunDir, progress: Progress) -> dict[str, Any]:
+    """Nothing is measured of what others go on from but what it took."""
+    row = {**_spent(rundir, progress), "task": "upstream_train", "metric": "steps", "value": float(progress.step)}
+    folder = checkpoint.folder_of(rundir.folder, progress.step)
+    return {"status": "done", "checkpoint": folder.name, "score": None, "reached": progress.step, "rows": [row]}
+
+
+def _spent(rundir: RunDir, progress: Progress) -> dict[str, Any]:
+    """What all rows of a run have in common: what it took, its trunk left out."""
+    recipe = rundir.run.recipe
+    steps = progress.step - progress.branched_at
+    flops = float(rundir.document["flops_per_example"] * recipe.batch_size * steps)
+    return {
+        "flops_segment": flops,
+        "flops_eval": progress.flops_eval,
+        "flops_lost": progress.flops_lost,
+        "device_seconds": progress.device_seconds,
+        "mfu": _mfu(rundir, flops, progress.device_seconds),
+        "trunk_id": rundir.document["branch"]["trunk"] if progress.branched_at else None,
+        "protocol": "pretrain",
+        "lr": recipe.lr,
     }
 
 

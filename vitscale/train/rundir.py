@@ -77,6 +77,19 @@ class RunDir:
         """Settings that must not change the outcome: threads, shards' folders, and those of the engine."""
         return dict(self.document["machine"])
 
+    @property
+    def branch(self) -> tuple[RunDir, int] | None:
+        """The trunk that this run can start from, as far as there is one, and the step at which it leaves it."""
+        told = self.document.get("branch")
+        if told is None or not (self.folder.parent / told["trunk"] / "run.json").is_file():
+            return None
+        return RunDir(self.folder.parent / told["trunk"]), told["step"]
+
+    @cached_property
+    def branches(self) -> frozenset[int]:
+        """Of a trunk: the steps at which other runs leave it; empty of any other run."""
+        return frozenset(step for step, _ in self.document.get("branches", []))
+
     def parent(self) -> RunDir:
         return RunDir(self.folder.parent / self.document["parent"])
 

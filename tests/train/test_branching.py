@@ -1,0 +1,137 @@
+"""A run that starts from a trunk ends as the same run alone, to the bit."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import tiny
+from vitscale.launch import trunks
+from vitscale.launch.folders import prepare
+from vitscale.study.job import Job
+from vitscale.study.load import load
+from vitscale.study.plan import plan
+from vitscale.train.rundir import RunDir
+from vitscale.train.stop import Stop
+from vitscale.train.worker import work
+
+
+def study(steps: list[int], **recipe: object) -> str:
+    """Budgets of the tiny model, which validates every 3 steps, with dropout."""
+    lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in recipe.items())
+    text = tiny.STUDY[: tiny.STUDY.index("[[transfer]]")].replace("steps = 12\n", lines)
+    return f'{text}schedule = "constant"\ncooldown = 0.25\n[[axes]]\n"recipe.steps" = {steps}\n'
+
+
+@pytest.fixture
+def train(base: Path, tmp_path: Path) -> Callable[..., list[Job]]:
+    """Trains the runs of a study into a folder, one after another, with trunks or each alone."""
+
+    def trained(text: str, runs: str, *, share: bool, **machine: object) -> list[Job]:
+        path = base / f"{runs}.toml"
+        path.write_text(text)
+        folder = tmp_path / runs
+        everything = plan(load(path, base=base), {}).jobs
+        path.unlink()
+        wanted = trunks.as_needed(everything, folder, lambda _: True) if share else trunks.alone(everything)
+        jobs = [job for job in wanted if job.kind == "pretrain"]
+        told = {"threads": 1, "micro_batch": None, "zero_stage": 0, **machine}
+        for job in sorted(jobs, key=lambda job: job.role != "trunk"):
+            rundir = RunDir(prepare(job, folder, base=base, machine=told))
+            if job.role == "trunk" or rundir.result() is None:
+                assert work(rundir, Stop()) == 0, rundir.result()
+        return jobs
+
+    return trained
+
+
+def outcome(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "result.json").read_text())
+    return found
+
+
+def tensors(run: Path) -> dict[str, torch.Tensor]:
+    folder = run / "checkpoints" / outcome(run)["checkpoint"]
+    return {f"{path.name} {name}": t for path in folder.glob("*.safetensors") for name, t in load_file(path).items()}
+
+
+def assert_same(one: Path, other: Path) -> None:
+    ours, theirs = tensors(one), tensors(other)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    values = [[(row["task"], row["metric"], row["value"]) for row in outcome(run)["rows"]] for run in (one, other)]
+    assert values[0] == values[1]
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_branches_equal_the_runs_alone(train: Callable[..., list[Job]], tmp_path: Path, keep: str) -> None:
+    text = study([4, 8, 16], ema=0.9, mixup=0.2).replace('keep = "best"', f'keep = "{keep}"')
+    shared, alone = train(text, "shared", share=True), train(text, "alone", share=False)
+    assert [job.id for job in shared if job.branch] == [job.id for job in alone]
+    for job in alone:
+        assert_same(tmp_path / "shared" / job.id, tmp_path / "alone" / job.id)
+
+
+def test_the_bill_is_the_trunk_and_what_each_branch_did_itself(train: Callable[..., list[Job]], tmp_path: Path) -> None:
+    jobs = train(study([4, 8, 16]), "shared", share=True)
+    rows = {job.id: outcome(tmp_path / "shared" / job.id)["rows"][0] for job in jobs}
+    (trunk,) = [job for job in jobs if job.role == "trunk"]
+    step = rows[trunk.id]["flops_segment"] / 12
+    assert {job.steps: rows[job.id]["flops_segment"] / step for job in jobs} == {12: 12, 4: 1, 8: 2, 16: 4}
+    assert {job.flops for job in jobs} == {int(row["flops_segment"]) for row in rows.values()}
+    assert {row["trunk_id"] for row in rows.values()} == {None, trunk.id}
+    assert rows[trunk.id]["trunk_id"] is None
+    branch = next(job for job in jobs if job.steps == 4)
+    events = [json.loads(line) for line in (tmp_path / "shared" / branch.id / "events.jsonl").read_text().splitlines()]
+    first = next(event for event in events if event["event"] == "step")
+    assert first["step"] == 4
+    assert rows[branch.id]["device_seconds"] < rows[trunk.id]["device_seconds"]
+
+
+def test_a_longer_budget_goes_on_from_the_end_of_the_trunk(train: Callable[..., list[Job]], tmp_path: Path) -> None:
+    before = train(study([4, 8]), "grown", share=True)
+    after = train(study([4, 8, 16]), "grown", share=True)
+    (trunk,) = [job for job in after if job.role == "trunk"]
+    assert trunk.id in {job.id for job in before}
+    lines = (tmp_path / "grown" / trunk.id / "events.jsonl").read_text().splitlines()
+    second = lines[1 + max(i for i, line in enumerate(lines) if '"event": "start"' in line) :]
+    assert next(e["step"] for e in map(json.loads, second) if e["event"] == "step") == 7  # of 6 it had trained
+    assert outcome(tmp_path / "grown" / trunk.id)["attempt"] == 2
+    steps = {job.steps: outcome(tmp_path / "grown" / job.id)["rows"][0]["flops_segment"] for job in after}
+    assert steps[12] == 12 * steps[4]  # both attempts'
+    train(study([4, 8, 16]), "alone", share=False)
+    for job in after:
+        if job.branch:
+            assert_same(tmp_path / "grown" / job.id, tmp_path / "alone" / job.id)
+
+
+def test_where_the_trunk_is_past_a_branch_it_starts_from_the_checkpoint_before(
+    train: Callable[..., list[Job]], tmp_path: Path
+) -> None:
+    train(study([4, 16]), "late", share=True)
+    jobs = train(study([4, 8, 16]), "late", share=True)
+    late = next(job for job in jobs if job.steps == 8)
+    row = outcome(tmp_path / "late" / late.id)["rows"][0]
+    assert row["flops_segment"] == pytest.approx(late.pretrain_flops * 5 / 8)  # from step 3 on
+    train(study([4, 8, 16]), "alone", share=False)
+    assert_same(tmp_path / "late" / late.id, tmp_path / "alone" / late.id)
+
+
+def test_a_damaged_trunk_costs_compute_and_no_result(train: Callable[..., list[Job]], tmp_path: Path) -> None:
+    jobs = train(study([4, 8]), "torn", share=True)
+    (trunk,) = [job for job in jobs if job.role == "trunk"]
+    for job in jobs:
+        if job.branch:
+            shutil.rmtree(tmp_path / "torn" / job.id)
+    torn = tmp_path / "torn" / trunk.id / "checkpoints" / "step-00000006" / "model.safetensors"
+    torn.write_bytes(torn.read_bytes()[:-5] + b"aaaaa")
+    train(study([4, 8]), "torn", share=True)
+    train(study([4, 8]), "alone", share=False)
+    for job in jobs:
+        if job.branch:
+            assert_same(tmp_path / "torn" / job.id, tmp_path / "alone" / job.id)

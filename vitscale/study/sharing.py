@@ -1,0 +1,67 @@
+"""Budgets of one model share a trunk: what runs have in common that differ only in how long they train.
+
+Under a schedule that does not know its end, a run of T steps with a cool-down over the share f of them is the first
+(1 - f) T steps of any longer one, and f T steps of its own. Of budgets T1 < ... < TK that is TK + f (T1 + ... + T(K-1))
+steps instead of their sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from vitscale.config import Recipe
+from vitscale.study.identity import OF_THE_END, trunk_id
+from vitscale.study.job import Branch, Job
+from vitscale.study.schedule import cooldown_start, knows_its_end
+
+DURATIONS = tuple(f"recipe.{name}" for name in (*OF_THE_END, "epochs", "examples"))
+
+
+def shared(jobs: Iterable[Job]) -> Iterator[Job]:
+    """The jobs; those that have a trunk in common as its branches, and behind it."""
+    jobs = list(jobs)
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        if _can_branch(job):
+            groups.setdefault(trunk_id(job.origin), []).append(job)
+    trunks = {id_: group for id_, group in groups.items() if len(group) > 1}
+    trunk_of = {job.id: id_ for id_, group in trunks.items() for job in group}
+    for job in jobs:
+        id_ = trunk_of.get(job.id)
+        if id_ is None:
+            yield job
+            continue
+        group = trunks.pop(id_, None)
+        if group is not None:
+            yield trunk(id_, group)
+        yield replace(job, branch=Branch(id_, leaves_at(job)))
+
+
+def leaves_at(job: Job) -> int:
+    """The step up to which a run does what every longer one does."""
+    return cooldown_start(job.run.recipe, job.steps)
+
+
+def trunk(id_: str, branches: Sequence[Job]) -> Job:
+    """The job that trains what these runs have in common, as far as the longest of them needs."""
+    longest = max(branches, key=leaves_at)
+    ends = {name: getattr(Recipe(), name) for name in OF_THE_END}
+    recipe = replace(longest.run.recipe, epochs=None, examples=None, **{**ends, "steps": leaves_at(longest)})
+    return replace(
+        longest,
+        id=id_,
+        role="trunk",
+        run=replace(longest.run, recipe=recipe),
+        branches=tuple(sorted((leaves_at(job), job.id) for job in branches)),
+        varied={key: value for key, value in longest.varied.items() if key not in DURATIONS},
+        flops_tuning=0,
+        at_edge=None,
+    )
+
+
+def _can_branch(job: Job) -> bool:
+    recipe = job.run.recipe
+    if job.kind != "pretrain" or recipe.cooldown == 0 or knows_its_end(recipe):
+        return False
+    return 0 < leaves_at(job) < job.steps
