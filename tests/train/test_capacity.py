@@ -12,14 +12,14 @@ import torch
 
 from vitscale import models
 from vitscale.config import Recipe
-from vitscale.errors import MISSING, RUN_FAILED, VitscaleError
+from vitscale.errors import DONE, MISSING, RUN_FAILED, VitscaleError
 from vitscale.models.counts import Activations, Head
 from vitscale.study import cost
 from vitscale.train import capacity, group, worker
 from vitscale.train.capacity import Settings, Work, choose
 from vitscale.train.device import is_out_of_memory, memory_held
 from vitscale.train.engine import Engine, Stepped
-from vitscale.train.objective import Batch, Classification
+from vitscale.train.objective import Batch, Classification, to_device
 from vitscale.train.remember import recalled, remember
 from vitscale.train.rundir import RunDir
 from vitscale.train.stop import Interrupted, Stop
@@ -273,8 +273,26 @@ def test_no_memory_at_all_is_a_failure_with_a_reason(rundir: Make, monkeypatch: 
     assert "smaller --micro-batch" in outcome["hint"]
 
 
+def test_where_a_step_is_cut_up_a_validation_holds_no_more_images_than_a_step(
+    rundir: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def noted(images: torch.Tensor, device: torch.device) -> torch.Tensor:
+        seen.append(len(images))
+        return to_device(images, device)
+
+    monkeypatch.setattr("vitscale.train.evaluate.to_device", noted)
+    for micro_batch, most in ((4, 4), (16, 20)):  # of 16, and of 20 validation images
+        seen.clear()
+        assert worker.work(rundir(f"seed={micro_batch}", "data.test=", micro_batch=micro_batch), Stop()) == DONE
+        assert max(seen) == most
+        assert sum(seen) % 20 == 0
+
+
 def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 

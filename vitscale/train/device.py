@@ -133,10 +133,19 @@ def memory_held() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+NO_MEMORY = (
+    "can't allocate memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDA error: out of memory",
+)
+"""Words of errors that have no type of their own: torch's on a CPU, and libraries' that allocate beside torch."""
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an allocation failed, on a GPU or on the machine."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
     )
 
 

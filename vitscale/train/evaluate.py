@@ -21,7 +21,7 @@ from vitscale.train.outcome import measured
 from vitscale.train.stop import Interrupted, Stop
 
 CHUNK = 500
-
+"""Images at once, unless no more than fewer fit in training."""
 
 AnyImages = Images | ArrayImages
 
@@ -77,6 +77,7 @@ def evaluate(
     how: Preprocess,
     recipe: Recipe,
     stop: Stop,
+    at_once: int = CHUNK,
 ) -> Score:
     """Accuracy and loss of a network in evaluation mode over the images of `index`; unreadable ones do not count.
 
@@ -90,7 +91,7 @@ def evaluate(
             return network(to_device(pixels, device)).float()
 
     correct, loss, count = 0.0, 0.0, 0.0
-    for part, pixels in chunks(images, index, how, stop):
+    for part, pixels in chunks(images, index, how, stop, at_once):
         truth = torch.from_numpy(labels[part]).to(device)
         logits = logits_of(torch.from_numpy(pixels))
         correct += int((logits.argmax(dim=1) == truth).sum())
@@ -124,7 +125,13 @@ def readable(images: AnyImages, index: Int64[np.ndarray, b], how: Preprocess) ->
 
 @torch.no_grad()
 def features(
-    features_of: Network, images: AnyImages, index: Int64[np.ndarray, m], *, how: Preprocess, stop: Stop
+    features_of: Network,
+    images: AnyImages,
+    index: Int64[np.ndarray, m],
+    *,
+    how: Preprocess,
+    stop: Stop,
+    at_once: int = CHUNK,
 ) -> Float64[np.ndarray, "m features"]:
     """Representations of the images of `index`, from the test-time preprocessing: all of them in every process.
 
@@ -133,11 +140,11 @@ def features(
     """
     device, devices = group.device(), group.world_size()
     parts = []
-    for start in range(0, len(index), CHUNK * devices):
+    for start in range(0, len(index), at_once * devices):
         stop.at("computing features", together=True)
         if stop.asked():
             raise Interrupted
-        together = index[start : start + CHUNK * devices]
+        together = index[start : start + at_once * devices]
         own = together[group.rank() :: devices]
         empty = np.empty((0, 3, how.resolution, how.resolution), np.uint8)  # the last round may have fewer than devices
         pixels = readable(images, own, how) if len(own) else empty

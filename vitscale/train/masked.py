@@ -93,6 +93,7 @@ class MaskedPatches:
         how: Preprocess,
         recipe: Recipe,
         stop: Stop,
+        at_once: int = CHUNK,
     ) -> MaskedScore:
         """How well a network in evaluation mode does over the images of `index`; unreadable ones do not count.
 
@@ -107,7 +108,7 @@ class MaskedPatches:
                 return self._predicted(network, pixels, drawn, device)
 
         loss, right, squares, count = 0.0, 0.0, 0.0, 0.0
-        for part, pixels in chunks(images, index, how, stop, CHUNK):
+        for part, pixels in chunks(images, index, how, stop, min(at_once, CHUNK)):
             found, wanted = predicted(torch.from_numpy(pixels), part)
             loss += float(per_image_loss(found, wanted).double().sum())
             if self.target != "pixels":

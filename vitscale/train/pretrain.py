@@ -85,6 +85,8 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
     data = Upstream(rundir)
     probes = Probes(rundir)
     engine, progress = _begun(rundir, data, stop)
+    if engine.accumulation > 1:  # no more fit in training
+        data.at_once = min(data.at_once, engine.micro_batch)
     flops_per_step = rundir.document["flops_per_example"] * run.recipe.batch_size
     macs = rundir.document["flops_per_example"] // 6
     machine = rundir.machine
@@ -107,7 +109,7 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
             if run.data.val_examples:
                 validations[step] = found = data.score_validation(network, stop)
                 score, flops = found.value, flops + forward_flops(macs, found.images)
-            accuracies = probes.accuracies(network, stop)
+            accuracies = probes.accuracies(network, stop, data.at_once)
         if accuracies:
             monitors.log("probe", {"step": step, "shots": PROBE_SHOTS, "accuracy": accuracies})
         return score, float(flops)

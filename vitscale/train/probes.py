@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
@@ -33,8 +35,8 @@ class Probes:
         )
         """Of all of them, once."""
 
-    def accuracies(self, network: Network, stop: Stop) -> dict[str, float]:
-        """By task, of a network in evaluation mode.
+    def accuracies(self, network: Network, stop: Stop, at_once: int) -> dict[str, float]:
+        """By task, of a network in evaluation mode that is given so many images at once.
 
         Raises:
             Interrupted: a signal came.
@@ -45,7 +47,7 @@ class Probes:
             with torch.autocast(device, torch.bfloat16, enabled=self._precision == "bf16"):
                 return network(images, features_only=True)
 
-        return {probe.task.name: probe.accuracy(features_of, stop) for probe in self._probes}
+        return {probe.task.name: probe.accuracy(features_of, stop, at_once) for probe in self._probes}
 
 
 class _Probe:
@@ -63,10 +65,11 @@ class _Probe:
     def images(self) -> int:
         return len(self.used) + len(self.tested)
 
-    def accuracy(self, features_of: Network, stop: Stop) -> float:
+    def accuracy(self, features_of: Network, stop: Stop, at_once: int) -> float:
         """The mean over the draws."""
-        train = features(features_of, self.data.train, self.used, how=self.how, stop=stop)
-        test = features(features_of, self.data.test, self.tested, how=self.how, stop=stop)
+        told: dict[str, Any] = {"how": self.how, "stop": stop, "at_once": at_once}
+        train = features(features_of, self.data.train, self.used, **told)
+        test = features(features_of, self.data.test, self.tested, **told)
         total = 0.0
         for first in range(0, self.task.draws, group.world_size()):
             stop.at("solving few-shot regressions", together=True)

@@ -21,7 +21,7 @@ from vitscale.errors import MISSING, VitscaleError
 from vitscale.exclusions import Exclusions
 from vitscale.study.subsets import subset_seed
 from vitscale.train import group
-from vitscale.train.evaluate import Score, evaluate
+from vitscale.train.evaluate import CHUNK, Score, evaluate
 from vitscale.train.masked import MaskedPatches, MaskedScore
 from vitscale.train.objective import Batch, Network
 from vitscale.train.rundir import RunDir
@@ -57,6 +57,8 @@ class Upstream:
         self.logged = rundir.bad_samples()
         """(shard, key) of what earlier attempts have noted; whether it is still bad shows when it is read."""
         self.steps: int = rundir.document["steps"]
+        self.at_once = CHUNK
+        """Images of a validation that are in memory together."""
         for shard, reason in self.shards.damaged.items():
             rundir.log("damaged_shard", {"shard": shard, "reason": reason})
             print(f"{shard}: {reason}; what came after it is not trained on", flush=True)
@@ -194,9 +196,11 @@ class Upstream:
         how, recipe = self.how, self.run.recipe
         score: Score | MaskedScore
         if self.masked is not None:
-            score = self.masked.evaluate(network, images, index, how=how, recipe=recipe, stop=stop)
+            score = self.masked.evaluate(
+                network, images, index, how=how, recipe=recipe, stop=stop, at_once=self.at_once
+            )
         else:
-            score = evaluate(network, images, labels, index, how=how, recipe=recipe, stop=stop)
+            score = evaluate(network, images, labels, index, how=how, recipe=recipe, stop=stop, at_once=self.at_once)
         self.share_bad(images)
         return score
 
