@@ -54,6 +54,7 @@ bench-models: venv  ## a training step beside Hugging Face's ViT and torch's mat
 bench-engine: venv  ## a step through the engine beside one written by hand, alone and in two processes (6 minutes)
 	$(BIN)/python benchmarks/engine.py --threads 1
 	$(BIN)/python benchmarks/engine.py --threads 1 --processes 2
+	$(BIN)/python benchmarks/engine.py --large
 
 bench-data: venv  ## shards to batches beside timm's way (3 minutes)
 	$(BIN)/python benchmarks/data.py

@@ -3,8 +3,8 @@
 webdataset reads the shards of a run of ours. Each worker process of torch's DataLoader decodes, crops, resizes and
 mirrors with Pillow, as timm's RandomResizedCropAndInterpolation and RandomHorizontalFlip do, and adds the images to a
 batch of bytes (its ToNumpy and fast_collate), which is normalised as a whole. Network, loss, AdamW and clipping are the
-run's. Prints one JSON document: images/s from the end of the first step to that of the last, and the share of it that
-was spent waiting for data.
+run's. Prints one JSON document: images/s from the end of the first step to that of the last, the share of it that was
+spent waiting for data, and when the first step had ended, in seconds since 1970.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def train(run: RunDir, workers: int, steps: int) -> dict[str, float]:
     net = new_net(run).to(device).train()
     optimizer = make_optimizer(net, recipe, "adamw")
     batches = iter(loader(Path(run.machine["shards"]), run.run.data, recipe.batch_size, workers))
-    waited = started = 0.0
+    waited = started = first_step_ended = 0.0
     for step in range(steps):
         before = time.perf_counter()
         images, labels = next(batches)
@@ -98,10 +98,11 @@ def train(run: RunDir, workers: int, steps: int) -> dict[str, float]:
         optimizer.zero_grad()
         if step == 0:
             loss.item()  # which waits for the device
-            waited, started = 0.0, time.perf_counter()
+            waited, started, first_step_ended = 0.0, time.perf_counter(), time.time()
     assert math.isfinite(loss.item())
     seconds = time.perf_counter() - started
-    return {"images_per_second": (steps - 1) * recipe.batch_size / seconds, "wait": waited / seconds}
+    rate = (steps - 1) * recipe.batch_size / seconds
+    return {"images_per_second": rate, "wait": waited / seconds, "first_step_ended": first_step_ended}
 
 
 def main() -> None:

@@ -2,6 +2,8 @@
 
 Both have the same weights, batch, loss, clipping and AdamW; the peer of several processes is DistributedDataParallel.
 In each round both have their turn, so that what else the machine does falls on both: read the ratios.
+`--large` is for a GPU: ViT-L/16 and ViT-H/14 in bf16, eager and compiled, beside timm's models in that loop where timm
+can be imported, else beside ours; with the share of the GPU's peak (MFU).
 """
 
 from __future__ import annotations
@@ -21,8 +23,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vitscale import models
 from vitscale.config import Recipe
+from vitscale.models.counts import Head
+from vitscale.study.cost import training_flops
 from vitscale.train import group
-from vitscale.train.device import device_name
+from vitscale.train.device import device_name, peak_flops
 from vitscale.train.engine import Engine
 from vitscale.train.objective import Batch, to_device
 from vitscale.train.optim import make_optimizer
@@ -60,9 +64,21 @@ class Case:
             weights=torch.ones(self.batch_size),
         )
 
+    def flops_per_image(self) -> int:
+        arch = models.parse(self.model, sizes=SIZES)
+        assert arch is not None
+        return training_flops(arch.macs(self.resolution, Head(num_classes=self.num_classes)).total, 1)
+
     def recipe(self, precision: str) -> Recipe:
         return Recipe(batch_size=self.batch_size * group.world_size(), precision=precision, lr=LR)
 
+
+LARGE = (
+    Case(model="ViT-L/16", resolution=224, num_classes=1000, batch_size=64, rounds=20),
+    Case(model="ViT-H/14", resolution=224, num_classes=1000, batch_size=48, rounds=20),
+)
+TIMM = {"ViT-L/16": "vit_large_patch16_224", "ViT-H/14": "vit_huge_patch14_224"}
+LARGE_COLUMNS = ("model", "px", "batch", "compiled", "ours, images/s", "MFU", "peer", "images/s", "ours / peer", "95 %")
 
 CASES = (
     Case(model="ViT-Ti/16", resolution=224, num_classes=1000, batch_size=8, rounds=24),
@@ -88,6 +104,39 @@ class ByHand:
         self.optimizer.step()
         self.optimizer.zero_grad()
         return mean(loss.detach())
+
+
+def measure_large(case: Case, compiled: bool, rounds: int) -> list[str]:
+    """Images/s of a step, ours and the peer's in turn."""
+    recipe, batch = case.recipe("bf16"), case.batch()
+    engine = Engine(case.net(), recipe, compiled=compiled)
+    name, net = peer_net(case)
+    peer = ByHand(net, recipe)
+    if compiled:
+        peer.net.compile()
+    ours, theirs = [], []
+    for turn in range(WARM_UP + rounds):
+        turns = [lambda: engine.step(batch, LR).loss, lambda: peer.step(batch)]
+        found = {i: seconds(turns[i], time.perf_counter)[0] for i in ((0, 1) if turn % 2 else (1, 0))}
+        if turn >= WARM_UP:
+            ours.append(found[0])
+            theirs.append(found[1])
+    engine.close()
+    middle, low, high = interval([b / a for a, b in zip(ours, theirs, strict=True)])
+    rates = [case.batch_size / interval(found)[0] for found in (ours, theirs)]
+    peak = peak_flops("bf16")
+    mfu = f"{rates[0] * case.flops_per_image() / peak:.1%}" if peak else "-"
+    where = [case.model, f"{case.resolution}", f"{case.batch_size}", "yes" if compiled else "no"]
+    return [*where, f"{rates[0]:,.1f}", mfu, name, f"{rates[1]:,.1f}", f"{middle:.3f}", f"{low:.3f} to {high:.3f}"]
+
+
+def peer_net(case: Case) -> tuple[str, nn.Module]:
+    """timm's network of this name, where timm can be imported, else ours."""
+    try:
+        import timm  # no dependency of ours: it needs torchvision
+    except (ImportError, RuntimeError):
+        return "ours by hand", case.net()
+    return "timm", timm.create_model(TIMM[case.model], num_classes=case.num_classes)
 
 
 def mean(loss: Tensor) -> float:
@@ -125,6 +174,21 @@ def measure(case: Case, stage: int, precision: str, clock: Callable[[], float], 
     return [*where, *times, f"{middle:.3f}", f"{low:.3f} to {high:.3f}"]
 
 
+def large(rounds: int | None, markdown: bool) -> int:
+    """Prints the table of the large models."""
+    if not torch.cuda.is_available():
+        print("no GPU: ViT-L/16 and ViT-H/14 in bf16 are not measured")
+        return 0
+    rows = []
+    for case in LARGE:
+        for compiled in (False, True):
+            rows.append(measure_large(case, compiled, rounds or case.rounds))
+            torch.cuda.empty_cache()
+    print(f"{device_name()}; bf16; wall time; torch {torch.__version__}")
+    print(table(LARGE_COLUMNS, rows, markdown=markdown))
+    return 0
+
+
 def launch(processes: int, arguments: list[str]) -> int:
     """This script once more, in so many processes."""
     run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
@@ -141,6 +205,7 @@ def main() -> int:
     )
     parser.add_argument("--rounds", type=at_least(FEWEST_ROUNDS), help="alternations (default: each case's own)")
     parser.add_argument("--threads", type=at_least(1), help="of each process (default: the cores, shared out)")
+    parser.add_argument("--large", action="store_true", help="ViT-L/16 and H/14 in bf16 on a GPU")
     parser.add_argument("--markdown", action="store_true")
     given = parser.parse_args()
     if not group.is_one_of_several() and given.processes != 1:
@@ -148,6 +213,8 @@ def main() -> int:
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(given.threads or max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1))
     with group.process_group():
+        if given.large:
+            return large(given.rounds, given.markdown)
         rows = [
             measure(case, stage, given.precision, CLOCKS[given.clock], given.rounds or case.rounds)
             for case in CASES

@@ -3,7 +3,8 @@
 Both train the same network with the same AdamW and clipping on the same shards, with the same crops, as many threads
 for matrices and as many for reading (threads of ours, processes of the peer's). Each is a process of its own; in each
 round both have their turn, and which is first changes: read the ratios. The rate is that from the end of the first step
-to the end of the last; start-up, the first step and the last checkpoint are left out. `--clock cpu` counts images for
+to the end of the last; start-up, the first step and the last checkpoint are left out. What passes from the command to
+the end of the first step has a column of its own. `--clock cpu` counts images for
 each second that any processor spends on the run, for machines that do other work; what a short run takes is taken off.
 The data are made here: noise whose spectrum falls as that of photographs, as JPEGs, and fractals.
 """
@@ -17,6 +18,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -34,7 +36,7 @@ SHARDS = 8
 SHORT = 3  # steps of what is not counted; after the first such run files are in memory, and small images in our cache
 PEER = Path(__file__).with_name("by_hand.py")
 COLUMNS = ("model", "px", "batch", "images", "rounds", "ours, images/s", "peer, images/s", "ours / peer", "95 %")
-WAITS = ("ours waits for data", "peer waits")
+WAITS = ("ours waits for data", "peer waits", "ours, s to first step", "peer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,8 @@ class Turn:
     """Share of the time spent waiting for data."""
     cpu: float
     """Seconds on any processor, of all processes, start-up included."""
+    start: float
+    """Seconds from the command to the end of the first step."""
 
 
 def photographs(folder: Path) -> None:
@@ -129,20 +133,24 @@ def ours(case: Case, data: Path, run_in: Path, steps: int, threads: int, workers
     command += [word for setting in given for word in ("--set", setting)]
     command += ["--threads", str(threads), "--workers", str(workers)]
     command += ["--runs", str(run_in), "--results", str(run_in / "results")]
+    begun = time.time()
     cpu, _ = run(command, {})
     (log,) = run_in.glob("*/events.jsonl")
     lines = [line for line in map(json.loads, log.read_text().splitlines()) if line["event"] == "step"]
     first, last = lines[0], lines[-1]
-    seconds = (datetime.fromisoformat(last["time"]) - datetime.fromisoformat(first["time"])).total_seconds()
+    ended = [datetime.fromisoformat(line["time"]).timestamp() for line in (first, last)]
+    seconds = ended[1] - ended[0]
     before = [0, *(line["step"] for line in lines)]
     waited = sum(line["seconds"]["wait"] * (line["step"] - b) for line, b in list(zip(lines, before, strict=False))[1:])
-    return Turn((last["step"] - first["step"]) * case.batch_size / seconds, waited / seconds, cpu)
+    return Turn((last["step"] - first["step"]) * case.batch_size / seconds, waited / seconds, cpu, ended[0] - begun)
 
 
 def theirs(folder: Path, steps: int, threads: int, workers: int) -> Turn:
     command = [sys.executable, str(PEER), str(folder), "--threads", str(threads), "--workers", str(workers)]
+    begun = time.time()
     cpu, said = run([*command, "--steps", str(steps)], {"OMP_NUM_THREADS": str(threads)})
-    return Turn(**json.loads(said), cpu=cpu)
+    found = json.loads(said)
+    return Turn(found["images_per_second"], found["wait"], cpu, found["first_step_ended"] - begun)
 
 
 def run(command: list[str], environment: dict[str, str]) -> tuple[float, bytes]:
@@ -182,7 +190,8 @@ def measure(case: Case, folder: Path, given: argparse.Namespace) -> list[str]:
     waits = (f"{interval([turn.wait for turn in each])[0]:.1%}" for each in turns)
     images = f"{(case.steps - 1) * case.batch_size:,}"
     where = (case.name, f"{case.resolution}", f"{case.batch_size}", images, f"{given.rounds}")
-    return [*where, *middles, f"{ratio[0]:.2f}", f"{ratio[1]:.2f} to {ratio[2]:.2f}", *waits]
+    starts = (f"{interval([turn.start for turn in each])[0]:.1f}" for each in turns)
+    return [*where, *middles, f"{ratio[0]:.2f}", f"{ratio[1]:.2f} to {ratio[2]:.2f}", *waits, *starts]
 
 
 def main() -> None:
