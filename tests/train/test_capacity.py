@@ -14,13 +14,13 @@ from vitscale import models
 from vitscale.config import Recipe
 from vitscale.errors import DONE, MISSING, RUN_FAILED, VitscaleError
 from vitscale.models.counts import Activations, Head
+from vitscale.remember import recalled, remember
 from vitscale.study import cost
 from vitscale.train import capacity, group, worker
 from vitscale.train.capacity import Settings, Work, choose
 from vitscale.train.device import is_out_of_memory, memory_held
 from vitscale.train.engine import Engine, Stepped
 from vitscale.train.objective import Batch, Classification, to_device
-from vitscale.train.remember import recalled, remember
 from vitscale.train.rundir import RunDir
 from vitscale.train.stop import Interrupted, Stop
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from vitscale.peaks import gpu_peak
 from vitscale.train import device
 
 
@@ -22,8 +23,8 @@ from vitscale.train import device
     ],
 )
 def test_a_gpu_that_is_not_known_exactly_has_no_peak(name: str, bf16: float | None, fp32: float | None) -> None:
-    assert device._gpu_peak(name, "bf16") == bf16
-    assert device._gpu_peak(name, "fp32") == fp32
+    assert gpu_peak(name, "bf16") == bf16
+    assert gpu_peak(name, "fp32") == fp32
 
 
 def test_the_most_that_a_processor_was_ever_found_to_do_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

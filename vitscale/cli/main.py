@@ -9,7 +9,21 @@ from typing import Any
 
 import typer
 
-from vitscale.cli import checkpoint, clean, data, fit, ls, pretrain, report, results, show, status, sweep, transfer
+from vitscale.cli import (
+    bench,
+    checkpoint,
+    clean,
+    data,
+    fit,
+    ls,
+    pretrain,
+    report,
+    results,
+    show,
+    status,
+    sweep,
+    transfer,
+)
 from vitscale.cli import plan as plan_verb
 from vitscale.cli.screen import say
 from vitscale.errors import BUG, DONE, USAGE, Problem
@@ -26,6 +40,7 @@ app.command()(transfer.finetune)
 app.command()(transfer.fewshot)
 app.command()(sweep.sweep)
 app.command()(plan_verb.plan)
+app.command()(bench.bench)
 app.command()(status.status)
 app.command()(show.show)
 app.command()(show.diff)

@@ -161,6 +161,11 @@ def places(runs: Path, results: Path) -> Places:
     return Places(runs=runs, results=results)
 
 
+def cores() -> int:
+    """Of the processor, as far as this process may use them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def machine(
     jobs: int | None,
     threads: int | None,
@@ -187,10 +192,9 @@ def machine(
             exit_code=USAGE,
         )
     devices = max((host.slots for host in hosts), default=devices or 1)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    default = 1 if shutil.which("nvidia-smi") or devices > 1 or hosts else min(2, cores)
-    jobs = min(jobs or default, most or cores * 64)
-    threads = threads or max(cores // (jobs * devices * shared_by), 1)
+    default = 1 if shutil.which("nvidia-smi") or devices > 1 or hosts else min(2, cores())
+    jobs = min(jobs or default, most or cores() * 64)
+    threads = threads or max(cores() // (jobs * devices * shared_by), 1)
     return Machine(jobs=jobs, threads=threads, devices=devices, hosts=hosts, **engine)
 
 

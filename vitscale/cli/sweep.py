@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vitscale.cli import options
-from vitscale.cli.plan import totals, unequal
+from vitscale.cli.plan_screen import totals, unequal
 from vitscale.cli.screen import reports_errors, say
 from vitscale.errors import INTERRUPTED, INVALID_STUDY, RUN_FAILED, USAGE, VitscaleError
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
-from vitscale.errors import BEREFT, DONE, HELD, MISSING, RUN_FAILED, VitscaleError
-from vitscale.files import wait_for_shared
+from vitscale.errors import BEREFT, DONE, HELD, INTERRUPTED, MISSING, RUN_FAILED, VitscaleError
+from vitscale.files import wait_for_shared, write_whole
 from vitscale.launch import folders
 from vitscale.launch.collect import collect
 from vitscale.launch.local import Worker, cause, wait_any
@@ -46,6 +48,29 @@ def run_single(
             return True
     collect(job, places.runs, places.results, study)
     return False
+
+
+def time_steps(job: Job, runs: Path, machine: Machine, base: Path) -> dict[str, Any]:
+    """The outcome of a worker that times a pre-training's steps instead of training it.
+
+    Raises:
+        VitscaleError: it was stopped (exit 130), or it left no word (exit 4).
+    """
+    folder = folders.prepare(job, runs, base=base, machine=machine.told())
+    told = {**folders.document(folder), "kind": "bench"}
+    write_whole(folder / "run.json", json.dumps(told).encode())
+    worker = Worker([folder], machine.threads, machine.devices)
+    _wait(worker, lambda: None)
+    worker.record_death()
+    outcome = folders.result(folder)
+    if outcome is None:
+        stopped = worker.asked_to_stop
+        raise VitscaleError(
+            "stopped before all shapes were timed" if stopped else "the worker left no word",
+            hint="start the same command again: what was timed is kept",
+            exit_code=INTERRUPTED if stopped else RUN_FAILED,
+        )
+    return outcome
 
 
 def take_part(job: Job, runs: Path, machine: Machine, place: Place) -> int:

@@ -42,3 +42,8 @@ def model_state_bytes(
     # their sum are there for as many layers as a bucket holds.
     whole = {1: 2 * params + bucket, 2: params + 2 * bucket, 3: 4 * bucket}[stage]
     return 4 * (whole + share)
+
+
+def checkpoint_bytes(params: int, *, averaged: bool = False) -> int:
+    """Bytes on the disk of one checkpoint: fp32 weights, AdamW's moments, and the moving average where there is one."""
+    return 4 * params * (1 + MOMENTS + averaged)

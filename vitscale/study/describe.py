@@ -49,6 +49,8 @@ def differences(one: Document, other: Document) -> list[tuple[str, Any, Any]]:
 
 def command(told: Document) -> str | None:
     """The command that makes the run again; None where there is none but its study's sweep."""
+    if told.get("branches"):  # a trunk is no run of its own
+        return None
     words = {"pretrain": _pretrain, "import": _import, "transfer": _transfer}[told["kind"]](told)
     return None if words is None else shlex.join(["vitscale", *words])
 

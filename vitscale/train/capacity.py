@@ -22,6 +22,7 @@ from torch import nn
 from vitscale.config import Recipe
 from vitscale.errors import MISSING, VitscaleError
 from vitscale.models.counts import Activations
+from vitscale.remember import recalled, remember
 from vitscale.study.cost import MOMENTS, model_state_bytes
 from vitscale.train import group
 from vitscale.train.device import (
@@ -36,7 +37,6 @@ from vitscale.train.device import (
 )
 from vitscale.train.engine import check_offload
 from vitscale.train.objective import Batch, Objective
-from vitscale.train.remember import recalled, remember
 from vitscale.train.rundir import RunDir
 from vitscale.train.stop import Interrupted, Stop
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import re
 import resource
 import sys
 import time
@@ -18,7 +17,8 @@ from torch import Tensor
 
 from vitscale.config import Recipe
 from vitscale.errors import MISSING, VitscaleError
-from vitscale.train.remember import recalled, remember
+from vitscale.peaks import gpu_peak
+from vitscale.remember import recalled, remember
 
 
 def device_name() -> str:
@@ -55,18 +55,6 @@ def check_precision(recipe: Recipe) -> None:
         )
 
 
-# Dense matrix products in FLOP/s, from NVIDIA's data sheets (without sparsity): bf16, and fp32 outside of tensor cores.
-# The first name that stands in the device's name as a word holds: special forms stand before general ones.
-GPU_PEAKS = {
-    "H200": (989e12, 67e12),
-    "H100 PCIe": (756e12, 51e12),
-    "H100 NVL": (835e12, 60e12),
-    "H100": (989e12, 67e12),
-    "A100": (312e12, 19.5e12),
-    "A40": (149.7e12, 37.4e12),
-    "L40S": (362e12, 91.6e12),
-    "L4": (121e12, 30.3e12),
-}
 SIDE = 1024  # of the matrices that a processor is measured with
 ROUNDS = 8
 PEAKS = "peaks.json"
@@ -79,16 +67,9 @@ def peak_flops(precision: str) -> float | None:
     A processor is measured, and the most that was ever found counts: it may have been busy with something else.
     """
     if torch.cuda.is_available():
-        return _gpu_peak(torch.cuda.get_device_name(), precision)
+        return gpu_peak(torch.cuda.get_device_name(), precision)
     found = _matmul_rate(torch.bfloat16 if precision == "bf16" else torch.float32)
     return _most(f"{device_name()}, {precision}, torch {torch.__version__}", found)
-
-
-def _gpu_peak(name: str, precision: str) -> float | None:
-    if "MIG" in name:  # a part of one
-        return None
-    known = next((peaks for model, peaks in GPU_PEAKS.items() if re.search(rf"\b{model}\b", name)), None)
-    return None if known is None else known[precision == "fp32"]
 
 
 def _matmul_rate(dtype: torch.dtype) -> float:

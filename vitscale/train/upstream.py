@@ -28,7 +28,7 @@ from vitscale.train.rundir import RunDir
 from vitscale.train.stop import Stop
 
 
-def _masked_patches(rundir: RunDir) -> MaskedPatches | None:
+def masked_patches(rundir: RunDir) -> MaskedPatches | None:
     """The objective of a run that predicts patches; None of one that classifies."""
     if not rundir.head.patches:
         return None
@@ -38,6 +38,19 @@ def _masked_patches(rundir: RunDir) -> MaskedPatches | None:
         patch=patch,
         patches=(run.data.resolution // patch) ** 2,
         corrupted=rundir.head.patches,
+    )
+
+
+def blank(run: Run, masked: MaskedPatches | None, images: int) -> Batch:
+    """So many images of nothing, as a step of the run has them."""
+    mixed, side = run.recipe.mixup > 0, run.data.resolution
+    index = np.arange(images, dtype=np.int64)
+    return Batch(
+        images=torch.zeros(images + mixed, 3, side, side, dtype=torch.uint8),
+        labels=torch.zeros(images + mixed, dtype=torch.int64),
+        weights=torch.ones(images + mixed),
+        share=0.5 if mixed else 1.0,
+        corrupted=masked.draw(index * 0, index, seed=None) if masked else None,
     )
 
 
@@ -53,7 +66,7 @@ class Upstream:
         self.run: Run = run
         self.shards = _open(machine["shards"], rundir.document["dataset"])
         self.rundir = rundir
-        self.masked = _masked_patches(rundir)
+        self.masked = masked_patches(rundir)
         self.logged = rundir.bad_samples()
         """(shard, key) of what earlier attempts have noted; whether it is still bad shows when it is read."""
         self.steps: int = rundir.document["steps"]
@@ -124,15 +137,7 @@ class Upstream:
 
     def blank(self, images: int) -> Batch:
         """So many images of nothing, as a step has them."""
-        mixed, side = self.run.recipe.mixup > 0, self.how.resolution
-        index = np.arange(images, dtype=np.int64)
-        return Batch(
-            images=torch.zeros(images + mixed, 3, side, side, dtype=torch.uint8),
-            labels=torch.zeros(images + mixed, dtype=torch.int64),
-            weights=torch.ones(images + mixed),
-            share=0.5 if mixed else 1.0,
-            corrupted=self.masked.draw(index * 0, index, seed=None) if self.masked else None,
-        )
+        return blank(self.run, self.masked, images)
 
     def _exclusions(self) -> Exclusions | None:
         """The list as it was planned.

@@ -31,6 +31,7 @@ WORK = {
     "pretrain": "vitscale.train.pretrain.pretrain",
     "import": "vitscale.train.published.import_published",
     "transfer": "vitscale.train.finetune.transfer",
+    "bench": "vitscale.train.bench.bench",
 }
 
 

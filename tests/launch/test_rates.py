@@ -1,0 +1,131 @@
+"""Device-hours by what was measured, or by a guess that is called one; and what a study has changed."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import tiny
+from vitscale.cli.plan_screen import Terms, bill
+from vitscale.launch.changes import changes
+from vitscale.launch.folders import prepare
+from vitscale.launch.rates import GUESSED_MFU, Rates, keep, rates_of
+from vitscale.launch.sweep import current_plan
+from vitscale.results.store import Held
+from vitscale.study.job import Job
+from vitscale.study.load import load
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("VITSCALE_CACHE", str(tmp_path / "cache"))
+    tiny.write(tmp_path, tiny.STUDY + '[[axes]]\n"model.name" = ["ViT-nano/7", "R5"]\n')
+    return tmp_path
+
+
+def planned(folder: Path, *settings: str) -> list[Job]:
+    study = load(folder / "study.toml", base=folder, settings=settings)
+    return list(current_plan(study, folder / "runs").jobs)
+
+
+def trained(folder: Path, *settings: str) -> list[Job]:
+    return [job for job in planned(folder, *settings) if job.kind == "pretrain"]
+
+
+def test_what_was_measured_prices_all_runs_of_its_shape(folder: Path) -> None:
+    vit, resnet = trained(folder)
+    keep(vit, "Some GPU", {"images_per_second": 100.0, "devices": 2})
+    keep(resnet, "Some GPU", {"images_per_second": 20.0, "devices": 1})
+    rates = rates_of([vit, resnet], None, cores=2)
+    assert rates.how == "as measured on Some GPU"
+    images = 12 * 16
+    assert rates.seconds(vit) == pytest.approx(images / 50)  # device-seconds: two devices for half the time
+    assert rates.seconds(resnet) == pytest.approx(images / 20)
+    (longer, _) = trained(folder, "recipe.steps=24")
+    assert rates.seconds(longer) == pytest.approx(2 * rates.seconds(vit))
+    (otherwise, _) = trained(folder, "recipe.batch_size=8")  # another shape
+    assert rates.seconds(otherwise) != pytest.approx(images / 2 / 50)
+
+
+def test_shapes_that_were_not_measured_are_guessed_by_those_that_were(folder: Path) -> None:
+    vit, resnet = trained(folder)
+    keep(vit, "Some GPU", {"images_per_second": 100.0, "devices": 1})
+    rates = rates_of([vit, resnet], None, cores=2)
+    assert "1 of 2 shapes were not, and are guessed" in rates.how
+    assert rates.seconds(resnet) == pytest.approx(resnet.flops / (100 * 6 * vit.macs))
+
+
+def test_a_device_that_was_not_measured_is_a_guess_by_its_peak(folder: Path) -> None:
+    jobs = trained(folder)
+    keep(jobs[0], "Some CPU", {"images_per_second": 1.0, "devices": 1})
+    rates = rates_of(jobs, "H100", cores=2)
+    assert rates.how == "a guess, 40% of the 67 TFLOP/s of H100"  # fp32
+    assert rates.seconds(jobs[0]) == pytest.approx(jobs[0].flops / (GUESSED_MFU * 67e12))
+    bf16 = [replace(job, run=replace(job.run, recipe=replace(job.run.recipe, precision="bf16"))) for job in jobs]
+    assert "989 TFLOP/s" in rates_of(bf16, "H100", cores=2).how
+    assert rates_of(jobs, None, cores=2).how.startswith("as measured on Some CPU")
+    assert "20 GFLOP/s on each of 2 cores" in rates_of(jobs, "unheard of", cores=2).how
+
+
+def test_a_damaged_memory_of_rates_is_none(folder: Path) -> None:
+    jobs = trained(folder)
+    keep(jobs[0], "Some GPU", {"images_per_second": "fast", "devices": 1})
+    assert rates_of(jobs, None, cores=1).how.startswith("a guess")
+
+
+def test_the_bill_is_of_what_is_left(folder: Path) -> None:
+    jobs = planned(folder)
+    vit, resnet = (job for job in jobs if job.kind == "pretrain")
+    rates = Rates(device="x", measured={}, guess=vit.flops / 3600, how="by hand")
+    left = {job.id: "done" for job in jobs if job.id != vit.id}
+    found = list(bill(jobs, left, Terms(counting="dense", rates=rates, price=2.5, memory=80)))
+    assert found[0].startswith("device-hours left: 1, 2.50 at 2.5 a device-hour (by hand)")
+    one = 4 * 3 * vit.params.total / 1e9
+    assert (
+        found[1] == f"checkpoints of these: at most {3 * one:.3g} GB, {one:.3g} GB after vitscale clean"
+    )  # keep = best
+    assert len(found) == 2
+    (_, _, small) = bill(jobs, left, Terms(counting="dense", rates=rates, memory=1e-6))
+    assert small.startswith(f"does not fit: {vit.id} ViT-nano/7: 0.0")
+    assert resnet.id not in small
+
+
+def test_changes_are_told_by_the_run_that_differs_least(folder: Path) -> None:
+    study = load(folder / "study.toml", base=folder)
+    before = current_plan(study, folder / "runs")
+    for job in before.jobs:
+        prepare(job, folder / "runs", base=folder, machine={})
+    held = Held(frozenset(job.id for job in before.jobs))
+    assert list(changes(before, held, folder / "runs")) == []
+    edited = load(folder / "study.toml", base=folder, settings=["recipe.lr=0.02"])
+    found = list(changes(current_plan(edited, folder / "runs"), held, folder / "runs"))
+    vit, resnet = (job.id for job in before.jobs if job.kind == "pretrain")
+    assert [(change.state, change.model, change.like) for change in found[:2]] == [
+        ("new", "ViT-nano/7", vit),
+        ("new", "R5", resnet),
+    ]
+    assert found[0].words() == f"recipe.lr: 0.01 -> 0.02 (from {vit})"
+    assert {change.id for change in found[2:]} == {vit, resnet}
+    assert {change.state for change in found[2:]} == {"gone"}
+
+
+@pytest.mark.slow
+def test_bench_times_each_shape_and_plan_prices_with_it(folder: Path) -> None:
+    def vitscale(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "vitscale", *arguments], cwd=folder, capture_output=True, text=True
+        )
+
+    timed = vitscale("bench", "study.toml", "--threads", "1", "--json")
+    assert timed.returncode == 0, timed.stderr
+    shapes = json.loads(timed.stdout)["shapes"]
+    assert [shape["model"] for shape in shapes] == ["ViT-nano/7", "R5"]
+    assert all(shape["images_per_second"] > 0 and shape["memory_peak"] > 0 for shape in shapes)
+    assert not (folder / "runs").exists()
+    document = json.loads(vitscale("plan", "study.toml", "--json").stdout)
+    assert document["rates"] == f"as measured on {shapes[0]['device']}"
+    seconds = [job["device_seconds"] for job in document["jobs"] if job["kind"] == "pretrain"]
+    assert seconds == pytest.approx([12 * 16 / shape["images_per_second"] for shape in shapes])
