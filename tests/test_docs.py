@@ -56,6 +56,30 @@ def test_the_masked_study_compares_labels_patches_and_scratch_on_one_network(tmp
     assert not result.waiting
 
 
+STUDIES = sorted((ROOT / "studies").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_a_study_that_ships_says_what_it_asks_expects_and_costs_and_can_be_planned(path: Path, tmp_path: Path) -> None:
+    comment = path.read_text().split("\n\n")[0]
+    assert comment.startswith("# Question: ")
+    assert "\n# Expected: " in comment
+    assert "Cost: " in comment or "planned, not run" in comment
+    for name, samples, classes in (
+        ("fashion-mnist-train", 60_000, 10),
+        ("fashion-mnist-test", 10_000, 10),
+        ("fractals", 6_000, 20),
+    ):
+        describe(tmp_path / "data" / name, samples, classes)
+    jobs = [job for job in plan(load(path, base=tmp_path), {}).jobs if job.kind == "pretrain"]
+    assert jobs
+    if path.stem in ("compute", "patch_size", "model_size", "hybrid_vs_vit"):
+        branches = [job.branch.trunk for job in jobs if job.branch]
+        assert len(branches) + len(set(branches)) == len(jobs)  # all of its runs share trunks
+    if path.stem == "compute":
+        assert len({job.steps for job in jobs if job.branch}) >= 6
+
+
 def test_data_size_is_the_study_that_the_readme_describes(tmp_path: Path) -> None:
     describe(tmp_path / "data" / "fashion-mnist-train", 60_000, 10)
     describe(tmp_path / "data" / "fashion-mnist-test", 10_000, 10)
