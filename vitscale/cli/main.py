@@ -21,6 +21,7 @@ from vitscale.cli import (
     results,
     show,
     status,
+    suggest,
     sweep,
     transfer,
 )
@@ -46,6 +47,7 @@ app.command()(show.show)
 app.command()(show.diff)
 app.command()(results.results)
 app.command()(fit.fit)
+app.command()(suggest.suggest)
 app.command()(report.report)
 app.command()(clean.clean)
 app.add_typer(data.app, name="data")

@@ -1,0 +1,174 @@
+"""`vitscale suggest` on a study of which some cells are measured."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.special import expit, logit
+
+import tiny
+from vitscale.analysis.fits import Observations, fit
+from vitscale.analysis.forms import FORMS
+from vitscale.analysis.intervals import sample
+from vitscale.analysis.residuals import Binomial
+from vitscale.analysis.suggest import Candidate, suggest, with_point
+from vitscale.errors import MISSING, USAGE
+from vitscale.results.store import write_part
+from vitscale.study.job import Job
+from vitscale.study.load import load
+from vitscale.study.plan import plan
+
+STEPS = [5, 10, 20, 40, 80, 160, 320]
+DONE = 5  # of them, by both families
+LAW = (0.9, 0.25)  # error = b (x / x of 5 steps)^-c
+
+
+def vitscale(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "vitscale", "suggest", "study.toml", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of two families and seven budgets, of which five are done, with two seeds."""
+    folder = tmp_path_factory.mktemp("suggest")
+    axes = f'[[axes]]\n"model.name" = ["ViT-nano/7", "R5"]\n"recipe.steps" = {STEPS}\nseed = [0, 1]\n'
+    text = tiny.STUDY.replace("steps = 12\n", "").replace("validate_every = 48\n", "").replace('keep = "best"\n', "")
+    (folder / "study.toml").write_text(text[: text.index("[[transfer]]")] + axes)
+    for name, samples in (("train", 120), ("test", 40)):
+        (folder / name).mkdir()
+        facts = {"name": name, "samples": samples, "num_classes": 4, "fingerprint": name}
+        (folder / name / "dataset.json").write_text(json.dumps(facts))
+    rng = np.random.default_rng(0)
+    for job in jobs(folder):
+        if job.steps in STEPS[:DONE]:
+            finish(job, folder, rng)
+    return folder
+
+
+def jobs(folder: Path) -> list[Job]:
+    return [job for job in plan(load(folder / "study.toml", base=folder), {}).jobs if job.kind == "pretrain"]
+
+
+def finish(job: Job, folder: Path, rng: np.random.Generator) -> None:
+    b, c = LAW
+    error = rng.binomial(2000, b * (job.steps / 5) ** -c * float(np.exp(0.02 * rng.standard_normal()))) / 2000
+    facts = {"study": "study", "status": "done", "role": "cell", "family": job.arch.family, "model": job.run.model.name}
+    row = {"flops_standalone": job.pretrain_flops, "examples": job.examples, "examples_seen": job.examples_seen}
+    measured = {
+        "task": "upstream_test",
+        "protocol": "pretrain",
+        "metric": "accuracy",
+        "value": 1 - error,
+        "n_test": 2000,
+    }
+    settings = {"settings": dict(job.varied), "seed": job.run.seed, "lr_at_edge": False}
+    write_part([{**facts, **row, **measured, **settings}], folder / "results" / "study", run_id=job.id, attempt=1)
+    run = folder / "runs" / job.id
+    run.mkdir(parents=True)
+    (run / "result.json").write_text(json.dumps({"status": "done", "rows": [], "attempt": 1, "score": None}))
+
+
+def test_it_names_open_cells_within_the_budget_and_what_each_would_gain(folder: Path) -> None:
+    cost = {job.id: job.pretrain_flops for job in jobs(folder)}
+    family = {job.id: job.arch.family for job in jobs(folder)}
+    undone = {job.id for job in jobs(folder) if job.steps not in STEPS[:DONE]}
+    budget = 2.5 * max(cost.values())
+    found = vitscale(folder, "--budget", str(budget), "--form", "power", "--most", "3", "--json")
+    assert found.returncode == 0, found.stderr
+    document = json.loads(found.stdout)
+    named = [each["candidate"] for each in document["suggestions"]]
+    assert 1 <= len(named) <= 3
+    assert len({each["name"] for each in named}) == len(named)
+    assert {each["name"] for each in named} <= undone
+    assert all(each["flops"] == cost[each["name"]] and each["curve"] == family[each["name"]] for each in named)
+    assert sum(each["flops"] for each in named) <= budget
+    for each in document["suggestions"]:
+        assert 0 < each["after"] < each["before"]
+        assert each["narrower"] == pytest.approx(1 - each["after"] / each["before"])
+        assert "times beyond the largest so far" in each["why"] or "one more run" in each["why"]
+    assert document["rates"].startswith("a guess") or document["rates"].startswith("as measured")
+
+
+def test_without_money_it_says_what_the_cheapest_run_takes(folder: Path) -> None:
+    cheapest = min(job.pretrain_flops for job in jobs(folder) if job.steps not in STEPS[:DONE])
+    found = vitscale(folder, "--budget", "1", "--form", "power")
+    assert found.returncode == 0
+    assert f"nothing to suggest: the cheapest run that is not done takes {cheapest:.3g} FLOPs" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--budget", "1e9", "--x", "width"], USAGE, "error: --x width: not known of a run before it is made\nhint: one of flops"),
+        (["--budget", "1e9", "--form", "isoflop"], USAGE, "error: --form isoflop is no law in one column\nhint: one of auto, power"),
+        (["--budget", "1e9", "--results", "nowhere"], MISSING, "error: nowhere/study: no such results folder"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_two_lines(folder: Path, arguments: list[str], code: int, message: str) -> None:
+    found = vitscale(folder, *arguments)
+    assert found.returncode == code
+    assert found.stderr.startswith(message)
+    assert len(found.stderr.splitlines()) == 2
+
+
+def noisy(error: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """With a spread over seeds of 0.05 of its log odds."""
+    return expit(logit(error) + rng.normal(0, 0.05, np.shape(error)))
+
+
+def observations() -> Observations:
+    x = np.array([1e12, 2e12, 4e12, 8e12, 1.6e13] * 2)[:, None]
+    y = noisy(0.5 * (x[:, 0] / 1e12) ** -0.2, np.random.default_rng(1))
+    return Observations(x, Binomial(y, np.full(len(x), 5000.0), 0.05), np.arange(len(x)))
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitscale.analysis.suggest.RESAMPLES", 50)
+
+
+def candidate(name: str, x: float, hours: float) -> Candidate:
+    return Candidate(name=name, curve="vit", inputs=(x,), flops=x, hours=hours)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_far_run_says_more_of_a_far_forecast_than_one_more_in_the_middle() -> None:
+    fits = {"vit": fit(FORMS["power"], observations())}
+    at = {"vit": np.array([[1e15]])}
+    both = [candidate("middle", 4e12, 1.0), candidate("far", 2e14, 1.0)]
+    first, *_ = suggest(fits, at, both, 1e16, most=1)
+    assert first.candidate.name == "far"
+    assert first.why == "12.5 times beyond the largest so far"
+    # The same runs at another price: what counts is the gain for each hour.
+    dear = [candidate("middle", 4e12, 0.001), candidate("far", 2e14, 100.0)]
+    assert next(iter(suggest(fits, at, dear, 1e16, most=1))).candidate.name == "middle"
+
+
+def test_the_expected_interval_is_what_such_runs_do_to_it() -> None:
+    """Against runs of laws that the data allow, with the noise that the data have, fitted from scratch."""
+    far, at = np.array([[2e14]]), np.array([[1e15]])
+    found = fit(FORMS["power"], observations())
+    (named,) = suggest({"vit": found}, {"vit": at}, [candidate("far", 2e14, 1.0)], 1e16, most=1)
+    rng = np.random.default_rng(7)
+    widths = []
+    for theta in sample(found, resamples=100, seed=5).theta[:9]:
+        y = noisy(FORMS["power"].value(theta[None], found.scaled(far))[0], rng)
+        refit = fit(FORMS["power"], with_point(found, far, y, found.theta).observations)
+        predicted = sample(refit, resamples=200, seed=3).predictions(at)
+        assert predicted is not None
+        widths.append(predicted[0][0].width)
+    assert named.after == pytest.approx(float(np.median(widths)), rel=0.4)
+    assert named.after < 0.8 * named.before
+
+
+def test_with_a_point_on_the_law_the_law_stays() -> None:
+    found = fit(FORMS["power"], observations())
+    at = np.array([[1e14]])
+    again = with_point(found, at, found.predict(at), found.theta)
+    assert len(again.observations) == len(found.observations) + 1
+    assert again.observations.cluster_count == found.observations.cluster_count + 1
+    np.testing.assert_allclose(again.theta, found.theta, rtol=1e-4)
