@@ -7,6 +7,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import secrets
 import socket
 import time
 from collections.abc import Iterator
@@ -26,7 +27,8 @@ class HashedFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        # Two hosts, or containers, may have processes of the same number.
+        self.temporary = path.with_name(f".{path.name}.{os.getpid()}{secrets.randbelow(10**6):06}.partial")
         self.sha256 = hashlib.sha256()
         self.bytes = 0
         self._file: IO[bytes] | None = self.temporary.open("wb")
@@ -47,6 +49,19 @@ class HashedFile:
         self._file = None
         self.temporary.replace(self.path)
         sync(self.path.parent)
+
+    def commit_first(self) -> bool:
+        """As `commit`, where there is no file of that name yet; False, and nothing is changed, where there is."""
+        assert self._file is not None
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        try:
+            os.link(self.temporary, self.path)
+        except FileExistsError:
+            return False
+        self.close()
+        sync(self.path.parent)
+        return True
 
     def close(self) -> None:
         if self._file is None:
@@ -78,6 +93,13 @@ def write_whole(path: Path, data: bytes) -> None:
     with HashedFile(path) as file:
         file.write(data)
         file.commit()
+
+
+def write_first(path: Path, data: bytes) -> bool:
+    """As `write_whole` by the first of several that want to; False where there is such a file already."""
+    with HashedFile(path) as file:
+        file.write(data)
+        return file.commit_first()
 
 
 @contextlib.contextmanager

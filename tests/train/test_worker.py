@@ -358,6 +358,6 @@ def test_a_run_is_held_by_one_worker_at_a_time(rundir: Make) -> None:
 def work_refused(run: RunDir) -> bool:
     from vitscale.errors import VitscaleError
 
-    with pytest.raises(VitscaleError, match="is being worked on by another process"):
+    with pytest.raises(VitscaleError, match="is being worked on by process"):
         work(RunDir(run.folder), Stop())
     return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import time
 from collections.abc import Iterable, Mapping
@@ -11,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from vitscale import lease
 from vitscale.errors import INVALID_STUDY, MISSING, VitscaleError
 from vitscale.files import disk_errors, locked, write_whole
 from vitscale.results import provenance
@@ -89,17 +89,8 @@ def silent_seconds(folder: Path) -> float | None:
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a worker works on this run now."""
-    try:
-        file = (folder / "lease").open()
-    except FileNotFoundError:
-        return False
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    """Whether a worker may be working on this run now."""
+    return lease.holder(folder) is not None
 
 
 def state(folder: Path) -> State:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from vitscale import lease
 from vitscale.errors import BEREFT, DONE, HELD, INTERRUPTED, MISSING, RUN_FAILED, VitscaleError
 from vitscale.files import wait_for_shared, write_whole
 from vitscale.launch import folders
@@ -30,6 +32,7 @@ def run_single(
 ) -> bool:
     """Runs a job to its end and records it; True where a signal stopped it before."""
     if folders.result(places.runs / job.id) is None:
+        _wait_for_holder(places.runs / job.id, say)
         folder = folders.prepare(job, places.runs, base=Path(), machine=machine.told())
         worker = Worker(
             [folder], machine.threads, machine.devices_for(job), machine.hosts_for(job), environment=environment or {}
@@ -37,11 +40,7 @@ def run_single(
         _wait(worker, lambda: say(progress(folder) or "starting"))
         worker.record_death()
         if worker.ended() == HELD:
-            raise VitscaleError(
-                f"run {job.id} is being worked on by another process",
-                hint="wait for it, or stop that process",
-                exit_code=MISSING,
-            )
+            raise _held(folder)
         if worker.ended() == MISSING and folders.result(folder) is None:
             raise not_saved(folder)
         if worker.asked_to_stop and folders.result(folder) is None:
@@ -90,6 +89,26 @@ def take_part(job: Job, runs: Path, machine: Machine, place: Place) -> int:
         reason = f"rank {place.rank} on {socket.gethostname()}: {cause(code, folder)}"
         folders.record_failure(folder, reason, "the same command goes on from the last checkpoint", RUN_FAILED)
     return RUN_FAILED if code < 0 or code == BEREFT else code
+
+
+def _wait_for_holder(folder: Path, say: Say) -> None:
+    """Until it is certain that nobody holds the run any more.
+
+    Raises:
+        VitscaleError: whoever holds it moves (exit 5).
+    """
+    watch, seen = lease.Watch(), lease.holder(folder)
+    if seen is not None:
+        say(f"waiting {lease.STILL * seen.interval:g} s at most: run {folder.name} may be held by somebody who is dead")
+    while watch.is_held(folder):
+        if lease.holder(folder) not in (seen, None):
+            raise _held(folder)
+        time.sleep(0.2)
+
+
+def _held(folder: Path) -> VitscaleError:
+    problem = lease.held_by(folder.name, lease.holder(folder)).problems[0]
+    return VitscaleError(problem.message, hint=problem.hint, exit_code=MISSING)
 
 
 def _wait(worker: Worker, report: Callable[[], None]) -> None:

@@ -19,6 +19,7 @@ from vitscale.launch.collect import collect, collect_orphan
 from vitscale.launch.hostfile import Host
 from vitscale.launch.local import Worker, wait_any
 from vitscale.launch.progress import progress, summary, title
+from vitscale.lease import Watch
 from vitscale.processes import STOP_SIGNALS
 from vitscale.results.store import Held, write_plan
 from vitscale.study.job import Job
@@ -128,6 +129,7 @@ class Sweep:
     tries: Counter[str] = field(default_factory=Counter, init=False)
     refused: list[VitscaleError] = field(default_factory=list, init=False)
     waiting_for: str = field(default="", init=False)
+    watch: Watch = field(default_factory=Watch, init=False)
 
     def run(self) -> Ended:
         """Works until nothing is left that could be started."""
@@ -160,9 +162,10 @@ class Sweep:
         for jobs in ready(now, self.places.runs, self.only):
             if self.stopping or len(self.workers) >= self.machine.jobs:
                 return
-            fresh = [job for job in jobs if self.tries[job.id] < TRIES and not self._is_held(job)]
             running = {job.id for group in self.workers.values() for job in group}
-            work = {job.id: self._prepared(job) for job in fresh if job.id not in running}
+            mine = [job for job in jobs if job.id not in running and self.tries[job.id] < TRIES]
+            fresh = [job for job in mine if not self._is_held(job)]
+            work = {job.id: self._prepared(job) for job in fresh}
             folders_of = [folder for folder in work.values() if folder is not None]
             if folders_of:
                 started = [job for job in fresh if work.get(job.id) is not None]
@@ -190,7 +193,7 @@ class Sweep:
             return None
 
     def _is_held(self, job: Job) -> bool:
-        return folders.is_held(self.places.runs / job.id)
+        return self.watch.is_held(self.places.runs / job.id)
 
     def _others_at_work(self, now: Plan) -> bool:
         """Whether another sweep is busy with a run of this study."""

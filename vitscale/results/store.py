@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -36,7 +37,7 @@ def write_part(rows: list[dict[str, Any]], folder: Path, *, run_id: str, attempt
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{run_id}-{attempt}.parquet"
     # Parquet readers skip names that begin with a dot, so a crash in here leaves the folder readable.
-    temporary = folder / f".{path.name}.{os.getpid()}"
+    temporary = folder / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}"
     try:
         pq.write_table(table, temporary, compression="zstd")
         sync(temporary)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -120,11 +120,13 @@ def save(
     optimizer: Mapping[str, Tensor],
     averages: Mapping[str, Tensor] | None = None,
     keep: Keep = Keep(),  # frozen
+    check: Callable[[], None] = lambda: None,
 ) -> Path:
     """Writes `checkpoints/step-<n>/` under another name, syncs and renames it, then moves `latest`.
 
     Raises:
         NotSaved: the disk is full or read-only; what was there before is untouched (exit 5).
+        Whatever `check` raises, where the run is somebody else's by now: as well.
     """
     final = folder_of(run, progress.step)
     temporary = final.with_name(f".{final.name}.{os.getpid()}")
@@ -142,14 +144,19 @@ def save(
         (temporary / STATE).write_text(json.dumps(state, indent=2))
         for name in (*files, STATE):
             sync(temporary / name)
+        check()
         if final.exists():
             shutil.rmtree(final)
         temporary.rename(final)
         sync(final.parent)
         write_whole(final.parent / "latest", final.name.encode())
+    except VitscaleError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise _not_saved(final, error) from None
+    check()
     prune(final.parent, keep.steps(run, progress))
     return final
 
@@ -198,8 +205,8 @@ def _not_saved(folder: Path, error: Exception) -> NotSaved:
 class Writer:
     """Writes checkpoints one after another while training goes on."""
 
-    def __init__(self, run: Path, keep: Keep) -> None:
-        self._run, self._keep = run, keep
+    def __init__(self, run: Path, keep: Keep, check: Callable[[], None] = lambda: None) -> None:
+        self._run, self._keep, self._check = run, keep, check
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[Path] | None = None
 
@@ -210,7 +217,7 @@ class Writer:
             NotSaved: the one before could not be written (exit 5).
         """
         self.wait()
-        self._writing = self._threads.submit(save, self._run, progress, keep=self._keep, **tensors)
+        self._writing = self._threads.submit(save, self._run, progress, keep=self._keep, check=self._check, **tensors)
 
     def __enter__(self) -> Writer:
         return self

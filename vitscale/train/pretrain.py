@@ -91,7 +91,8 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
     macs = rundir.document["flops_per_example"] // 6
     machine = rundir.machine
     keep = Keep(last=machine.get("keep_last", 2), every=machine.get("keep_every"), branches=rundir.branches)
-    writer, monitors = Writer(rundir.folder, keep), Monitors(rundir, progress.step)
+    writer = Writer(rundir.folder, keep, rundir.check_held)
+    monitors = Monitors(rundir, progress.step)
 
     def save(progress: Progress) -> None:
         tensors = {"weights": engine.weights(), "averages": engine.averaged_weights(), "optimizer": engine.state()}

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -13,10 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vitscale import models
+from vitscale import lease, models
 from vitscale.config import Run, Task
-from vitscale.errors import HELD, MISSING, VitscaleError
-from vitscale.files import locked, write_whole
+from vitscale.errors import MISSING, VitscaleError
+from vitscale.files import locked, write_first, write_whole
 from vitscale.models.counts import Head
 from vitscale.study.fields import from_dict
 
@@ -30,6 +28,7 @@ class RunDir:
 
     def __init__(self, folder: Path, *, number: int = 0) -> None:
         self.folder, self.number = folder, number
+        self.claim: lease.Claim | None = None
         try:
             self.document: dict[str, Any] = json.loads((folder / "run.json").read_text())
         except (OSError, json.JSONDecodeError) as error:
@@ -110,6 +109,7 @@ class RunDir:
     def log(self, event: str, facts: Mapping[str, Any]) -> None:
         if not self.writes and event != "bad_sample":  # which only the process that reads it can tell of
             return
+        self.check_held()
         line = json.dumps({"event": event, "time": now(), **facts})
         path = self.folder / ("events.jsonl" if self.writes else f"events-{self.number}.jsonl")
         with path.open("a+b") as file:
@@ -117,9 +117,25 @@ class RunDir:
             cut = file.tell() > 0 and _last_byte(path) != b"\n"
             file.write((b"\n" if cut else b"") + line.encode() + b"\n")
 
+    def check_held(self) -> None:
+        """Before anything is written that others read.
+
+        Raises:
+            Lost: this process held the run, and another one has taken it over (exit 75).
+        """
+        if self.claim is not None:
+            self.claim.check()
+
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Publishes the outcome in one step."""
-        write_whole(self.folder / "result.json", json.dumps(result, indent=1).encode())
+        """Publishes the outcome in one step: over a failure, never over one that is done.
+
+        Raises:
+            Lost: as `check_held`.
+        """
+        path, data = self.folder / "result.json", json.dumps(result, indent=1).encode()
+        self.check_held()
+        if not write_first(path, data) and (self.result() or {}).get("status") != "done":
+            write_whole(path, data)
 
     def fail(
         self, reason: str, *, hint: str, code: int, facts: Mapping[str, Any] | None = None, provisional: bool = False
@@ -134,6 +150,8 @@ class RunDir:
         outcome = {"status": "failed", "reason": reason, "hint": hint, "exit_code": code, "score": None, "rows": []}
         if provisional:
             outcome["provisional"] = True
+        if self.claim is not None and not self.claim.holds():
+            return  # whoever has taken the run over will say how it ends
         with locked(self.folder / ".outcome", wait=True):
             before = self.result()
             if before is None or (before.get("provisional") and not provisional):
@@ -141,7 +159,7 @@ class RunDir:
 
     @contextmanager
     def lease(self) -> Iterator[None]:
-        """Holds the run: one worker at a time. The kernel lets go of it when the process dies, however it dies.
+        """Holds the run: one attempt at a time. The first of several processes holds it for all of them.
 
         Raises:
             VitscaleError: another process holds it (exit 75).
@@ -149,20 +167,7 @@ class RunDir:
         if not self.writes:
             yield
             return
-        with (self.folder / "lease").open("a") as file:
-            # Who only looks whether the run is held holds it for a moment, too.
-            for pause in (0.1, 0.2, 0.4, None):
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if pause is None:
-                        raise VitscaleError(
-                            f"run {self.id} is being worked on by another process",
-                            hint="wait for it, or stop that process",
-                            exit_code=HELD,
-                        ) from None
-                    time.sleep(pause)
+        with lease.hold(self.folder) as self.claim:
             yield
 
 

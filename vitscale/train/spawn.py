@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
 
+from vitscale import lease
 from vitscale.errors import BEREFT, DONE, MISSING, RUN_FAILED, VitscaleError
 from vitscale.files import wait_for_shared
 from vitscale.processes import STOP_SIGNALS, Together, first_failure, signal_at_parent_death
@@ -149,7 +150,8 @@ def _recorded(folder: Path, rank: int, code: int) -> int:
     why = ": often the host ran out of memory" if -code == signal.SIGKILL else ""
     reason = f"rank {rank} on {socket.gethostname()} was killed by signal {-code}{why}"
     print(reason, file=sys.stderr, flush=True)
-    RunDir(folder).fail(reason, hint="the same command goes on from the last checkpoint", code=RUN_FAILED)
+    if lease.holder(folder) is None:  # else somebody has taken the run over already
+        RunDir(folder).fail(reason, hint="the same command goes on from the last checkpoint", code=RUN_FAILED)
     return 128 - code
 
 

@@ -64,8 +64,11 @@ class Watchdog:
 
     def _watch(self, over: threading.Event) -> None:
         beats, shown = self.folder / HEARTBEAT, 0.0
+        last, seen = _touched(beats), time.monotonic()
         while not over.wait(LOOK):
             moved = self.stop.moved
+            if (touched := _touched(beats)) != last:  # its time says nothing: clocks differ, and jump
+                last, seen = touched, time.monotonic()
             if self.writes and moved > shown:
                 shown = moved
                 with suppress(OSError):  # a full disk is the work's to notice
@@ -73,7 +76,8 @@ class Watchdog:
             if (lost := self.lost()) is not None:
                 self._end(f"{lost}; this process was {self.stop.doing}", provisional=True)
             limit = self.stall * (SLOW if self.stop.slow else 1)
-            if self.stall and time.monotonic() - moved > limit and (self.writes or _age(beats) > limit):
+            still = time.monotonic() - (moved if self.writes else max(moved, seen))
+            if self.stall and still > limit:
                 waits = self.stop.together and group.world_size() > 1
                 where = f"{self.stop.doing}, perhaps waiting for another process" if waits else self.stop.doing
                 self._end(f"nothing moved for {limit:g} s: it was {where}", provisional=waits)
@@ -88,7 +92,7 @@ class Watchdog:
         os._exit(BEREFT if provisional else RUN_FAILED)
 
 
-def _age(path: Path) -> float:
+def _touched(path: Path) -> int:
     with suppress(OSError):
-        return time.time() - path.stat().st_mtime
-    return float("inf")
+        return path.stat().st_mtime_ns
+    return 0

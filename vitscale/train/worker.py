@@ -17,8 +17,9 @@ from typing import Any, NoReturn
 
 import torch
 
-from vitscale.errors import BEREFT, BUG, DONE, INTERRUPTED, MISSING, RUN_FAILED, VitscaleError
+from vitscale.errors import BEREFT, BUG, DONE, INTERRUPTED, RUN_FAILED, VitscaleError
 from vitscale.files import FULL, disk_errors
+from vitscale.lease import Lost
 from vitscale.processes import signal_at_parent_death
 from vitscale.train import group
 from vitscale.train.checkpoint import NotSaved
@@ -76,6 +77,7 @@ def work(rundir: RunDir, stop: Stop, lost: group.Lost = lambda: None) -> int:
     """One attempt at one run; its outcome is written also where it is a failure."""
     torch.set_num_threads(rundir.machine.get("threads") or torch.get_num_threads())
     with rundir.lease():
+        rundir.claim = group.agreed(rundir.claim)
         if group.any_of(group.is_first() and rundir.result() is not None):
             return DONE  # another worker was quicker
         attempt = 1 + sum(event["event"] == "start" for event in rundir.events())
@@ -96,9 +98,9 @@ def work(rundir: RunDir, stop: Stop, lost: group.Lost = lambda: None) -> int:
         except Interrupted:
             rundir.log("interrupted", {})
             return INTERRUPTED
-        except NotSaved as error:
+        except (NotSaved, Lost) as error:
             print(error, flush=True)
-            return MISSING
+            return error.exit_code
         except VitscaleError as error:
             print(error, flush=True)
             problem = error.problems[0]
