@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vitscale.failures import Failure
+
 DONE = 0
 BUG = 1
 USAGE = 2
@@ -30,9 +32,10 @@ class Problem:
 class VitscaleError(Exception):
     """One or more problems that end the command with `exit_code`, without a traceback."""
 
-    def __init__(self, message: str, *, hint: str, exit_code: int) -> None:
+    def __init__(self, message: str, *, hint: str, exit_code: int, failure: Failure | None = None) -> None:
         self.problems: tuple[Problem, ...] = (Problem(message, hint),)
         self.exit_code = exit_code
+        self.failure = failure  # of a run that it ends; None: see where it was raised
         super().__init__(message)
 
     @classmethod

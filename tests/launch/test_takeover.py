@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from sweeps import VARIES
 
 import tiny
 from vitscale.errors import DONE
@@ -32,7 +33,6 @@ if os.environ["ANOTHER_HOST"]:
 
 FEW = tiny.STUDY.partition("[[transfer]]")[0].replace("steps = 12", "steps = 300").replace("every = 48", "every = 2400")
 STUDY = FEW + '[[transfer]]\ntask = "digits"\nshots = [1]\n'
-VARIES = ["attempt", "device_seconds", "mfu", "started", "ended", "flops_lost", "flops_eval", "device"]
 
 
 @pytest.fixture(scope="module")

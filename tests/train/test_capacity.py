@@ -216,10 +216,15 @@ def test_after_running_out_of_memory_fewer_images_are_taken_and_remembered(
         return step(engine, *arguments)
 
     monkeypatch.setattr(Engine, "step", short_of_memory)
-    codes = []
+    codes, failures = [], []
     for _ in range(3):
         (run.folder / "result.json").unlink(missing_ok=True)
         codes.append(worker.work(run, Stop()))
+        failures.append([(run.result() or {}).get(key) for key in ("failure", "retry")])
+    assert failures == [["out of memory", True], ["out of memory", True], [None, None]]
+    given = rundir("recipe.lr=3e-3", micro_batch=8)
+    assert worker.work(given, Stop()) == RUN_FAILED
+    assert (given.result() or {})["retry"] is False, "it was told to take so many"
     assert codes == [RUN_FAILED, RUN_FAILED, 0]
     assert [event["micro_batch"] for event in settings_of(run)] == [16, 8, 4]
     assert worker.work(other, Stop()) == 0

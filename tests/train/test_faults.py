@@ -120,6 +120,7 @@ def test_data_that_vanish_fail_in_words_and_come_back(rundir: Make, base: Path, 
     shards.rename(tmp_path / "elsewhere")
     assert process.wait(timeout=120) == MISSING
     assert "the shard is truncated" in (run.result() or {})["reason"]
+    assert (run.result() or {})["failure"] == "bad data"
     (run.folder / "result.json").unlink()
     assert finish(run) == MISSING
     assert str(shards) in (run.result() or {})["reason"]

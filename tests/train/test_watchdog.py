@@ -72,6 +72,7 @@ def test_a_run_that_does_not_move_ends_and_says_what_it_waited_for(
     assert subprocess.run(command, timeout=120, check=False).returncode == RUN_FAILED
     reason = (run.result() or {})["reason"]
     assert reason.startswith(said)
+    assert (run.result() or {})["failure"] == "time"
     log = (run.folder / "log.txt").read_text()
     assert "Current thread" in log
     assert "in stuck" in log

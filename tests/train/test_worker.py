@@ -281,6 +281,7 @@ def test_checkpoints_of_a_later_version_are_refused_and_kept(rundir: Make) -> No
     edit(folder / "state.json", schema=checkpoint.SCHEMA + 1)
     assert work(run, Stop()) == MISSING
     assert "later version" in (run.result() or {})["reason"]
+    assert (run.result() or {})["failure"] == "setup"
     assert folder.is_dir()
 
 
@@ -290,12 +291,14 @@ def test_other_data_than_planned_are_refused(rundir: Make, base: Path) -> None:
     edit(run.folder / "run.json", machine=machine)
     assert work(RunDir(run.folder), Stop()) == MISSING
     assert "not those that the run was planned with" in (run.result() or {})["reason"]
+    assert (run.result() or {})["failure"] == "bad data"
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples(rundir: Make) -> None:
     run = rundir("recipe.lr=1e30", "recipe.grad_clip=0.0")
     assert work(run, Stop()) == RUN_FAILED
     reason = (run.result() or {})["reason"]
+    assert (run.result() or {})["failure"] == "not finite"
     assert "at step " in reason
     assert "samples of the batch: " in reason
     keys = {str(key) for key in upstream.Upstream(run).shards.keys}

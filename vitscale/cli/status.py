@@ -17,7 +17,7 @@ def status(
 ) -> None:
     """Say where each run of STUDY stands: done, failed and why, running and how far, stopped, to do."""
     from vitscale.launch import folders
-    from vitscale.launch.progress import progress, summary, title
+    from vitscale.launch.progress import failure_words, progress, summary, title
     from vitscale.launch.sweep import current_plan
     from vitscale.study.load import load
 
@@ -29,7 +29,7 @@ def status(
         state = folders.state_of(job, runs)
         outcome = folders.outcome_of(job, runs)
         if outcome is not None:
-            detail = summary(outcome) if state == "done" else str(outcome["reason"])
+            detail = summary(outcome) if state == "done" else failure_words(outcome)
         else:
             detail = progress(folder, running=state == "running")
         rows.append((state, title(job), detail))

@@ -28,7 +28,7 @@ def collect_orphan(job: Job, origin: Job, outcome: dict[str, Any], results: Path
     """A row for a job that cannot be because what it starts from failed; a real attempt replaces it."""
     names = {"trunk": "trunk", "import": "published checkpoint", "pretrain": "pre-training"}
     reason = f"its {names['trunk' if origin.role == 'trunk' else origin.kind]} {origin.id} failed: {outcome['reason']}"
-    row = {**_of_job(job), **_failure(job, reason), "study": study}
+    row = {**_of_job(job), **_failure(job, {**outcome, "reason": reason}), "study": study}
     with disk_errors(results):
         store.write_part([row], results / study, run_id=job.id, attempt=0)
 
@@ -37,7 +37,7 @@ def rows(job: Job, outcome: dict[str, Any], told: dict[str, Any], study: str) ->
     """One row a measured number; one row with the reason for a failure."""
     known = {**_of_job(job), **_of_attempt(outcome, told), "study": study}
     if outcome["status"] != "done":
-        return [{**known, **_failure(job, outcome["reason"])}]
+        return [{**known, **_failure(job, outcome)}]
     tuning = known.pop("flops_tuning")
     found = []
     for row in outcome["rows"]:
@@ -48,10 +48,11 @@ def rows(job: Job, outcome: dict[str, Any], told: dict[str, Any], study: str) ->
     return found
 
 
-def _failure(job: Job, reason: str) -> dict[str, Any]:
+def _failure(job: Job, outcome: dict[str, Any]) -> dict[str, Any]:
     return {
         "status": "failed",
-        "reason": reason,
+        "failure": outcome.get("failure"),
+        "reason": outcome["reason"],
         "task": job.task.name if job.task else None,
         "protocol": job.run.transfer.protocol if job.run.transfer else "pretrain",
         "value": None,

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from vitscale import lease
 from vitscale.errors import INVALID_STUDY, MISSING, VitscaleError
+from vitscale.failures import Failure
 from vitscale.files import disk_errors, locked, write_whole
 from vitscale.results import provenance
 from vitscale.study.archs import IN_ARCH
@@ -215,12 +216,13 @@ def _identity(told: Mapping[str, Any]) -> tuple[Any, ...]:
     return config, json.loads(json.dumps(told["arch"])), told["kind"], told["parent"]
 
 
-def record_failure(folder: Path, reason: str, hint: str, code: int) -> None:
+def record_failure(folder: Path, failure: Failure, reason: str, hint: str, code: int) -> None:
     """Publishes the outcome of a run that could not do so itself; one that says why it ended stays."""
     start = last_event(folder, "start") or {}
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     outcome = {
         "status": "failed",
+        "failure": failure,
         "reason": reason,
         "hint": hint,
         "exit_code": code,

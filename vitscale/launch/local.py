@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vitscale.errors import HELD, INTERRUPTED, MISSING, RUN_FAILED
+from vitscale.failures import Failure
 from vitscale.launch import folders, over_ssh
 from vitscale.launch.hostfile import Host
 from vitscale.processes import STOP_SIGNALS, signal_at_parent_death
@@ -74,17 +75,23 @@ class Worker:
         for folder in self.work:
             if folders.result(folder) is None and not folders.is_held(folder):
                 hint = f"{folder / 'log.txt'} has its last words; vitscale sweep STUDY --retry-failed tries again"
-                folders.record_failure(folder, cause(code, folder), hint, RUN_FAILED)
+                kind = Failure.KILLED if killed_by(code) else Failure.CODE
+                folders.record_failure(folder, kind, cause(code, folder), hint, RUN_FAILED)
                 return
+
+
+def killed_by(code: int) -> int:
+    """The signal that ended a worker with this exit code, or one of its processes; 0: none did."""
+    return -code if code < 0 else max(code - 128, 0)
 
 
 def cause(code: int, folder: Path) -> str:
     """Why a worker ended that could not say so itself."""
-    killed_by = -code if code < 0 else code - 128  # the latter of one of several processes
-    if killed_by == signal.SIGKILL:
+    number = killed_by(code)
+    if number == signal.SIGKILL:
         return "killed (signal 9): often the machine ran out of memory"
-    if killed_by > 0:
-        return f"killed by signal {killed_by}"
+    if number:
+        return f"killed by signal {number}"
     log = (
         (folder / "log.txt").read_text(errors="replace").strip().splitlines() if (folder / "log.txt").is_file() else []
     )

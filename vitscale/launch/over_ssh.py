@@ -22,6 +22,7 @@ from threading import Thread, Timer
 from typing import IO
 
 from vitscale.errors import BEREFT, DONE, MISSING, RUN_FAILED, Problem, VitscaleError
+from vitscale.failures import Failure
 from vitscale.launch import folders
 from vitscale.launch.hostfile import Host
 from vitscale.processes import STOP_SIGNALS, Together, first_failure
@@ -180,9 +181,11 @@ def _record(folder: Path, host: Host, share: Mapping[str, object], code: int, wo
         ranks = f"rank {first}" if count == 1 else f"ranks {first} to {first + count - 1}"
         last = next((f": {line}" for line in reversed(words) if SSH_SAYS.match(line)), "")
         hint = "the same command goes on from the last checkpoint, with a hostfile of the hosts that are left"
-        folders.record_failure(folder, f"host {host.name} ({ranks}) does not answer{last}", hint, RUN_FAILED)
+        reason = f"host {host.name} ({ranks}) does not answer{last}"
+        folders.record_failure(folder, Failure.KILLED, reason, hint, RUN_FAILED)
     elif code == MISSING and "error" in said and "hint" in said:
-        folders.record_failure(folder, f"host {host.name}: {said['error']}", said["hint"], MISSING)
+        reason = f"host {host.name}: {said['error']}"
+        folders.record_failure(folder, Failure.SETUP, reason, said["hint"], MISSING)
 
 
 def arguments(hosts: Sequence[Host]) -> list[str]:

@@ -46,6 +46,12 @@ def summary(outcome: dict[str, Any]) -> str:
     return ", ".join(f"{name} {sum(v) / len(v):.1%}" for name, v in values.items()) or "trained"
 
 
+def failure_words(outcome: dict[str, Any]) -> str:
+    """The kind of a failure, and what it said."""
+    kind, reason = outcome.get("failure"), str(outcome["reason"])
+    return reason if not kind or reason.startswith(kind) else f"{kind}: {reason}"
+
+
 QUIET = 30.0
 """Seconds without a sign of life that are worth a word."""
 

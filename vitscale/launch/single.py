@@ -13,6 +13,7 @@ from typing import Any
 
 from vitscale import lease
 from vitscale.errors import BEREFT, DONE, HELD, INTERRUPTED, MISSING, RUN_FAILED, VitscaleError
+from vitscale.failures import Failure
 from vitscale.files import wait_for_shared, write_whole
 from vitscale.launch import folders
 from vitscale.launch.collect import collect
@@ -87,7 +88,8 @@ def take_part(job: Job, runs: Path, machine: Machine, place: Place) -> int:
     code = worker.process.returncode
     if code < 0 and not worker.asked_to_stop:
         reason = f"rank {place.rank} on {socket.gethostname()}: {cause(code, folder)}"
-        folders.record_failure(folder, reason, "the same command goes on from the last checkpoint", RUN_FAILED)
+        hint = "the same command goes on from the last checkpoint"
+        folders.record_failure(folder, Failure.KILLED, reason, hint, RUN_FAILED)
     return RUN_FAILED if code < 0 or code == BEREFT else code
 
 

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 from vitscale.errors import HELD, INVALID_STUDY, MISSING, VitscaleError
+from vitscale.failures import POLICIES, Failure
 from vitscale.files import disk_errors
 from vitscale.launch import folders, trunks
 from vitscale.launch.collect import collect, collect_orphan
@@ -127,6 +128,8 @@ class Sweep:
     workers: dict[Worker, list[Job]] = field(default_factory=dict, init=False)
     stopping: bool = field(default=False, init=False)
     tries: Counter[str] = field(default_factory=Counter, init=False)
+    retries: Counter[tuple[str, Failure]] = field(default_factory=Counter, init=False)
+    """Of a job after one kind of failure."""
     refused: list[VitscaleError] = field(default_factory=list, init=False)
     waiting_for: str = field(default="", init=False)
     watch: Watch = field(default_factory=Watch, init=False)
@@ -215,10 +218,28 @@ class Sweep:
             if worker.ended() == HELD:
                 self.tries.subtract(job.id for job in jobs)
             for job in jobs:
-                if collect(job, self.places.runs, self.places.results, self.study.name):
+                if collect(job, self.places.runs, self.places.results, self.study.name) and not self._again(job):
                     self._report(job)
             if worker.ended() == MISSING and not self.stopping:
                 self._full_disk(jobs)
+
+    def _again(self, job: Job) -> bool:
+        """Whether a failure is one that is worth another try in this sweep; what it recorded stays recorded."""
+        folder = self.places.runs / job.id
+        outcome = folders.result(folder) or {}
+        if outcome.get("status") != "failed" or not outcome.get("retry", True) or self.stopping:
+            return False
+        kind = Failure(outcome["failure"])
+        policy, tried = POLICIES[kind], self.retries[job.id, kind]
+        if tried >= policy.retries:
+            return False
+        self.retries[job.id, kind] += 1
+        self.tries[job.id] = 0
+        folders.set_aside(folder)
+        self.say(
+            f"failed   {title(job)}: {outcome['reason']}  (again {policy.change}: {tried + 1} of {policy.retries})"
+        )
+        return True
 
     def _full_disk(self, jobs: list[Job]) -> None:
         """A worker that could not save has not failed its run, but going on makes no sense."""

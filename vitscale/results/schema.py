@@ -34,6 +34,7 @@ COLUMNS = (
     ),
     Column("attempt", "int64", "which try of the run this is, from 1; the newest that is done counts"),
     Column("status", "string", "done or failed"),
+    Column("failure", "string", "what it failed of: out of memory, not finite, bad data, killed, time, setup or code"),
     Column("reason", "string", "why it failed"),
     Column(
         "role",

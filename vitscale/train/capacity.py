@@ -21,6 +21,7 @@ from torch import nn
 
 from vitscale.config import Recipe
 from vitscale.errors import MISSING, VitscaleError
+from vitscale.failures import Failure
 from vitscale.models.counts import Activations
 from vitscale.remember import recalled, remember
 from vitscale.study.cost import MOMENTS, model_state_bytes
@@ -154,6 +155,12 @@ def engine_settings(rundir: RunDir, work: Work, stop: Stop) -> dict[str, Any]:
     return {**asdict(settings), "compiled": machine.get("compiled", False)}
 
 
+def may_shrink(rundir: RunDir) -> bool:
+    """Whether an attempt that has run out of memory leaves the next one fewer images at once to try."""
+    begun = [event for event in rundir.events() if event["event"] in ("start", "engine")][-1:]
+    return not rundir.machine.get("micro_batch") and all(event.get("micro_batch", 1) > 1 for event in begun)
+
+
 def _begun(rundir: RunDir, work: Work, task: Mapping[str, Any]) -> tuple[Settings | None, str]:
     """What an earlier attempt on as many devices had, so that the run ends with the same bits; fewer images at once
     where it ran out of memory."""
@@ -225,6 +232,7 @@ def choose(work: Work, asked: Mapping[str, Any], limit: int, stop: Stop) -> Sett
         f"each process may have on {device_name()}, of which {(limit - room) / 2**30:,.1f} are taken already",
         hint="take more devices with --zero 3, fewer --jobs, or a smaller model",
         exit_code=MISSING,
+        failure=Failure.OUT_OF_MEMORY,
     )
 
 

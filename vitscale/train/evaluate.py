@@ -15,6 +15,7 @@ from vitscale.config import Recipe
 from vitscale.data.images import ArrayImages, Images
 from vitscale.data.preprocess import Preprocess
 from vitscale.errors import MISSING, VitscaleError
+from vitscale.failures import Failure
 from vitscale.train import group
 from vitscale.train.objective import Network, per_image_loss, to_device
 from vitscale.train.outcome import measured
@@ -119,6 +120,7 @@ def readable(images: AnyImages, index: Int64[np.ndarray, b], how: Preprocess) ->
             f"{where}, of a downstream task, cannot be decoded",
             hint="a task is the same for everybody: mend it; vitscale data verify names all that is wrong",
             exit_code=MISSING,
+            failure=Failure.BAD_DATA,
         )
     return pixels
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vitscale.errors import RUN_FAILED, VitscaleError
+from vitscale.failures import Failure
 from vitscale.study.schedule import learning_rate
 from vitscale.train import group
 from vitscale.train.checkpoint import Progress
@@ -181,6 +182,7 @@ class Loop:
             f"samples of the batch: {shown}",
             hint=f"{last}a lower recipe.lr or a longer warm-up usually helps",
             exit_code=RUN_FAILED,
+            failure=Failure.NOT_FINITE,
         )
 
 

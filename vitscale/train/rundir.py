@@ -14,6 +14,7 @@ from typing import Any
 from vitscale import lease, models
 from vitscale.config import Run, Task
 from vitscale.errors import MISSING, VitscaleError
+from vitscale.failures import Failure
 from vitscale.files import locked, write_first, write_whole
 from vitscale.models.counts import Head
 from vitscale.study.fields import from_dict
@@ -138,16 +139,26 @@ class RunDir:
             write_whole(path, data)
 
     def fail(
-        self, reason: str, *, hint: str, code: int, facts: Mapping[str, Any] | None = None, provisional: bool = False
+        self,
+        reason: str,
+        *,
+        failure: Failure,
+        hint: str,
+        code: int,
+        facts: Mapping[str, Any] | None = None,
+        provisional: bool = False,
+        retry: bool = True,
     ) -> None:
         """Publishes a failure, unless one is published: of several processes the first to fail knows why.
 
         One that is `provisional` gives way to any other. `facts` of the attempt default to those of its start.
+        Without `retry` another attempt would end in the same way, whatever kind of failure it is.
         """
         starts = [event for event in self.events() if event["event"] == "start"]
         start = starts[-1] if starts else {}
         known = {"attempt": len(starts) or 1, "started": start.get("time", now()), "device": start.get("device")}
-        outcome = {"status": "failed", "reason": reason, "hint": hint, "exit_code": code, "score": None, "rows": []}
+        said = {"failure": failure, "retry": retry, "reason": reason, "hint": hint, "exit_code": code}
+        outcome = {"status": "failed", **said, "score": None, "rows": []}
         if provisional:
             outcome["provisional"] = True
         if self.claim is not None and not self.claim.holds():

@@ -23,6 +23,7 @@ from threading import Thread
 
 from vitscale import lease
 from vitscale.errors import BEREFT, DONE, MISSING, RUN_FAILED, VitscaleError
+from vitscale.failures import Failure
 from vitscale.files import wait_for_shared
 from vitscale.processes import STOP_SIGNALS, Together, first_failure, signal_at_parent_death
 
@@ -151,7 +152,8 @@ def _recorded(folder: Path, rank: int, code: int) -> int:
     reason = f"rank {rank} on {socket.gethostname()} was killed by signal {-code}{why}"
     print(reason, file=sys.stderr, flush=True)
     if lease.holder(folder) is None:  # else somebody has taken the run over already
-        RunDir(folder).fail(reason, hint="the same command goes on from the last checkpoint", code=RUN_FAILED)
+        hint = "the same command goes on from the last checkpoint"
+        RunDir(folder).fail(reason, failure=Failure.KILLED, hint=hint, code=RUN_FAILED)
     return 128 - code
 
 

@@ -19,6 +19,7 @@ from vitscale.data.shards import Shards, open_shards
 from vitscale.data.subsets import split
 from vitscale.errors import MISSING, VitscaleError
 from vitscale.exclusions import Exclusions
+from vitscale.failures import Failure
 from vitscale.study.subsets import subset_seed
 from vitscale.train import group
 from vitscale.train.evaluate import CHUNK, Score, evaluate
@@ -94,6 +95,7 @@ class Upstream:
                 f"{self.shards.num_classes}",
                 hint="data.test must hold the classes of data.shards",
                 exit_code=MISSING,
+                failure=Failure.BAD_DATA,
             )
 
     def positions(self, step: int) -> tuple[Int64[np.ndarray, b], Int64[np.ndarray, b]]:
@@ -151,7 +153,8 @@ class Upstream:
         found = exclusions.read(path)
         if (found.digest if found else None) != self.rundir.document["dataset"]["exclusions"]:
             hint = "plan again: without other images it is another run"
-            raise VitscaleError(f"{path} is not the list that the run was planned with", hint=hint, exit_code=MISSING)
+            message = f"{path} is not the list that the run was planned with"
+            raise VitscaleError(message, hint=hint, exit_code=MISSING, failure=Failure.BAD_DATA)
         return found
 
     def _images(self, shards: Shards, used: int) -> Images:
@@ -218,5 +221,6 @@ def _open(folder: str, described: dict[str, Any]) -> Shards:
             f"planned {described['fingerprint'][:12]})",
             hint="plan again: other data make another run",
             exit_code=MISSING,
+            failure=Failure.BAD_DATA,
         )
     return shards

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitscale.errors import BEREFT, RUN_FAILED
+from vitscale.failures import Failure
 from vitscale.train import group
 from vitscale.train.stop import Stop
 
@@ -28,8 +29,8 @@ RECORDING = 10.0
 """Seconds for the failure to be written: the disk may be what the run waits for."""
 
 
-Fail = Callable[[str, str, bool], object]
-"""Records a failure: (reason, hint, whether somebody else may know better)."""
+Fail = Callable[[Failure, str, str, bool], object]
+"""Records a failure: (kind, reason, hint, whether somebody else may know better)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,19 +75,19 @@ class Watchdog:
                 with suppress(OSError):  # a full disk is the work's to notice
                     beats.touch()
             if (lost := self.lost()) is not None:
-                self._end(f"{lost}; this process was {self.stop.doing}", provisional=True)
+                self._end(Failure.KILLED, f"{lost}; this process was {self.stop.doing}", provisional=True)
             limit = self.stall * (SLOW if self.stop.slow else 1)
             still = time.monotonic() - (moved if self.writes else max(moved, seen))
             if self.stall and still > limit:
                 waits = self.stop.together and group.world_size() > 1
                 where = f"{self.stop.doing}, perhaps waiting for another process" if waits else self.stop.doing
-                self._end(f"nothing moved for {limit:g} s: it was {where}", provisional=waits)
+                self._end(Failure.TIME, f"nothing moved for {limit:g} s: it was {where}", provisional=waits)
 
-    def _end(self, reason: str, *, provisional: bool) -> None:
+    def _end(self, failure: Failure, reason: str, *, provisional: bool) -> None:
         """Says where every thread stands, records the failure and leaves: no stuck collective can hold that up."""
         print(f"{reason}; where each thread stood:", flush=True)
         faulthandler.dump_traceback(STDERR, all_threads=True)
-        recording = threading.Thread(target=self.fail, args=(reason, HINT, provisional), daemon=True)
+        recording = threading.Thread(target=self.fail, args=(failure, reason, HINT, provisional), daemon=True)
         recording.start()
         recording.join(RECORDING)
         os._exit(BEREFT if provisional else RUN_FAILED)

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import torch
 
 from vitscale.errors import BEREFT, BUG, DONE, INTERRUPTED, RUN_FAILED, VitscaleError
+from vitscale.failures import Failure
 from vitscale.files import FULL, disk_errors
 from vitscale.lease import Lost
 from vitscale.processes import signal_at_parent_death
@@ -49,7 +50,9 @@ def main(folders: list[str]) -> int:
                 group.wait_for_all()
     except group.NotMet as error:
         print(error, flush=True)
-        RunDir(Path(folders[0])).fail(error.problems[0].message, hint=error.problems[0].hint, code=error.exit_code)
+        problem = error.problems[0]
+        rundir = RunDir(Path(folders[0]))
+        rundir.fail(problem.message, failure=Failure.SETUP, hint=problem.hint, code=error.exit_code)
         return error.exit_code
     return code
 
@@ -90,7 +93,9 @@ def work(rundir: RunDir, stop: Stop, lost: group.Lost = lambda: None) -> int:
             stall=rundir.machine.get("stall", STALL),
             writes=rundir.writes,
             lost=lost,
-            fail=lambda reason, hint, provisional: _failed(rundir, facts, reason, hint, RUN_FAILED, provisional),
+            fail=lambda failure, reason, hint, provisional: _failed(
+                rundir, facts, failure, reason, hint, RUN_FAILED, provisional=provisional
+            ),
         )
         try:
             with watchdog.watching():
@@ -104,7 +109,7 @@ def work(rundir: RunDir, stop: Stop, lost: group.Lost = lambda: None) -> int:
         except VitscaleError as error:
             print(error, flush=True)
             problem = error.problems[0]
-            return _failed(rundir, facts, problem.message, problem.hint, error.exit_code)
+            return _failed(rundir, facts, _kind(error), problem.message, problem.hint, error.exit_code)
         except Exception as error:
             if isinstance(error, OSError) and error.errno in FULL:
                 raise  # as NotSaved: the run has not failed
@@ -113,7 +118,8 @@ def work(rundir: RunDir, stop: Stop, lost: group.Lost = lambda: None) -> int:
                 return _bereft(rundir, facts, error)
             if is_out_of_memory(error):
                 return _out_of_memory(rundir, facts, error)
-            return _failed(rundir, facts, f"{type(error).__name__}: {error}", "log.txt has the traceback", BUG)
+            reason = f"{type(error).__name__}: {error}"
+            return _failed(rundir, facts, Failure.CODE, reason, "log.txt has the traceback", BUG)
         rundir.log("done", {})
         if rundir.writes:
             rundir.finish({**result, **facts, "ended": now()})
@@ -126,26 +132,39 @@ def _work_of(kind: str) -> Callable[[RunDir, Stop], dict[str, Any]]:
     return getattr(import_module(module), name)
 
 
-def _failed(rundir: RunDir, facts: dict[str, Any], reason: str, hint: str, code: int, provisional: bool = False) -> int:
-    rundir.log("failed", {"reason": reason})
-    rundir.fail(reason, hint=hint, code=code, facts=facts, provisional=provisional)
+def _kind(error: VitscaleError) -> Failure:
+    """As it says itself; else by where it was raised."""
+    if error.failure is not None:
+        return error.failure
+    modules = {frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)}
+    return Failure.BAD_DATA if any(name.startswith("vitscale.data.") for name in modules) else Failure.SETUP
+
+
+def _failed(
+    rundir: RunDir, facts: dict[str, Any], failure: Failure, reason: str, hint: str, code: int, **how: bool
+) -> int:
+    rundir.log("failed", {"failure": failure, "reason": reason})
+    rundir.fail(reason, failure=failure, hint=hint, code=code, facts=facts, **how)
     return code
 
 
 def _out_of_memory(rundir: RunDir, facts: dict[str, Any], error: Exception) -> int:
+    from vitscale.train.capacity import may_shrink
+
+    retry = may_shrink(rundir)
     rundir.log("out_of_memory", {})
     hint = "the same command, or --retry-failed, tries fewer images at once"
     if rundir.machine.get("micro_batch"):
         hint = "give a smaller --micro-batch, or auto; --activation-checkpointing and --zero 3 need less, too"
     reason = next(iter(str(error).splitlines()), type(error).__name__)
-    return _failed(rundir, facts, f"out of memory: {reason}", hint, RUN_FAILED)
+    return _failed(rundir, facts, Failure.OUT_OF_MEMORY, f"out of memory: {reason}", hint, RUN_FAILED, retry=retry)
 
 
 def _bereft(rundir: RunDir, facts: dict[str, Any], error: Exception) -> int:
     """Whoever started the process that went first knows more than its peers, and says so instead."""
     reason = f"another process of the run has ended, or its host does not answer: {error}"
     hint = "the same command goes on from the last checkpoint"
-    _failed(rundir, facts, reason, hint, RUN_FAILED, provisional=True)
+    _failed(rundir, facts, Failure.KILLED, reason, hint, RUN_FAILED, provisional=True)
     return BEREFT
 
 

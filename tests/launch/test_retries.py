@@ -1,0 +1,68 @@
+"""Which failures a sweep tries again by itself, how often, and what it says."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tiny
+from vitscale.failures import POLICIES, Failure
+from vitscale.launch import folders
+from vitscale.launch.sweep import Machine, Places, Sweep, current_plan
+from vitscale.study.load import load
+from vitscale.study.plan import Job
+
+
+@pytest.fixture
+def swept(tmp_path: Path) -> tuple[Sweep, Job, list[str]]:
+    """A sweep that has not begun, a job of it, and what it says."""
+    study = load(tiny.write(tmp_path), base=tmp_path)
+    said: list[str] = []
+    places = Places(runs=tmp_path / "runs", results=tmp_path / "results")
+    sweep = Sweep(study=study, places=places, machine=Machine(jobs=1, threads=1), say=said.append)
+    return sweep, current_plan(study, places.runs).jobs[0], said
+
+
+def fail(sweep: Sweep, job: Job, attempt: int, kind: Failure, **more: Any) -> None:
+    folder = sweep.places.runs / job.id
+    folder.mkdir(parents=True, exist_ok=True)
+    outcome = {"status": "failed", "failure": kind, "reason": "it was so", "rows": [], "attempt": attempt, **more}
+    (folder / "result.json").write_text(json.dumps(outcome))
+
+
+@pytest.mark.parametrize("kind", list(Failure))
+def test_each_kind_is_tried_again_as_often_as_its_policy_says(
+    swept: tuple[Sweep, Job, list[str]], kind: Failure
+) -> None:
+    sweep, job, said = swept
+    retries = POLICIES[kind].retries
+    for attempt in range(1, retries + 1):
+        fail(sweep, job, attempt, kind)
+        assert sweep._again(job)
+        assert folders.result(sweep.places.runs / job.id) is None
+        assert f"again {POLICIES[kind].change}: {attempt} of {retries}" in said[-1]
+    fail(sweep, job, retries + 1, kind)
+    assert not sweep._again(job)
+    kept = sorted(path.name for path in (sweep.places.runs / job.id).glob("result*.json"))
+    assert kept == sorted(["result.json", *(f"result-{attempt}.json" for attempt in range(1, retries + 1))])
+
+
+def test_what_would_end_in_the_same_way_is_not_tried_again(swept: tuple[Sweep, Job, list[str]]) -> None:
+    """A run that has no fewer images to try, or whose micro-batch was given."""
+    sweep, job, _ = swept
+    fail(sweep, job, 1, Failure.OUT_OF_MEMORY, retry=False)
+    assert not sweep._again(job)
+
+
+def test_a_sweep_that_is_stopping_tries_nothing_again(swept: tuple[Sweep, Job, list[str]]) -> None:
+    sweep, job, _ = swept
+    sweep.stopping = True
+    fail(sweep, job, 1, Failure.KILLED)
+    assert not sweep._again(job)
+
+
+def test_kinds_have_a_policy_and_an_end() -> None:
+    assert set(POLICIES) == set(Failure)
+    assert all(policy.retries <= 5 for policy in POLICIES.values())
+    assert all(bool(policy.change) == bool(policy.retries) for policy in POLICIES.values())

@@ -1,0 +1,45 @@
+"""What a run failed of, and what a sweep does about it by itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Failure(StrEnum):
+    """The kinds that results and `vitscale status` tell apart."""
+
+    OUT_OF_MEMORY = "out of memory"
+    """Of a device, or an allocation of the machine's; the kernel's own killer is `KILLED`."""
+    NOT_FINITE = "not finite"
+    """The loss or the gradients."""
+    BAD_DATA = "bad data"
+    """Missing, damaged, or other than planned."""
+    KILLED = "killed"
+    """By a signal, or with its host or another process of its run."""
+    TIME = "time"
+    """Nothing moved for too long."""
+    SETUP = "setup"
+    """A device, a port, a checkpoint or a setting does not allow it."""
+    CODE = "code"
+    """An error of the program: the log has its traceback."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    retries: int
+    """How often one sweep tries again; what is final waits for --retry-failed."""
+    change: str
+    """What is different then."""
+
+
+FROM_CHECKPOINT = "from its last checkpoint"
+POLICIES = {
+    Failure.OUT_OF_MEMORY: Policy(4, "with fewer images at once"),
+    Failure.NOT_FINITE: Policy(0, ""),  # the same numbers come again
+    Failure.BAD_DATA: Policy(0, ""),
+    Failure.KILLED: Policy(2, FROM_CHECKPOINT),
+    Failure.TIME: Policy(1, FROM_CHECKPOINT),
+    Failure.SETUP: Policy(0, ""),
+    Failure.CODE: Policy(0, ""),
+}
