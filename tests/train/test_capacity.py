@@ -18,7 +18,7 @@ from vitscale.remember import recalled, remember
 from vitscale.study import cost
 from vitscale.train import capacity, group, worker
 from vitscale.train.capacity import Settings, Work, choose
-from vitscale.train.device import is_out_of_memory, memory_held
+from vitscale.train.device import GPU_SHARE, is_out_of_memory, memory_held, memory_limit
 from vitscale.train.engine import Engine, Stepped
 from vitscale.train.objective import Batch, Classification, to_device
 from vitscale.train.rundir import RunDir
@@ -313,3 +313,13 @@ def test_states_take_the_bytes_that_are_counted(devices: int, stage: int) -> Non
     )
     measured, counted = map(int, done.stdout.split())
     assert 0.9 * counted < measured < 1.1 * counted
+
+
+def test_runs_that_share_a_gpu_have_equal_parts_of_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (79 * 2**30, 80 * 2**30))
+    assert memory_limit() == int(GPU_SHARE * 79 * 2**30)
+    assert memory_limit(per_gpu=4) == int(GPU_SHARE * 20 * 2**30)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (10 * 2**30, 80 * 2**30))
+    assert memory_limit(per_gpu=4) == int(GPU_SHARE * 10 * 2**30), "others have more than their part"

@@ -52,6 +52,13 @@ Devices = Annotated[
         "Default: 1, or each host's slots.",
     ),
 ]
+Gpus = Annotated[
+    str | None,
+    typer.Option("--gpus", metavar="0,1,...", help="Spread the runs over these GPUs, one on each, or --per-gpu."),
+]
+PerGpu = Annotated[
+    int, typer.Option("--per-gpu", min=1, help="Runs that share one of --gpus, and its memory, in equal parts.")
+]
 Nodes = Annotated[
     int | None, typer.Option("--nodes", min=1, help="Hosts of the hostfile, from its first. Default: all.")
 ]
@@ -173,6 +180,8 @@ def machine(
     most: int | None = None,
     devices: int | None = None,
     hosts: tuple[Host, ...] = (),
+    gpus: str | None = None,
+    per_gpu: int = 1,
     shared_by: int = 1,
     **engine: Any,
 ) -> Machine:
@@ -192,10 +201,39 @@ def machine(
             exit_code=USAGE,
         )
     devices = max((host.slots for host in hosts), default=devices or 1)
-    default = 1 if shutil.which("nvidia-smi") or devices > 1 or hosts else min(2, cores())
+    named = _gpus(gpus, per_gpu, jobs, devices, hosts)
+    slots = len(named) * per_gpu
+    default = slots or (1 if shutil.which("nvidia-smi") or devices > 1 or hosts else min(2, cores()))
     jobs = min(jobs or default, most or cores() * 64)
-    threads = threads or max(cores() // (jobs * devices * shared_by), 1)
-    return Machine(jobs=jobs, threads=threads, devices=devices, hosts=hosts, **engine)
+    processes = min(jobs * devices, slots) if named else jobs * devices
+    threads = threads or max(cores() // (processes * shared_by), 1)
+    if processes > 1 and engine.get("workers") is None:  # readers of images have a part of the cores, too
+        engine["workers"] = threads
+    return Machine(jobs=jobs, threads=threads, devices=devices, hosts=hosts, gpus=named, per_gpu=per_gpu, **engine)
+
+
+def _gpus(gpus: str | None, per_gpu: int, jobs: int | None, devices: int, hosts: tuple[Host, ...]) -> tuple[str, ...]:
+    from vitscale.launch.slots import named
+
+    if gpus is None:
+        if per_gpu > 1:
+            raise VitscaleError("--per-gpu without GPUs", hint="name them, e.g. --gpus 0,1", exit_code=USAGE)
+        return ()
+    if hosts:
+        hint = "the hostfile says how many devices each host has: leave --gpus out"
+        raise VitscaleError("--gpus are of this machine, and --hostfile names others", hint=hint, exit_code=USAGE)
+    found = named(gpus)
+    if devices > len(found):
+        hint = f"name at least {devices} GPUs, or give a smaller --devices"
+        raise VitscaleError(
+            f"--devices {devices} needs as many GPUs, and --gpus {gpus} has {len(found)}", hint=hint, exit_code=USAGE
+        )
+    if (jobs or 1) > len(found) * per_gpu:
+        hint = "leave --jobs out, or give more --per-gpu"
+        raise VitscaleError(
+            f"--jobs {jobs} on {len(found) * per_gpu} places of --gpus {gpus}", hint=hint, exit_code=USAGE
+        )
+    return found
 
 
 def monitors(tensorboard: Path | None, wandb: str | None) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from vitscale.launch.collect import collect, collect_orphan
 from vitscale.launch.hostfile import Host
 from vitscale.launch.local import Worker, wait_any
 from vitscale.launch.progress import progress, summary, title
+from vitscale.launch.slots import Seat, Slots
 from vitscale.lease import Watch
 from vitscale.processes import STOP_SIGNALS
 from vitscale.results.store import Held, write_plan
@@ -48,6 +49,10 @@ class Machine:
     """Of each pre-training; transfers take one."""
     hosts: tuple[Host, ...] = ()
     """Of each pre-training; transfers, and all where there are none, run here."""
+    gpus: tuple[str, ...] = ()
+    """Those that runs are spread over, each run seeing its own; none: every run sees what this process does."""
+    per_gpu: int = 1
+    """Runs that share one of them, and its memory."""
     workers: int | None = None
     """Threads of each process that read and decode images; None: one a core."""
     micro_batch: int | None = None
@@ -70,7 +75,7 @@ class Machine:
 
     def told(self) -> dict[str, Any]:
         """All but where the processes are: what a worker must know."""
-        return {key: value for key, value in asdict(self).items() if key not in ("devices", "hosts")}
+        return {key: value for key, value in asdict(self).items() if key not in ("devices", "hosts", "gpus")}
 
     def devices_for(self, job: Job) -> int:
         return self.devices if job.kind == "pretrain" else 1
@@ -126,6 +131,8 @@ class Sweep:
     fail_fast: bool = False
     accept_code_change: bool = False
     workers: dict[Worker, list[Job]] = field(default_factory=dict, init=False)
+    seats: dict[Worker, Seat] = field(default_factory=dict, init=False)
+    slots: Slots = field(init=False)
     stopping: bool = field(default=False, init=False)
     tries: Counter[str] = field(default_factory=Counter, init=False)
     retries: Counter[tuple[str, Failure]] = field(default_factory=Counter, init=False)
@@ -133,6 +140,9 @@ class Sweep:
     refused: list[VitscaleError] = field(default_factory=list, init=False)
     waiting_for: str = field(default="", init=False)
     watch: Watch = field(default_factory=Watch, init=False)
+
+    def __post_init__(self) -> None:
+        self.slots = Slots(jobs=self.machine.jobs, gpus=self.machine.gpus, per_gpu=self.machine.per_gpu)
 
     def run(self) -> Ended:
         """Works until nothing is left that could be started."""
@@ -163,19 +173,30 @@ class Sweep:
 
     def _start(self, now: Plan) -> None:
         for jobs in ready(now, self.places.runs, self.only):
-            if self.stopping or len(self.workers) >= self.machine.jobs:
+            if self.stopping or self.slots.full:
                 return
             running = {job.id for group in self.workers.values() for job in group}
             mine = [job for job in jobs if job.id not in running and self.tries[job.id] < TRIES]
             fresh = [job for job in mine if not self._is_held(job)]
-            work = {job.id: self._prepared(job) for job in fresh}
-            folders_of = [folder for folder in work.values() if folder is not None]
-            if folders_of:
-                started = [job for job in fresh if work.get(job.id) is not None]
-                self.tries.update(job.id for job in started)
-                devices = self.machine.devices_for(started[0])
-                hosts = self.machine.hosts_for(started[0])
-                self.workers[Worker(folders_of, self.machine.threads, devices, hosts)] = started
+            if not fresh:
+                continue
+            seat = self.slots.take(self.machine.devices_for(fresh[0]))
+            if seat is None:  # nothing smaller slips in before it: it would wait for ever
+                return
+            if not self._seated(fresh, seat):
+                self.slots.give_back(seat)
+
+    def _seated(self, jobs: list[Job], seat: Seat) -> bool:
+        """Starts a worker on those jobs that may be touched; False where none may."""
+        work = [(job, folder) for job in jobs if (folder := self._prepared(job)) is not None]
+        if not work:
+            return False
+        devices, hosts = self.machine.devices_for(work[0][0]), self.machine.hosts_for(work[0][0])
+        places = [folder for _, folder in work]
+        worker = Worker(places, self.machine.threads, devices, hosts, environment=seat.environment)
+        self.tries.update(job.id for job, _ in work)
+        self.workers[worker], self.seats[worker] = [job for job, _ in work], seat
+        return True
 
     def _prepared(self, job: Job) -> Path | None:
         """The job's folder; None, and a word about it, where it must not be touched."""
@@ -215,6 +236,7 @@ class Sweep:
         for worker in ended:
             worker.record_death()
             jobs = self.workers.pop(worker)
+            self.slots.give_back(self.seats.pop(worker))
             if worker.ended() == HELD:
                 self.tries.subtract(job.id for job in jobs)
             for job in jobs:

@@ -203,7 +203,8 @@ def _shape(work: Work, task: Mapping[str, Any], *, compiled: bool) -> str:
 
 
 def _limit(machine: dict[str, Any]) -> int:
-    return memory_limit(machine.get("jobs", 1) * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    processes = machine.get("jobs", 1) * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return memory_limit(processes, per_gpu=machine.get("per_gpu", 1))
 
 
 def choose(work: Work, asked: Mapping[str, Any], limit: int, stop: Stop) -> Settings:

@@ -136,11 +136,12 @@ RAM_SHARE = 0.8
 """Of the machine's memory: readers of images and the system need some, too."""
 
 
-def memory_limit(processes: int = 1) -> int:
-    """Bytes that this process may hold: of its GPU, or its part of the machine's memory among so many processes."""
+def memory_limit(processes: int = 1, *, per_gpu: int = 1) -> int:
+    """Bytes that this process may hold: its part of its GPU's memory, or of the machine's among so many processes."""
     if torch.cuda.is_available():
-        free, _ = torch.cuda.mem_get_info()
-        return int(GPU_SHARE * (free + torch.cuda.memory_reserved()))
+        free, total = torch.cuda.mem_get_info()
+        # Of several that start at once each sees the memory that the others have not taken yet.
+        return int(GPU_SHARE * min(free + torch.cuda.memory_reserved(), total / per_gpu))
     return int(RAM_SHARE * min(psutil.virtual_memory().total, _group_limit()) / processes)
 
 
