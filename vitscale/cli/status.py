@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from vitscale.cli import options
+from vitscale.cli.live import view
 from vitscale.cli.screen import print_json, print_table, reports_errors, say
+from vitscale.errors import USAGE, VitscaleError
+
+if TYPE_CHECKING:
+    from vitscale.launch.board import Board
+    from vitscale.study.job import Job
+    from vitscale.study.load import Study
+
+STATES = ("done", "failed", "running", "stopped", "to do")
 
 
 @reports_errors
@@ -13,35 +30,70 @@ def status(
     study: options.StudyFile,
     settings: options.Settings = None,
     runs: options.Runs = Path("runs"),
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show what is under way, until all is done or Ctrl-C comes.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Say where each run of STUDY stands: done, failed and why, running and how far, stopped, to do."""
     from vitscale.launch import folders
-    from vitscale.launch.progress import failure_words, progress, summary, title
+    from vitscale.launch.progress import title
     from vitscale.launch.sweep import current_plan
     from vitscale.study.load import load
 
     loaded = load(study, settings=settings or [])
-    now = current_plan(loaded, runs)
-    rows = []
-    for job in now.jobs:
-        folder = runs / job.id
-        state = folders.state_of(job, runs)
-        outcome = folders.outcome_of(job, runs)
-        if outcome is not None:
-            detail = summary(outcome) if state == "done" else failure_words(outcome)
-        else:
-            detail = progress(folder, running=state == "running")
-        rows.append((state, title(job), detail))
-    counts = {
-        state: sum(row[0] == state for row in rows) for state in ("done", "failed", "running", "stopped", "to do")
-    }
-    if json:
-        runs_ = [
-            {"state": state, "run": name.split()[0], "title": name, "detail": detail} for state, name, detail in rows
-        ]
-        print_json({"study": loaded.name, "counts": counts, "waiting": len(now.waiting), "runs": runs_})
+    if watch and json:
+        raise VitscaleError("--watch is to be looked at", hint="leave --json or --watch out", exit_code=USAGE)
+    if watch:
+        _watch(loaded, runs)
         return
-    print_table(rows, ["state", "run", "detail"])
-    words = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    say(words + (f", {len(now.waiting)} wait for [select]" if now.waiting else ""))
+    now = current_plan(loaded, runs)
+    found = [(job, folders.state_of(job, runs), _detail(job, runs)) for job in now.jobs]
+    counts = {state: sum(each == state for _, each, _ in found) for state in STATES}
+    failures = Counter(
+        (folders.outcome_of(job, runs) or {}).get("failure", "code") for job, state, _ in found if state == "failed"
+    )
+    if json:
+        runs_ = [{"state": state, "run": job.id, "title": title(job), "detail": detail} for job, state, detail in found]
+        told = {"counts": counts, "failures": dict(failures), "waiting": len(now.waiting), "runs": runs_}
+        print_json({"study": loaded.name, **told})
+        return
+    print_table([(state, title(job), detail) for job, state, detail in found], ["state", "run", "detail"])
+    say(_summary(counts, failures, len(now.waiting)))
+
+
+def _detail(job: Job, runs: Path) -> str:
+    from vitscale.launch import folders
+    from vitscale.launch.progress import failure_words, progress, summary
+
+    outcome = folders.outcome_of(job, runs)
+    if outcome is None:
+        return progress(runs / job.id, running=folders.is_held(runs / job.id))
+    return summary(outcome) if outcome["status"] == "done" else failure_words(outcome)
+
+
+def _summary(counts: Mapping[str, int], failures: Mapping[str, int], waiting: int) -> str:
+    """`3 done, 2 failed (1 killed, 1 time), 1 to do`."""
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(failures.items()))
+    words = [
+        f"{count} {state}" + (f" ({kinds})" if state == "failed" else "") for state, count in counts.items() if count
+    ]
+    return ", ".join([*words, *([f"{waiting} wait for [select]"] if waiting else [])])
+
+
+def _watch(study: Study, runs: Path) -> None:
+    """Until nothing is left, in whatever processes and on whatever hosts it runs."""
+    from vitscale.launch.board import board
+    from vitscale.launch.sweep import current_plan, everything
+
+    def look() -> Board:
+        seen[:] = [board(current_plan(study, runs), runs, everything)]
+        return seen[0]
+
+    seen: list[Board] = []
+    with view(sys.stdout) as shown, suppress(KeyboardInterrupt):
+        shown.say(f"{study.title}: {look().summary()}")
+        while not seen[0].over:
+            shown.tick(look)
+            time.sleep(1.0)
+        shown.say(seen[0].summary())

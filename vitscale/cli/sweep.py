@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vitscale.cli import options
+from vitscale.cli.live import view
 from vitscale.cli.plan_screen import totals, unequal
 from vitscale.cli.screen import reports_errors, say
 from vitscale.errors import INTERRUPTED, INVALID_STUDY, RUN_FAILED, USAGE, VitscaleError
@@ -108,18 +110,21 @@ def sweep(
     if dry_run:
         _print_open(everything, states)
         return
-    _say_how_long(everything, runs, machine)
-    running = Sweep(
-        study=loaded,
-        places=options.places(runs, results),
-        machine=machine,
-        say=say,
-        only=wanted,
-        share=share,
-        fail_fast=fail_fast,
-        accept_code_change=accept_code_change,
-    )
-    _tell(running.run(), running, study, results / loaded.name)
+    _say_how_long(everything, states, runs, machine)
+    with view(sys.stderr) as shown_live:
+        running = Sweep(
+            study=loaded,
+            places=options.places(runs, results),
+            machine=machine,
+            say=shown_live.say,
+            tick=shown_live.tick,
+            only=wanted,
+            share=share,
+            fail_fast=fail_fast,
+            accept_code_change=accept_code_change,
+        )
+        ended = running.run()
+    _tell(ended, running, study, results / loaded.name)
 
 
 def _set_failed_aside(study: Study, runs: Path, wanted: Callable[[Job], bool], share: bool) -> None:
@@ -166,10 +171,12 @@ def _print_open(jobs: Sequence[Job], states: Mapping[str, str]) -> None:
             print(title(job), state, sep="\t")
 
 
-def _say_how_long(jobs: Sequence[Job], runs: Path, machine: Machine) -> None:
+def _say_how_long(jobs: Sequence[Job], states: Mapping[str, str], runs: Path, machine: Machine) -> None:
     from vitscale.launch.estimate import expected_seconds
+    from vitscale.launch.progress import duration
 
-    seconds, measured = expected_seconds(jobs, runs, processes=machine.jobs, threads=machine.threads)
+    left = [job for job in jobs if states.get(job.id) not in ("done", "failed")]
+    seconds, measured = expected_seconds(jobs, left, runs, processes=machine.jobs, threads=machine.threads)
     if seconds:
         how = "at the rate of its finished runs" if measured else "a guess before anything has run here"
         say(f"{_at_a_time(machine.jobs, machine.threads)}; about {duration(seconds)} ({how})")
@@ -178,10 +185,3 @@ def _say_how_long(jobs: Sequence[Job], runs: Path, machine: Machine) -> None:
 def _at_a_time(jobs: int, threads: int) -> str:
     runs = "one run at a time" if jobs == 1 else f"{jobs} runs at a time"
     return f"{runs}, {threads} thread{'' if threads == 1 else 's'} each"
-
-
-def duration(seconds: float) -> str:
-    """Seconds, minutes or hours, rounded as one would say them."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

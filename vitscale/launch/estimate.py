@@ -16,15 +16,18 @@ SECONDS_PER_JOB = 4.0
 """What a run spends beside its steps there: its engine, its data, its record."""
 
 
-def expected_seconds(jobs: Sequence[Job], runs: Path, *, processes: int, threads: int) -> tuple[float, bool]:
-    """(wall-clock seconds that the jobs take here, whether the rate was measured by earlier runs)."""
-    measured = []
+def expected_seconds(
+    jobs: Sequence[Job], left: Sequence[Job], runs: Path, *, processes: int, threads: int
+) -> tuple[float, bool]:
+    """(wall-clock seconds that those `left` of the jobs take here, whether the rate was measured by earlier runs)."""
+    measured, done = [], {}
     for job in jobs:
-        event = folders.last_event(runs / job.id)
-        if event is not None and job.kind == "pretrain":
+        event = folders.last_event(runs / job.id) if job.kind == "pretrain" else None
+        if event is not None:
             measured.append(event["images_per_second"] * 6 * job.macs)
-    left = [job for job in jobs if folders.state_of(job, runs) not in ("done", "failed")]
+            done[job.id] = event["step"] / event["steps"]
     rate = sum(measured) / len(measured) if measured else FLOPS_PER_CORE * threads
     groups = {job.id if job.kind != "transfer" else job.parent or job.run.model.name for job in left}
     overhead = len(groups) * SECONDS_PER_PROCESS + len(left) * SECONDS_PER_JOB
-    return (sum(job.flops for job in left) / rate + overhead) / processes, bool(measured)
+    flops = sum(job.flops * (1 - done.get(job.id, 0.0)) for job in left)
+    return (flops / rate + overhead) / processes, bool(measured)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,17 +68,32 @@ def document(folder: Path) -> dict[str, Any]:
 
 def last_event(folder: Path, kind: str = "step") -> dict[str, Any] | None:
     """The newest whole line of this kind in `events.jsonl`."""
-    path = folder / "events.jsonl"
-    if not path.is_file():
-        return None
-    for line in reversed(path.read_text(errors="replace").splitlines()):
-        if f'"event": "{kind}"' in line:
+    wanted = f'"event": "{kind}"'.encode()
+    for line in _lines_from_the_end(folder / "events.jsonl"):
+        if wanted in line:
             try:
                 event: dict[str, Any] = json.loads(line)
-            except json.JSONDecodeError:
+            except ValueError:
                 continue
             return event
     return None
+
+
+def _lines_from_the_end(path: Path, block: int = 2**16) -> Iterator[bytes]:
+    """The last line first; a run of days has logged megabytes, and who watches looks every second."""
+    try:
+        file = path.open("rb")
+    except OSError:
+        return
+    with file:
+        left, rest = file.seek(0, 2), b""
+        while left:
+            size = min(block, left)
+            left = file.seek(left - size)
+            first, *lines = (file.read(size) + rest).split(b"\n")
+            yield from reversed(lines)
+            rest = first
+        yield rest
 
 
 def silent_seconds(folder: Path) -> float | None:

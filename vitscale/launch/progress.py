@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +51,19 @@ def failure_words(outcome: dict[str, Any]) -> str:
     return reason if not kind or reason.startswith(kind) else f"{kind}: {reason}"
 
 
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, rounded as one would say them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def clock(seconds: float) -> str:
+    """Hours, of which there may be more than a day's, minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{rest:02}"
+
+
 QUIET = 30.0
 """Seconds without a sign of life that are worth a word."""
 
@@ -67,7 +79,7 @@ def progress(folder: Path, *, running: bool = True) -> str:
 
 def progress_words(event: dict[str, Any], silent: float | None = None, probe: dict[str, Any] | None = None) -> str:
     """A step event as one log line; `silent`: seconds since the run's last sign of life; `probe`: its last probe."""
-    left = time.strftime("%H:%M:%S", time.gmtime(event["seconds_left"]))
+    left = clock(event["seconds_left"])
     loss = "not finite" if event["loss"] is None else f"{event['loss']:.3f}"
     mfu = "" if event.get("mfu") is None else f", MFU {event['mfu']:.1%}"
     quiet = f", last sign of life {silent:,.0f} s ago" if silent is not None and silent > QUIET else ""

@@ -16,10 +16,11 @@ from vitscale.errors import HELD, INVALID_STUDY, MISSING, VitscaleError
 from vitscale.failures import POLICIES, Failure
 from vitscale.files import disk_errors
 from vitscale.launch import folders, trunks
+from vitscale.launch.board import Board, board
 from vitscale.launch.collect import collect, collect_orphan
 from vitscale.launch.hostfile import Host
 from vitscale.launch.local import Worker, wait_any
-from vitscale.launch.progress import progress, summary, title
+from vitscale.launch.progress import summary, title
 from vitscale.launch.slots import Seat, Slots
 from vitscale.lease import Watch
 from vitscale.processes import STOP_SIGNALS
@@ -99,6 +100,10 @@ TRIES = 3
 """How often one sweep starts a job that ends without an outcome: pre-empted, or brought down by a sibling."""
 
 
+REPLAN = 30
+"""Seconds after which a sweep looks again for what could be started: others may have let go of a run."""
+
+
 def everything(job: Job) -> bool:
     """The filter that takes all jobs."""
     del job
@@ -126,6 +131,8 @@ class Sweep:
     places: Places
     machine: Machine
     say: Say
+    tick: Callable[[Callable[[], Board]], None] = lambda _: None
+    """Called about every second, with what shows how things stand."""
     only: Callable[[Job], bool] = everything
     share: bool = True
     fail_fast: bool = False
@@ -134,6 +141,9 @@ class Sweep:
     seats: dict[Worker, Seat] = field(default_factory=dict, init=False)
     slots: Slots = field(init=False)
     stopping: bool = field(default=False, init=False)
+    stops: int = field(default=0, init=False)
+    """0: no signal came; 1: stop after saving; 2: now."""
+    said_stops: int = field(default=0, init=False)
     tries: Counter[str] = field(default_factory=Counter, init=False)
     retries: Counter[tuple[str, Failure]] = field(default_factory=Counter, init=False)
     """Of a job after one kind of failure."""
@@ -153,8 +163,9 @@ class Sweep:
                     self._record(now)
                     self._start(now)
                     if self.workers:
-                        self._wait()
+                        self._wait(now)
                     elif self._others_at_work(now) and not self.stopping:
+                        self.tick(lambda now=now: self._board(now))
                         time.sleep(1.0)
                     else:
                         break
@@ -228,11 +239,14 @@ class Sweep:
             self.waiting_for = words
         return bool(held)
 
-    def _wait(self) -> None:
-        quiet = 30.0
-        ended = wait_any(list(self.workers), quiet)
-        if not ended:
-            self.say(self._running())
+    def _wait(self, now: Plan) -> None:
+        """Until a worker has ended, and a little longer than anybody could bear not to know how it goes."""
+        for _ in range(REPLAN):
+            self.tick(lambda: self._board(now))
+            ended = wait_any(list(self.workers), 1.0)
+            self._say_stopping()
+            if ended:
+                break
         for worker in ended:
             worker.record_death()
             jobs = self.workers.pop(worker)
@@ -272,12 +286,17 @@ class Sweep:
             folder = self.places.runs / left[0].id
             raise not_saved(folder)
 
-    def _running(self) -> str:
-        parts = []
-        for jobs in self.workers.values():
-            job = next((job for job in jobs if folders.result(self.places.runs / job.id) is None), jobs[-1])
-            parts.append(f"{title(job)} {progress(self.places.runs / job.id) or 'starting'}")
-        return "running: " + "; ".join(parts)
+    def _board(self, now: Plan) -> Board:
+        started = list(self.workers.values())
+        note = "stopping" if self.stopping else ""
+        return board(now, self.places.runs, self.only, started=started, at_once=self.machine.jobs, note=note)
+
+    def _say_stopping(self) -> None:
+        """What a signal has done; its handler must not print."""
+        if self.stopping and self.workers and self.said_stops < self.stops:
+            self.said_stops = self.stops
+            runs = "1 run saves" if len(self.workers) == 1 else f"{len(self.workers)} runs save"
+            self.say("stopping now" if self.stops > 1 else f"stopping: {runs} first; Ctrl-C again does not wait")
 
     def _report(self, job: Job) -> None:
         outcome = folders.result(self.places.runs / job.id)
@@ -300,6 +319,7 @@ class Sweep:
             del frame
             # A scheduler may say it twice; who is impatient, by Ctrl-C.
             twice, self.stopping = self.stopping and number == signal.SIGINT, True
+            self.stops = 2 if twice else max(self.stops, 1)
             self._ask_to_stop(now=twice)
 
         before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}

@@ -1,0 +1,193 @@
+"""What a person sees of a sweep: on a real terminal, in a log file, and from another terminal."""
+
+import io
+import os
+import pty
+import re
+import select
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tiny
+from vitscale.cli import live
+from vitscale.errors import DONE, INTERRUPTED
+from vitscale.launch import folders
+from vitscale.launch.board import Board, board
+from vitscale.launch.sweep import Machine, current_plan, everything
+from vitscale.study.load import load
+from vitscale.study.plan import Plan
+
+STEP: dict[str, Any] = {
+    "event": "step",
+    "step": 40,
+    "steps": 1200,
+    "loss": 1.25,
+    "lr": 1e-3,
+    "images_per_second": 1500.0,
+}
+
+
+@pytest.fixture
+def planned(tmp_path: Path) -> tuple[Plan, Path]:
+    """The small study, of which the pre-training is under way; the folder of its runs."""
+    study = load(tiny.write(tmp_path), base=tmp_path)
+    runs = tmp_path / "runs"
+    now = current_plan(study, runs)
+    folder = folders.prepare(now.jobs[0], runs, base=tmp_path, machine=Machine(jobs=1, threads=1).told())
+    tell(folder, {"event": "start", "attempt": 1}, STEP | {"mfu": 0.31, "seconds_left": 100_000.0})
+    return now, runs
+
+
+def tell(folder: Path, *events: dict[str, Any]) -> None:
+    import json
+
+    with (folder / "events.jsonl").open("a") as file:
+        for number, event in enumerate(events):
+            file.write(json.dumps({"time": f"2026-01-01T00:00:0{number}", **event}) + "\n")
+
+
+def seen(planned: tuple[Plan, Path], **more: Any) -> Board:
+    now, runs = planned
+    with folders.lease.hold(runs / now.jobs[0].id):
+        return board(now, runs, everything, **more)
+
+
+def test_a_board_counts_the_study_and_shows_who_works(planned: tuple[Plan, Path]) -> None:
+    found = seen(planned)
+    assert dict(found.counts) == {"done": 0, "running": 1, "failed": 0, "to do": len(planned[0].jobs) - 1}
+    assert found.summary().startswith(f"0 done, 1 running, 0 failed, {len(planned[0].jobs) - 1} to do, about ")
+    assert "step 40/1200, loss 1.250" in found.lines[0].words
+    assert "27:46:40 left" in found.lines[0].words, "more than a day"
+    assert not found.over
+
+
+def test_a_worker_that_does_not_hold_its_run_yet_is_starting(planned: tuple[Plan, Path]) -> None:
+    now, runs = planned
+    found = board(now, runs, everything, started=[now.jobs[1:3]])
+    assert [(line.job.id, line.doing) for line in found.lines] == [(now.jobs[1].id, "starting")]
+
+
+def test_numbers_of_an_attempt_before_are_not_shown_as_those_of_this_one(planned: tuple[Plan, Path]) -> None:
+    now, runs = planned
+    tell(runs / now.jobs[0].id, {"event": "start", "attempt": 2, "time": "2026-01-01T00:01:00"})
+    assert seen(planned).lines[0].doing == "starting"
+
+
+def test_a_table_has_what_someone_watching_needs(planned: tuple[Plan, Path]) -> None:
+    from rich.console import Console
+
+    out = io.StringIO()
+    Console(file=out, width=80).print(live.drawn(seen(planned)))
+    lines = [line for line in out.getvalue().splitlines() if line.strip()]
+    assert lines[0].split() == ["run", "model", "step", "loss", "images/s", "MFU", "left"]
+    assert planned[0].jobs[0].id in lines[2]
+    assert lines[2].split()[-5:] == ["40/1,200", "1.250", "1,500", "31.0%", "27:46:40"]
+    assert max(map(len, lines)) <= 80
+
+
+def test_a_log_gets_a_line_every_half_minute(
+    planned: tuple[Plan, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(live.time, "monotonic", lambda: now)
+    with (tmp_path / "log").open("w") as log, live.view(log) as view:
+        for second in range(95):
+            now = float(second)
+            view.tick(lambda: seen(planned))
+            if second == 40:
+                view.say("done     x")
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["0 done", "done     x", "0 done"]  # at 30, 40 and 70 s
+    assert "; " + planned[0].jobs[0].id in lines[0]
+
+
+@dataclass
+class Terminal:
+    """A command on a terminal of its own."""
+
+    words: list[str]
+    folder: Path
+    text: str = ""
+    pid: int = field(init=False)
+    file: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pid, self.file = pty.fork()
+        if self.pid == 0:
+            os.chdir(self.folder)
+            os.execvpe(
+                sys.executable, [sys.executable, "-m", "vitscale", *self.words], {**os.environ, "COLUMNS": "100"}
+            )
+
+    def read(self, seconds: float) -> bool:
+        """False at its end."""
+        if select.select([self.file], [], [], seconds)[0]:
+            try:
+                data = os.read(self.file, 2**16)
+            except OSError:
+                return False
+            self.text += re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", data.decode(errors="replace"))
+            return bool(data)
+        return True
+
+    def until(self, pattern: str) -> None:
+        end = time.monotonic() + 100
+        while not re.search(pattern, self.text):
+            assert self.read(0.5), self.text
+            assert time.monotonic() < end, self.text
+
+    def press_ctrl_c(self) -> None:
+        os.write(self.file, b"\x03")
+
+    def wait(self) -> int:
+        end = time.monotonic() + 100
+        while self.read(0.5):
+            assert time.monotonic() < end, self.text
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    text = tiny.STUDY.partition("[[transfer]]")[0].replace("steps = 12", "steps = 100_000")
+    tiny.write(tmp_path, text.replace("every = 48", "every = 1_600_000"))
+    yield tmp_path
+    for run in tmp_path.glob("runs/*"):  # where a test failed
+        if (holder := folders.lease.holder(run)) is not None:
+            os.kill(holder.pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_sweep_on_a_terminal_is_one_table_and_stops_at_ctrl_c(folder: Path) -> None:
+    sweep = Terminal(["sweep", "study.toml", "--threads", "1"], folder)
+    sweep.until(r"1 running, 0 failed")
+    sweep.until(r"[1-9][\d,]*/100,000 +\d+\.\d+ +[\d,]+ +[\d.]+% +\d\d:\d\d:\d\d")
+    other = Terminal(["status", "study.toml", "--watch"], folder)
+    other.until(r"[1-9][\d,]*/100,000 +\d+\.\d+")
+    other.press_ctrl_c()
+    assert other.wait() == DONE
+    assert "Traceback" not in other.text
+    sweep.press_ctrl_c()
+    assert sweep.wait() == INTERRUPTED
+    assert "stopping: 1 run saves first; Ctrl-C again does not wait" in sweep.text
+    assert "stopped; the same command goes on from here" in sweep.text
+    (run,) = folder.glob("runs/*")
+    assert (run / "checkpoints" / "latest").is_file()
+    before = (run / "checkpoints" / "latest").read_text()
+    again = Terminal(["sweep", "study.toml", "--threads", "1"], folder)
+    again.until(r"[1-9][\d,]*/100,000 +\d+\.\d+")
+    (worker,) = [holder.pid for holder in [folders.lease.holder(run)] if holder]
+    os.kill(worker, signal.SIGSTOP)  # it does not save
+    again.press_ctrl_c()
+    again.until("stopping: 1 run saves first")
+    again.press_ctrl_c()
+    assert again.wait() == INTERRUPTED
+    assert "stopping now" in again.text
+    assert (run / "checkpoints" / "latest").read_text() == before
+    assert folders.result(run) is None

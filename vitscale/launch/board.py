@@ -1,0 +1,92 @@
+"""What there is to see of a study while it runs: each run under way, how many are done, how long it will take."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vitscale.launch import folders
+from vitscale.launch.estimate import expected_seconds
+from vitscale.launch.progress import duration, progress, title
+from vitscale.study.job import Job
+from vitscale.study.plan import Plan
+
+STATES = ("done", "running", "failed", "to do")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A run under way."""
+
+    job: Job
+    step: Mapping[str, Any] | None
+    """Its last line of numbers; None before its first step, and of a transfer that takes none."""
+    doing: str
+    """What it does without numbers."""
+    silent: float | None
+    """Seconds since its last sign of life."""
+    words: str
+    """All of it in one line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    lines: tuple[Line, ...]
+    counts: Mapping[str, int]
+    """By the names of `STATES`; what was stopped, or waits for a selection, is to do."""
+    seconds_left: float | None
+    """At the rate of the runs so far; None before there is one."""
+    note: str = ""
+    """What else is going on."""
+
+    @property
+    def over(self) -> bool:
+        return not self.counts["running"] and not self.counts["to do"]
+
+    def summary(self) -> str:
+        told = [f"{self.counts[state]} {state}" for state in STATES]
+        if self.seconds_left and not self.over:
+            told.append(f"about {duration(self.seconds_left)} left")
+        return ", ".join(filter(None, [*told, self.note]))
+
+
+def board(
+    now: Plan,
+    runs: Path,
+    wanted: Callable[[Job], bool],
+    *,
+    started: Sequence[Sequence[Job]] = (),
+    at_once: int | None = None,
+    note: str = "",
+) -> Board:
+    """How the study stands. `started`: of workers that may not hold their first run yet, the jobs of each."""
+    jobs = [job for job in now.jobs if wanted(job)]
+    states = {job.id: folders.state_of(job, runs) for job in jobs}
+    for group in started:
+        left = [job for job in group if states.get(job.id) not in ("done", "failed")]
+        if left and not any(states.get(job.id) == "running" for job in left):
+            states[left[0].id] = "running"
+    running = [job for job in jobs if states[job.id] == "running"]
+    counts: Counter[str] = Counter(state if state in STATES else "to do" for state in states.values())
+    counts["to do"] += sum(wanted(job) for job in now.waiting)
+    left = [job for job in [*jobs, *now.waiting] if states.get(job.id) not in ("done", "failed")]
+    seconds, measured = expected_seconds(jobs, left, runs, processes=at_once or max(len(running), 1), threads=1)
+    return Board(
+        lines=tuple(_line(job, runs / job.id) for job in running),
+        counts={state: counts[state] for state in STATES},
+        seconds_left=seconds if measured else None,
+        note=note,
+    )
+
+
+def _line(job: Job, folder: Path) -> Line:
+    held = folders.is_held(folder)
+    start, step = folders.last_event(folder, "start"), folders.last_event(folder)
+    if held and step is not None and (start is None or step["time"] >= start["time"]):  # not of an attempt before
+        words = f"{title(job)} {progress(folder)}"
+        return Line(job=job, step=step, doing="", silent=folders.silent_seconds(folder), words=words)
+    doing = "working" if held and job.kind == "transfer" else "starting"
+    return Line(job=job, step=None, doing=doing, silent=None, words=f"{title(job)} {doing}")
