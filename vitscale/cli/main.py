@@ -15,6 +15,7 @@ from vitscale.cli import (
     clean,
     data,
     fit,
+    logs,
     ls,
     pretrain,
     report,
@@ -43,6 +44,7 @@ app.command()(sweep.sweep)
 app.command()(plan_verb.plan)
 app.command()(bench.bench)
 app.command()(status.status)
+app.command()(logs.logs)
 app.command()(show.show)
 app.command()(show.diff)
 app.command()(results.results)

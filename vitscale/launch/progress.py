@@ -89,3 +89,26 @@ def progress_words(event: dict[str, Any], silent: float | None = None, probe: di
         f"step {event['step']}/{event['steps']}, loss {loss}, lr {event['lr']:.2g}, "
         f"{event['images_per_second']:,.0f} images/s{mfu}{probed}, {left} left{quiet}"
     )
+
+
+def event_words(event: dict[str, Any]) -> str:
+    """A line of `events.jsonl` as one of a log for people."""
+    facts = {key: value for key, value in event.items() if key not in ("event", "time")}
+    match event["event"]:
+        case "step":
+            return progress_words(event)
+        case "start":
+            return f"attempt {event['attempt']} begins on {event['device']}"
+        case "validate":
+            (score,) = (value for key, value in facts.items() if key != "step")
+            return f"validation at step {event['step']}: {score:.4f}"
+        case "failed":
+            return f"failed: {failure_words(event)}"
+    told = ", ".join(f"{key} {_plain(value)}" for key, value in facts.items())
+    return event["event"].replace("_", " ") + (f": {told}" if told else "")
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{key} {_plain(each)}" for key, each in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
