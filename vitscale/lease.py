@@ -150,7 +150,11 @@ class Watch:
             return True
         if time.monotonic() - since < STILL * record.interval:
             return True
-        if taken := _take(folder, generation + 1, over=True):
+        try:
+            taken = _take(folder, generation + 1, over=True)
+        except OSError:  # who starts to work here will be told what the disk says
+            return False
+        if taken is not None:
             taken[2].close()
         return taken is None
 

@@ -20,7 +20,8 @@ from vitscale.cli import live
 from vitscale.errors import DONE, INTERRUPTED
 from vitscale.launch import folders
 from vitscale.launch.board import Board, board
-from vitscale.launch.sweep import Machine, current_plan, everything
+from vitscale.launch.machine import Machine
+from vitscale.launch.sweep import current_plan, everything
 from vitscale.study.load import load
 from vitscale.study.plan import Plan
 

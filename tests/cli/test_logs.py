@@ -19,6 +19,14 @@ EVENTS = [
         "seconds_left": 90.0,
     },
     {"event": "validate", "step": 5, "accuracy": 0.25},
+    {
+        "event": "engine",
+        "micro_batch": 8,
+        "zero_stage": 0,
+        "activation_checkpointing": True,
+        "offload": False,
+        "how": "measured",
+    },
     {"event": "out_of_memory"},
     {"event": "failed", "failure": "out of memory", "reason": "out of memory: no 3 GiB left"},
 ]
@@ -26,6 +34,7 @@ SAID = [
     "attempt 1 begins on a processor",
     "step 5/10, loss 2.500, lr 0.01, 100 images/s, 00:01:30 left",
     "validation at step 5: 0.2500",
+    "engine: micro-batch 8, ZeRO stage 0, activation checkpointing, measured",
     "out of memory",
     "failed: out of memory: no 3 GiB left",
 ]
@@ -71,10 +80,10 @@ def test_a_log_is_followed_until_the_run_has_ended(run: Path) -> None:
     log(run, end="\n")  # a line that came in two parts
     assert process.stdout.readline().endswith(SAID[2] + "\n")
     outcome = {"status": "failed", "reason": "", "rows": [], "attempt": 1}
-    log(run, EVENTS[4])
+    log(run, EVENTS[-1])
     (run / "result.json").write_text(json.dumps(outcome))
     out, _ = process.communicate(timeout=30)
-    assert out.endswith(SAID[4] + "\n")
+    assert out.endswith(SAID[-1] + "\n")
     assert process.returncode == 0
 
 

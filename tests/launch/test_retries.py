@@ -9,7 +9,8 @@ import pytest
 import tiny
 from vitscale.failures import POLICIES, Failure
 from vitscale.launch import folders
-from vitscale.launch.sweep import Machine, Places, Sweep, current_plan
+from vitscale.launch.machine import Machine, Places
+from vitscale.launch.sweep import Sweep, current_plan
 from vitscale.study.load import load
 from vitscale.study.plan import Job
 

@@ -14,8 +14,9 @@ from vitscale.cli import options
 from vitscale.errors import MISSING, RUN_FAILED, USAGE, VitscaleError
 from vitscale.launch import sweep as module
 from vitscale.launch.local import Worker
+from vitscale.launch.machine import Machine, Places
 from vitscale.launch.slots import Slots, named
-from vitscale.launch.sweep import Machine, Places, Sweep
+from vitscale.launch.sweep import Sweep
 from vitscale.study.load import load
 
 

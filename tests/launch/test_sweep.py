@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import shutil
 import signal
 import time
@@ -268,29 +267,6 @@ def test_two_sweeps_at_once_run_nothing_twice_and_lose_nothing(finished: Path, t
     pd.testing.assert_frame_equal(rows(folder), rows(finished))
     for events in folder.glob("runs/*/events.jsonl"):
         assert events.read_text().count('"event": "done"') == 1
-
-
-@pytest.mark.slow
-def test_kills_at_random_moments_leave_the_results_of_an_undisturbed_sweep(finished: Path, tmp_path: Path) -> None:
-    folder = fresh(finished, tmp_path)
-    moments = random.Random(0)
-    for kill in range(12):
-        process = start(folder, "--retry-failed")
-        time.sleep(moments.uniform(1.0, 9.0))
-        workers = _workers(process.pid)
-        victims = [process.pid, *workers] if kill % 3 == 0 else workers if kill % 3 == 1 else [process.pid]
-        for pid in victims:
-            os.kill(pid, signal.SIGKILL)
-        process.communicate(timeout=120)
-        deadline = time.monotonic() + 60
-        while any(is_alive(pid) for pid in workers) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert not any(is_alive(pid) for pid in workers), "a worker outlived its sweep"
-    assert sweep(folder, "--retry-failed").returncode == DONE
-    found = rows(folder)
-    done = found[found["status"] == "done"].drop_duplicates().reset_index(drop=True)
-    done = done.astype(rows(finished).dtypes)  # rows of runs that were never tried hold nulls
-    pd.testing.assert_frame_equal(done, rows(finished))
 
 
 def _workers(parent: int) -> list[int]:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from vitscale.launch.hostfile import Host
+    from vitscale.launch.machine import Machine, Places
     from vitscale.launch.placement import Place
-    from vitscale.launch.sweep import Machine, Places
     from vitscale.study.job import Job
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="The study's TOML file.")]
@@ -163,7 +163,7 @@ Wandb = Annotated[
 
 
 def places(runs: Path, results: Path) -> Places:
-    from vitscale.launch.sweep import Places
+    from vitscale.launch.machine import Places
 
     return Places(runs=runs, results=results)
 
@@ -192,7 +192,7 @@ def machine(
     Raises:
         VitscaleError: they contradict one another (exit 2).
     """
-    from vitscale.launch.sweep import Machine
+    from vitscale.launch.machine import Machine
 
     if engine.get("offload") and engine.get("zero_stage") == 0:
         raise VitscaleError(

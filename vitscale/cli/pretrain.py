@@ -12,8 +12,9 @@ from vitscale.cli.screen import reports_errors, say
 from vitscale.errors import INTERRUPTED, INVALID_STUDY, RUN_FAILED, USAGE, Problem, VitscaleError
 
 if TYPE_CHECKING:
+    from vitscale.launch.machine import Machine
     from vitscale.launch.placement import Place
-    from vitscale.launch.sweep import Job, Machine
+    from vitscale.study.job import Job
 
 SINGLE = "single"
 """The folder of results for runs that belong to no study."""

@@ -17,7 +17,8 @@ from vitscale.errors import INTERRUPTED, INVALID_STUDY, RUN_FAILED, USAGE, Vitsc
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from vitscale.launch.sweep import Ended, Machine, Sweep
+    from vitscale.launch.machine import Machine
+    from vitscale.launch.sweep import Ended, Sweep
     from vitscale.study.job import Job
     from vitscale.study.load import Study
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -258,4 +259,5 @@ def set_aside(folder: Path) -> None:
     """Keeps a failed attempt's outcome under another name, so that the run can be tried again."""
     outcome = result(folder)
     if outcome is not None and outcome["status"] == "failed":
-        (folder / "result.json").rename(folder / f"result-{outcome['attempt']}.json")
+        with suppress(FileNotFoundError):  # another sweep has just done so
+            (folder / "result.json").rename(folder / f"result-{outcome['attempt']}.json")

@@ -104,6 +104,10 @@ def event_words(event: dict[str, Any]) -> str:
             return f"validation at step {event['step']}: {score:.4f}"
         case "failed":
             return f"failed: {failure_words(event)}"
+        case "engine":
+            extras = [name.replace("_", " ") for name in ("activation_checkpointing", "offload") if event[name]]
+            sizes = f"micro-batch {event['micro_batch']}, ZeRO stage {event['zero_stage']}"
+            return f"engine: {', '.join([sizes, *extras, event['how']])}"
     told = ", ".join(f"{key} {_plain(value)}" for key, value in facts.items())
     return event["event"].replace("_", " ") + (f": {told}" if told else "")
 

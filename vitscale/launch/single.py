@@ -18,9 +18,10 @@ from vitscale.files import wait_for_shared, write_whole
 from vitscale.launch import folders
 from vitscale.launch.collect import collect
 from vitscale.launch.local import Worker, cause, wait_any
+from vitscale.launch.machine import Machine, Places
 from vitscale.launch.placement import Place
 from vitscale.launch.progress import progress
-from vitscale.launch.sweep import Machine, Places, Say, not_saved
+from vitscale.launch.sweep import Say, not_saved
 from vitscale.processes import STOP_SIGNALS
 from vitscale.study.job import Job
 

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,8 +18,8 @@ from vitscale.files import disk_errors
 from vitscale.launch import folders, trunks
 from vitscale.launch.board import Board, board
 from vitscale.launch.collect import collect, collect_orphan
-from vitscale.launch.hostfile import Host
 from vitscale.launch.local import Worker, wait_any
+from vitscale.launch.machine import Machine, Places
 from vitscale.launch.progress import summary, title
 from vitscale.launch.slots import Seat, Slots
 from vitscale.lease import Watch
@@ -30,59 +30,6 @@ from vitscale.study.load import Study
 from vitscale.study.plan import Plan, plan
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Places:
-    """Where runs and results are."""
-
-    runs: Path = Path("runs")
-    results: Path = Path("results")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """How the work is cut up here; none of it changes an outcome but for rounding."""
-
-    jobs: int
-    threads: int
-    devices: int = 1
-    """Of each pre-training; transfers take one."""
-    hosts: tuple[Host, ...] = ()
-    """Of each pre-training; transfers, and all where there are none, run here."""
-    gpus: tuple[str, ...] = ()
-    """Those that runs are spread over, each run seeing its own; none: every run sees what this process does."""
-    per_gpu: int = 1
-    """Runs that share one of them, and its memory."""
-    workers: int | None = None
-    """Threads of each process that read and decode images; None: one a core."""
-    micro_batch: int | None = None
-    """This and the next three: None where a worker chooses by what fits into its memory."""
-    zero_stage: int | None = None
-    activation_checkpointing: bool | None = None
-    offload: bool | None = None
-    compiled: bool = False
-    skip_nonfinite: int = 0
-    save_every: float = 60.0
-    """Seconds between two checkpoints; after a kill so much is computed again."""
-    keep_last: int = 2
-    keep_every: int | None = None
-    stall: float = 300.0
-    """Seconds without a movement that end a run; 0: never."""
-    tensorboard: str | None = None
-    """A folder in which each pre-training has one with its numbers."""
-    wandb: str | None = None
-    """A project of Weights & Biases in which each pre-training is a run."""
-
-    def told(self) -> dict[str, Any]:
-        """All but where the processes are: what a worker must know."""
-        return {key: value for key, value in asdict(self).items() if key not in ("devices", "hosts", "gpus")}
-
-    def devices_for(self, job: Job) -> int:
-        return self.devices if job.kind == "pretrain" else 1
-
-    def hosts_for(self, job: Job) -> tuple[Host, ...]:
-        return self.hosts if job.kind == "pretrain" else ()
 
 
 @dataclass(frozen=True, kw_only=True)
