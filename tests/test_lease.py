@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from vitscale import lease
-from vitscale.errors import HELD, VitscaleError
+from vitscale.errors import HELD, MISSING, VitscaleError
+from vitscale.launch.single import _wait_for_holder
 from vitscale.lease import Lost, Watch, hold, holder
 
 HOLDER = """
@@ -216,3 +218,18 @@ def test_a_damaged_file_blocks_nobody_for_ever(tmp_path: Path, monkeypatch: pyte
 
 def vars_of(record: lease.Record) -> dict[str, object]:
     return dict(json.loads(record.written()))
+
+
+def test_a_command_refuses_a_run_that_moves_and_takes_one_that_does_not(tmp_path: Path, start: Start) -> None:
+    said: list[str] = []
+    process = start("another kernel")
+    with pytest.raises(VitscaleError, match=f"is being worked on by process {process.pid} on ") as refused:
+        _wait_for_holder(tmp_path, said.append)
+    assert refused.value.exit_code == MISSING
+    assert said == [
+        f"run {tmp_path.name} is held by process {process.pid} on {socket.gethostname()}: "
+        "looking for up to 0.3 s whether that still moves"
+    ]
+    process.kill()
+    _wait_for_holder(tmp_path, said.append)
+    assert holder(tmp_path) is None

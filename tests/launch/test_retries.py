@@ -63,6 +63,19 @@ def test_a_sweep_that_is_stopping_tries_nothing_again(swept: tuple[Sweep, Job, l
     assert not sweep._again(job)
 
 
+def test_fail_fast_stops_at_what_is_not_tried_again(swept: tuple[Sweep, Job, list[str]]) -> None:
+    sweep, job, said = swept
+    sweep.fail_fast = True
+    fail(sweep, job, 1, Failure.TIME)
+    assert sweep._again(job)
+    assert not sweep.stopping
+    fail(sweep, job, 2, Failure.TIME)
+    assert not sweep._again(job)
+    sweep._report(job)
+    assert sweep.stopping
+    assert said[-1].startswith(f"failed   {job.id}")
+
+
 def test_kinds_have_a_policy_and_an_end() -> None:
     assert set(POLICIES) == set(Failure)
     assert all(policy.retries <= 5 for policy in POLICIES.values())

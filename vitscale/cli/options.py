@@ -31,7 +31,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and 
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of the run folders.")]
 Results = Annotated[Path, typer.Option("--results", help="Folder of the result parts.")]
 Jobs = Annotated[
-    int | None, typer.Option("--jobs", min=1, help="Processes at once. Default: 2, or 1 where there is a GPU.")
+    int | None,
+    typer.Option(
+        "--jobs", min=1, help="Runs at once. Default: as many as --gpus have places, else 2, or 1 where there is a GPU."
+    ),
 ]
 Threads = Annotated[
     int | None, typer.Option("--threads", min=1, help="CPU threads of each process. Default: the cores, shared out.")
@@ -72,7 +75,9 @@ Hostfile = Annotated[
 ]
 Workers = Annotated[
     int | None,
-    typer.Option("--workers", min=1, help="Threads of each process that read and decode images. Default: the cores."),
+    typer.Option(
+        "--workers", min=1, help="Threads of each process that read and decode images. Default: the cores, shared out."
+    ),
 ]
 AUTO = "auto"
 

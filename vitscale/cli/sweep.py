@@ -37,7 +37,9 @@ def sweep(
         typer.Option("--share/--no-share", help="Train what budgets of one model have in common once, as their trunk."),
     ] = True,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed runs again.")] = False,
-    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast", help="Stop at the first failure that is not tried again.")
+    ] = False,
     accept_code_change: Annotated[
         bool, typer.Option("--accept-code-change", help="Go on with half-done runs that other code began.")
     ] = False,

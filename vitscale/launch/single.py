@@ -102,7 +102,9 @@ def _wait_for_holder(folder: Path, say: Say) -> None:
     """
     watch, seen = lease.Watch(), lease.holder(folder)
     if seen is not None:
-        say(f"waiting {lease.STILL * seen.interval:g} s at most: run {folder.name} may be held by somebody who is dead")
+        limit = lease.STILL * seen.interval
+        who = f"process {seen.pid} on {seen.host}" if seen.pid else seen.host
+        say(f"run {folder.name} is held by {who}: looking for up to {limit:g} s whether that still moves")
     while watch.is_held(folder):
         if lease.holder(folder) not in (seen, None):
             raise _held(folder)

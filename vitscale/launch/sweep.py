@@ -281,6 +281,8 @@ class Sweep:
             worker.stop(now=now)
 
     def _stop_workers(self) -> None:
+        if self.workers:
+            self.say(f"waiting for {len(self.workers)} running to save and end")
         self._ask_to_stop()
         for worker in self.workers:
             worker.process.wait()
