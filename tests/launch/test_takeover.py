@@ -90,26 +90,27 @@ def working(folder: Path) -> list[tuple[Path, int]]:
     return found
 
 
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def assert_published_once(folder: Path, undisturbed: pd.DataFrame) -> None:
     pd.testing.assert_frame_equal(rows(folder), undisturbed)
     for events in folder.glob("runs/*/events.jsonl"):
         assert events.read_text().count('"event": "done"') == 1
 
 
-def test_two_hosts_at_once_publish_each_run_once_and_lose_none(folder: Path, undisturbed: pd.DataFrame) -> None:
-    pair = [start(folder, host) for host in ("one", "two")]
-    assert [process.wait(timeout=300) for process in pair] == [DONE, DONE]
-    assert_published_once(folder, undisturbed)
-
-
-def test_a_sweep_takes_over_what_a_dead_host_held(folder: Path, undisturbed: pd.DataFrame) -> None:
-    first = start(folder, "one")
+def test_two_hosts_at_once_publish_each_run_once_and_one_takes_over_when_the_other_dies(
+    folder: Path, undisturbed: pd.DataFrame
+) -> None:
+    sweeps = {host: start(folder, host) for host in ("one", "two")}
     until(lambda: working(folder))
-    (_, worker), *_ = working(folder)
-    for pid in (worker, first.pid):
+    ((_, worker),) = working(folder)
+    dead = next(host for host, sweep in sweeps.items() if parent(worker) == sweep.pid)
+    for pid in (worker, sweeps[dead].pid):
         os.kill(pid, signal.SIGKILL)
-    first.wait()
-    assert start(folder, "two").wait(timeout=300) == DONE
+    survivor = sweeps["two" if dead == "one" else "one"]
+    assert [sweeps[dead].wait(timeout=60), survivor.wait(timeout=300)] == [-signal.SIGKILL, DONE]
     assert_published_once(folder, undisturbed)
 
 
