@@ -212,7 +212,7 @@ class Sweep:
         outcome = folders.result(folder) or {}
         if outcome.get("status") != "failed" or not outcome.get("retry", True) or self.stopping:
             return False
-        kind = Failure(outcome["failure"])
+        kind = Failure(outcome.get("failure") or Failure.CODE)
         policy, tried = POLICIES[kind], self.retries[job.id, kind]
         if tried >= policy.retries:
             return False
