@@ -26,6 +26,9 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="Folder for the page and figures. Default: results/STUDY/_report.")
     ] = None,
+    runs: Annotated[
+        Path, typer.Option(help="Folder of the run folders: loss curves and commands of those that are there.")
+    ] = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="Print paths, notes and table as JSON.")] = False,
 ) -> None:
     """Draw accuracy against data and compute, with what to doubt, as PNG, SVG, PDF and one HTML page.
@@ -34,6 +37,7 @@ def report(
     """
     folders = [results_folder(study, results) for study in studies or []] or _all(results)
 
+    from vitscale.cli.report_sources import sources
     from vitscale.files import disk_errors
     from vitscale.report import page
     from vitscale.results import store
@@ -44,7 +48,9 @@ def report(
         target = folder / "_report" if out is None else out / folder.name if len(folders) > 1 else out
         try:
             with disk_errors(target):
-                written = page.write(store.read(folder), target, _title(study, folder.name), store.read_plan(folder))
+                rows, plan = store.read(folder), store.read_plan(folder)
+                beside = sources(study, folder.name, runs, rows["run_id"].dropna().unique())
+                written = page.write(rows, target, _title(study, folder.name), plan, beside)
         except VitscaleError as error:  # the other studies are drawn all the same
             refused.append(error)
             continue
@@ -54,7 +60,10 @@ def report(
                 "page": str(written.page),
                 "figures": [str(path) for path in written.figures],
                 "notes": [{"text": note.text, "details": list(note.details)} for note in written.notes],
-                "table": [dict(zip(written.header, row, strict=True)) for row in written.rows],
+                "table": [
+                    dict(zip(written.cells.header, (cell.text for cell in row), strict=True))
+                    for row in written.cells.rows
+                ],
             }
         )
     if as_json:

@@ -18,7 +18,17 @@ from vitscale.analysis.variants import REPLICATE
 from vitscale.files import write_whole
 from vitscale.report.axes import compute_ticks, scientific, size_ticks
 from vitscale.report.labels import end_label, push_apart
-from vitscale.report.lines import BASELINE_NAMES, GREY, NAMES, Look, family_styles, looks, measure_title, short
+from vitscale.report.lines import (
+    BASELINE_NAMES,
+    GREY,
+    NAMES,
+    Look,
+    family_styles,
+    looks,
+    measure_title,
+    short,
+    upstream_task,
+)
 
 WIDTH = 9.0  # inches
 SERIES = ["family", "variant"]  # a line by compute: a family's models joined
@@ -52,7 +62,7 @@ def upstream_vs_downstream(found: Curves) -> Figure | None:
     """One panel a downstream measure: every seed a faint mark, every cell a mark; lines join one budget's set sizes."""
     points = _accuracy(found.points)
     panels = [key for key in measures(points) if key[1] != "pretrain"]
-    upstream = _upstream_task(points)
+    upstream = upstream_task(points)
     if not panels or upstream is None:
         return None
     line_looks = looks(points, LINE)
@@ -99,16 +109,11 @@ def _accuracy(points: pd.DataFrame) -> pd.DataFrame:
     return points[points["metric"] == "accuracy"]
 
 
-def _upstream_task(points: pd.DataFrame) -> str | None:
-    tasks = set(points.loc[points["protocol"] == "pretrain", "task"])
-    return next((task for task in ("upstream_test", "upstream_val") if task in tasks), None)
-
-
 def measures(points: pd.DataFrame) -> list[tuple[str, str, int | None]]:
     """Panels in reading order: upstream, then each task's few-shot by shots, then its fine-tuning."""
     keys = points[["task", "protocol", "shots"]].drop_duplicates().itertuples(index=False, name=None)
     found = [(str(task), str(protocol), None if pd.isna(shots) else int(shots)) for task, protocol, shots in keys]
-    upstream = _upstream_task(points)
+    upstream = upstream_task(points)
     kept = [key for key in found if key[1] != "pretrain" or key[0] == upstream]
     order = {"pretrain": 0, "fewshot": 1, "finetune": 2}
     return sorted(kept, key=lambda key: (key[1] != "pretrain", key[0], order.get(key[1], 3), key[2] or 0))

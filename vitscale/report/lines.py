@@ -59,6 +59,12 @@ def measure_title(task: str, protocol: str, shots: int | None) -> str:
     return f"{task}, fine-tuned" if protocol == "finetune" else f"{task}, {protocol}"
 
 
+def upstream_task(points: pd.DataFrame) -> str | None:
+    """The task that speaks for pre-training: the test set where it was measured."""
+    tasks = set(points.loc[points["protocol"] == "pretrain", "task"])
+    return next((task for task in ("upstream_test", "upstream_val") if task in tasks), None)
+
+
 def short(number: float) -> str:
     """1000 -> 1k, 55000 -> 55k, 1281167 -> 1.28M, 303000000 -> 303M."""
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
-from string import Template
 
 import matplotlib.pyplot as plt
 import pandas as pd
 
 from vitscale.analysis.curves import Curves, counted, curves, of_plan, summary
+from vitscale.report.document import Table, html
 from vitscale.report.figures import FIGURES, save
-from vitscale.report.lines import GREY, INK, KNOWN
 from vitscale.report.notes import Note, notes, plan_notes
-from vitscale.report.table import table
+from vitscale.report.records import Sources, records
+from vitscale.report.table import run_table, table
 from vitscale.results.store import Held
 
 TITLES = {
@@ -29,11 +26,6 @@ NOTHING = {
     "accuracy_by_flops": "no set size was trained at two budgets",
     "upstream_vs_downstream": "no cell has both an upstream and a downstream accuracy",
 }
-# What the page's own colours replace, so that a figure can be read on dark paper.
-COLORS = {
-    **{INK: "ink", "#404040": "ink", GREY: "soft", "#8c8c8c": "soft", "#e2e2e2": "rule", "#ffffff": "paper"},
-    **{KNOWN[family][0]: family for family in ("vit", "hybrid", "resnet")},
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +33,12 @@ class Report:
     page: Path
     figures: tuple[Path, ...]
     notes: tuple[Note, ...]
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    cells: Table
 
 
-def write(everything: pd.DataFrame, out: Path, title: str, plan: Held | None = None) -> Report:
+def write(
+    everything: pd.DataFrame, out: Path, title: str, plan: Held | None = None, sources: Sources | None = None
+) -> Report:
     """Draw what `everything` (as `store.read` gives it) holds of the runs in `plan` into `out`, over an earlier report.
 
     Raises:
@@ -64,13 +57,15 @@ def write(everything: pd.DataFrame, out: Path, title: str, plan: Held | None = N
             continue
         drawn[name] = save(figure, out, name)
         plt.close(figure)
-    header, rows = table(found)
     summary(frame).to_csv(out / "table.csv", index=False)
-    pictures = {name: (out / f"{name}.svg").read_text("utf-8") for name in drawn}
+    pictures = {name: (TITLES[name], (out / f"{name}.svg").read_text("utf-8")) for name in drawn}
+    told = records(found, sources or Sources())
+    cells = Table(*table(found))
     page = out / "report.html"
-    page.write_text(html(title, facts(frame, found), remarks, pictures, header, rows), "utf-8")
+    document = html(title, facts(frame, found), remarks, pictures, (cells, Table(*run_table(told))), told)
+    page.write_text(document, "utf-8")
     files = tuple(path for paths in drawn.values() for path in paths)
-    return Report(page, files, tuple(remarks), tuple(header), tuple(map(tuple, rows)))
+    return Report(page, files, tuple(remarks), cells)
 
 
 def facts(frame: pd.DataFrame, found: Curves) -> str:
@@ -83,58 +78,6 @@ def facts(frame: pd.DataFrame, found: Curves) -> str:
     parts = [f"{len(runs):,} runs", f"{len(frame):,} rows"]
     parts += [f"{hours:.1f} device-hours" + (f" on {devices}" if devices else "")] if hours else []
     return ", ".join(parts) + (f"; code at {commits}" if commits else "") + "."
-
-
-def html(
-    title: str,
-    about: str,
-    remarks: Sequence[Note],
-    pictures: dict[str, str],
-    header: Sequence[str],
-    rows: Sequence[Sequence[str]],
-) -> str:
-    """The page. All text is escaped; `pictures` are SVG documents by figure name."""
-    template = Template((Path(__file__).parent / "page.html").read_text("utf-8"))
-    figures = "\n".join(
-        f"<h2>{escape(TITLES[name])}</h2>\n<figure>{inline(svg, TITLES[name], name)}</figure>"
-        for name, svg in pictures.items()
-    )
-    return template.substitute(
-        title=escape(title), facts=escape(about), notes=_box(remarks), figures=figures, table=_table(header, rows)
-    )
-
-
-def inline(svg: str, label: str, name: str) -> str:
-    """A matplotlib SVG for use inside a page: ink in the page's colours, ids of its own, transparent paper."""
-    body = svg[svg.index("<svg") :]
-    body = re.sub(r'<g id="patch_1">.*?</g>\s*', "", body, count=1, flags=re.DOTALL)  # the figure's white ground
-    body = re.sub(r'<g id="[^"]*">', "<g>", body)
-    body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", body)
-    for color, variable in COLORS.items():
-        body = re.sub(rf"((?:fill|stroke): ){color}\b", rf"\g<1>var(--{variable})", body, flags=re.IGNORECASE)
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    return body.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
-
-
-def _box(remarks: Sequence[Note]) -> str:
-    if not remarks:
-        return '<section class="notes none"><h2>Nothing to hold back</h2>No run failed, no cell is missing.</section>'
-    items = []
-    for note in remarks:
-        details = "".join(f"<li>{escape(detail)}</li>" for detail in note.details)
-        text = escape(note.text)
-        items.append(
-            f"<li><details><summary>{text}</summary><ul>{details}</ul></details></li>"
-            if details
-            else f"<li>{text}</li>"
-        )
-    return f'<section class="notes"><h2>Before you believe it</h2><ul>{"".join(items)}</ul></section>'
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
-    body = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>"
 
 
 def _forget(out: Path, name: str) -> None:

@@ -1,0 +1,207 @@
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from browser import CHROMIUM, DRIVER, Browser, browser
+from selenium.webdriver import ActionChains, Keys
+from selenium.webdriver.support.ui import Select
+
+from vitscale.report.page import write
+from vitscale.report.records import Sources, Trace
+
+pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Debian's chromium and chromium-driver")
+
+HOSTILE = "</script><script>document.title = 'hacked'</script><img src=x onerror=\"document.title = 'hacked'\">"
+TRACED = "vit4000x880000s0"
+COMMAND = "vitscale pretrain --model ViT-nano/4"
+
+
+@pytest.fixture(scope="module")
+def page(frame: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the made-up study, with a script wherever a study has text of its own."""
+    settings = [json.dumps({**json.loads(text), "recipe.note": HOSTILE}) if isinstance(text, str) else text
+                for text in frame["settings"]]  # fmt: skip
+    hostile = frame.assign(
+        settings=settings,
+        reason=frame["reason"].where(frame["reason"].isna(), HOSTILE),
+        model=frame["model"].replace("R26x0.5", HOSTILE),
+        flops_segment=2 * frame["flops_standalone"],
+    )
+    trace = Trace(COMMAND, tuple((step, 2.0 / step) for step in range(1, 30)))
+    return write(hostile, tmp_path_factory.mktemp("page"), HOSTILE, sources=Sources(traces={TRACED: trace})).page
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browser(tmp_path_factory.mktemp("downloads")) as found:
+        yield found
+
+
+@pytest.fixture
+def shown(chromium: Browser, page: Path) -> Iterator[Browser]:
+    chromium.show(page)
+    yield chromium
+    assert chromium.errors() == []
+
+
+def choose(shown: Browser, name: str, value: str) -> None:
+    before = shown.drawn()
+    Select(shown.find(f"#{name}")).select_by_value(value)
+    shown.wait(lambda: shown.drawn() > before)
+
+
+def click(shown: Browser, selector: str) -> None:
+    before = shown.drawn()
+    shown.find(selector).click()
+    shown.wait(lambda: shown.drawn() > before)
+
+
+def card_of(shown: Browser, run: str) -> None:
+    button = shown.find(f"[data-run={run}]")
+    shown.run("arguments[0].scrollIntoView({block: 'center'})", button)
+    button.click()
+
+
+def chart(shown: Browser) -> str:
+    return str(shown.run("return document.querySelector('#plot svg').innerHTML"))
+
+
+def markers(shown: Browser) -> list[Any]:
+    return shown.all("#plot .mark-symbol path")
+
+
+@pytest.mark.parametrize("width", [360, 1600])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_phone_and_desk_without_an_error_and_keeps_a_study_s_text_as_text(
+    chromium: Browser, page: Path, width: int, scheme: str
+) -> None:
+    chromium.show(page, width=width, scheme=scheme)
+    assert chromium.errors() == []
+    assert chromium.run("return document.documentElement.scrollWidth") <= width
+    assert chromium.driver.title == HOSTILE
+    assert chromium.find("h1").text == HOSTILE
+    assert chromium.all("img") == []
+    assert len(markers(chromium)) == 53  # of 54, one failed
+    paper = chromium.run("return getComputedStyle(document.body).backgroundColor")
+    assert paper == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(22, 24, 27)")
+    box = chromium.find("aside").rect
+    assert (box["x"] > chromium.find("#plot").rect["x"] + 600) == (width == 1600)
+
+
+def test_hovering_names_the_run_and_a_click_opens_its_card(shown: Browser) -> None:
+    choose(shown, "images", "4000")
+    one = markers(shown)[-1]
+    ActionChains(shown.driver).move_to_element(one).perform()
+    tip = shown.wait(lambda: shown.find("#vg-tooltip-element.visible").text)
+    run = next(line for line in tip.splitlines() if line.startswith("run"))
+    assert "seed" in tip
+    assert "accuracy, %" in tip
+    one.click()
+    shown.wait(lambda: shown.find("#card").is_displayed())
+    assert run.removeprefix("run").strip() in shown.find("#card-facts").text
+    ActionChains(shown.driver).send_keys(Keys.ESCAPE).perform()
+    shown.wait(lambda: not shown.find("#card").is_displayed())
+
+
+def test_a_card_has_settings_cost_provenance_loss_and_the_command(shown: Browser) -> None:
+    card_of(shown, TRACED)
+    shown.wait(lambda: shown.all("#card-losses svg .mark-line path"))
+    text = shown.find("#card-facts").text
+    for expected in (
+        "data.examples\n4000",
+        HOSTILE,
+        "FLOPs, alone",
+        "commit\n" + 40 * "0",
+        "torch 2.13.0",
+        "digits, fine-tuned",
+    ):
+        assert expected in text
+    assert shown.find("#card-command").text == COMMAND
+    shown.find("#card-close").click()
+    other = "resnet4000x880000s0"
+    card_of(shown, other)
+    assert shown.find("#card-command").text == f"vitscale sweep STUDY --only {other}"
+    assert not shown.find("#card-losses").is_displayed()
+    assert shown.driver.title == HOSTILE
+
+
+def test_arrow_keys_go_from_run_to_run_and_enter_opens_one(shown: Browser) -> None:
+    shown.find("#plot").send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    said = shown.find("#said").get_attribute("textContent")
+    assert "1k images, 880k seen" in said
+    assert "%" in said
+    shown.find("#plot").send_keys(Keys.ENTER)
+    shown.wait(lambda: shown.find("#card").is_displayed())
+
+
+def test_switches_change_metric_task_axis_counting_and_scale(shown: Browser) -> None:
+    pictures = [chart(shown)]
+    for name, value in (("task", "4"), ("metric", "error"), ("x", "flops"), ("counting", "flops_computed")):
+        choose(shown, name, value)
+        pictures.append(chart(shown))
+    click(shown, "#ylog")
+    pictures.append(chart(shown))
+    click(shown, "#xlog")
+    pictures.append(chart(shown))
+    click(shown, "#legend input")
+    pictures.append(chart(shown))
+    assert len(set(pictures)) == len(pictures)
+    assert "pre-training compute, FLOPs" in pictures[-1]
+    assert "error, %" in pictures[-1]
+
+
+def test_the_metric_decides_which_tasks_there_are(shown: Browser) -> None:
+    assert "digits, 5 shots a class" in shown.find("#task").text
+    choose(shown, "metric", "loss")
+    assert shown.find("#task").text.splitlines() == ["Upstream, test set", "Upstream, validation set"]
+    assert "loss, nats" in chart(shown)
+
+
+def test_baselines_are_dashed_lines_and_named(shown: Browser) -> None:
+    assert shown.find("#bars").text == ""
+    choose(shown, "task", next(o.get_attribute("value") for o in shown.all("#task option") if "5 shots" in o.text))
+    assert "raw pixels" in shown.find("#bars").text
+    assert len(shown.all("#plot .mark-rule line[stroke-dasharray]")) >= 4
+
+
+def column(shown: Browser, table: str, number: int) -> list[str]:
+    return list(
+        shown.run(
+            f"return [...document.querySelectorAll('#{table} tbody tr')].map((row) => row.cells[{number}].textContent)"
+        )
+    )
+
+
+def test_a_table_is_sorted_by_number_and_back(shown: Browser) -> None:
+    header = shown.all("#cells th button")[1]
+    header.click()
+    sizes = list(dict.fromkeys(column(shown, "cells", 1)))
+    assert sizes == ["1k", "4k", "16k", "55k", ""]
+    assert header.find_element("xpath", "..").get_attribute("aria-sort") == "ascending"
+    header.click()
+    assert list(dict.fromkeys(column(shown, "cells", 1))) == ["55k", "16k", "4k", "1k", ""]
+
+
+def test_a_table_is_saved_as_csv_with_its_numbers(shown: Browser, tmp_path: Path, frame: pd.DataFrame) -> None:
+    shown.command("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    shown.find("[data-csv=cells]").click()
+    shown.wait((tmp_path / "cells.csv").is_file)
+    rows = list(csv.DictReader((tmp_path / "cells.csv").read_text("utf-8").splitlines()))
+    cell = next(row for row in rows if row["model"] == "ViT-nano/4" and row["images"] == "4000")
+    values = frame.query(
+        "family == 'vit' and examples == 4000 and task == 'upstream_test' and metric == 'accuracy'"
+    )["value"]  # fmt: skip
+    assert float(cell["Upstream, test set"]) == pytest.approx(values.mean(), abs=1e-6)
+    assert HOSTILE in {row["model"] for row in rows}
+
+
+def test_paper_has_no_switches_and_is_white_in_the_dark(chromium: Browser, page: Path) -> None:
+    chromium.show(page, scheme="dark", media="print")
+    assert not chromium.find("#metric").is_displayed()
+    assert not chromium.find("#runs").is_displayed()
+    assert chromium.find("#cells").is_displayed()
+    assert chromium.run("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"

@@ -1,0 +1,150 @@
+"""The HTML page, which opens from disk and needs nothing else. All text of a study is escaped."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from vitscale.report.interactive import chart, loss_curve, scripts
+from vitscale.report.lines import GREY, INK, KNOWN, OTHERS
+from vitscale.report.notes import Note
+from vitscale.report.table import Cell
+
+# What the page's own colours replace, so that a figure can be read on dark paper.
+COLORS = {
+    **{INK: "ink", "#404040": "ink", GREY: "soft", "#8c8c8c": "soft", "#e2e2e2": "rule", "#ffffff": "paper"},
+    **{KNOWN[family][0]: family for family in ("vit", "hybrid", "resnet")},
+    **{color: f"other{number}" for number, (color, _) in enumerate(OTHERS, 1)},
+}
+FONT = "(?:DejaVu|Cmsy|Cmr|Cmmi)"  # what ids of letters begin with
+SAME_SIZE = 1.5  # models whose parameters differ by less have markers of one size
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+
+def html(
+    title: str,
+    about: str,
+    remarks: Sequence[Note],
+    pictures: Mapping[str, tuple[str, str]],
+    tables: tuple[Table, Table],
+    records: Mapping[str, Any],
+) -> str:
+    """`pictures`: (title, SVG document) by the figure's name. `tables`: of cells, and of runs."""
+    letters: set[str] = set()
+    figures = "\n".join(
+        f"<h2>{escape(heading)}</h2>\n<figure>{inline(svg, heading, name, letters)}</figure>"
+        for name, (heading, svg) in pictures.items()
+    )
+    library, script = scripts(), _text("page.js")
+    cells, runs = tables
+    return Template(_text("page.html")).substitute(
+        policy=_policy(library, script),
+        style=_text("page.css"),
+        title=escape(title),
+        facts=escape(about),
+        notes=_box(remarks),
+        figures=figures,
+        cells=_table("cells", cells),
+        runs=_table("runs", runs),
+        data=_data(records),
+        library=library,
+        script=script,
+    )
+
+
+def inline(svg: str, label: str, name: str, defined: set[str]) -> str:
+    """A matplotlib SVG for use inside a page: ink in the page's colours, transparent paper, ids of its own.
+
+    Outlines of letters are those of the page's first figure that has them: `defined`, which grows.
+    """
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r'<g id="patch_1">.*?</g>\s*', "", body, count=1, flags=re.DOTALL)  # the figure's white ground
+    body = re.sub(r'<g id="[^"]*">', "<g>", body)
+    body = re.sub(rf'(\bid="|href="#|url\(#)(?!{FONT})', rf"\g<1>{name}-", body)
+    for color in COLORS:
+        body = re.sub(rf"((?:fill|stroke): ){color}\b", rf"\g<1>{_variable(color)}", body, flags=re.IGNORECASE)
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+
+    def once(glyph: re.Match[str]) -> str:
+        new = glyph[1] not in defined
+        defined.add(glyph[1])
+        return glyph[0] if new else ""
+
+    body = re.sub(rf'<path id="({FONT}[^"]*)"[^>]*/>\s*', once, body)
+    body = re.sub(r"\n\s*", "\n", body).replace("xlink:href", "href")
+    return body.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
+
+
+def _data(records: Mapping[str, Any]) -> str:
+    """Charts and records as JSON in which no tag can end the script element that holds it."""
+    series = [{**one, "color": _variable(one["color"])} for one in records["series"]]
+    bars = [{**one, "color": _variable(one["color"])} for one in records["baselines"]]
+    sizes = [run["params_total"] for run in records["runs"] if run.get("params_total")]
+    sized = bool(sizes) and max(sizes) > SAME_SIZE * min(sizes)
+    document = {
+        **records,
+        "series": series,
+        "baselines": bars,
+        "sized": sized,
+        "chart": chart(series, sized=sized),
+        "losses": loss_curve(),
+    }
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c")
+
+
+def _variable(color: str) -> str:
+    return f"var(--{COLORS[color]})" if color in COLORS else color
+
+
+def _policy(*scripts: str) -> str:
+    """Only the page's own scripts run, and nothing is fetched: a second lock behind the escaping."""
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    allowed = " ".join(f"'sha256-{value}'" for value in hashes)
+    return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'"
+
+
+def _text(name: str) -> str:
+    return (Path(__file__).parent / name).read_text("utf-8")
+
+
+def _box(remarks: Sequence[Note]) -> str:
+    if not remarks:
+        return '<section class="notes none"><h2>Nothing to hold back</h2>No run failed, no cell is missing.</section>'
+    items = []
+    for note in remarks:
+        details = "".join(f"<li>{escape(detail)}</li>" for detail in note.details)
+        text = escape(note.text)
+        items.append(
+            f"<li><details><summary>{text}</summary><ul>{details}</ul></details></li>"
+            if details
+            else f"<li>{text}</li>"
+        )
+    return f'<section class="notes"><h2>Before you believe it</h2><ul>{"".join(items)}</ul></section>'
+
+
+def _table(name: str, table: Table) -> str:
+    head = "".join(f'<th scope="col"><button type="button">{escape(text)}</button></th>' for text in table.header)
+    body = "\n".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in table.rows)
+    return f'<table id="{name}"><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>'
+
+
+def _cell(cell: Cell) -> str:
+    number = "" if cell.number is None else f' data-value="{cell.number:.6g}"'
+    text = escape(cell.text)
+    if cell.run is not None:
+        text = f'<button type="button" data-run="{escape(cell.run)}">{text}</button>'
+    return f"<td{number}>{text}</td>"

@@ -1,0 +1,98 @@
+"""The page's chart as a Vega-Lite specification, and the scripts that draw it.
+
+Data and axes are left open: the page's own script fills in what its switches say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import altair as alt
+import vl_convert
+
+# The page's style sheet has the colours, for light, dark and paper.
+INK, SOFT, RULE = "var(--ink)", "var(--soft)", "var(--rule)"
+FONT = "system-ui, sans-serif"  # by name: Vega measures text before the page can lend its own
+HEIGHT = 420
+SMALLEST, LARGEST = 45, 180  # area of a marker, in square pixels
+# The script gives the last two the titles of what its switches chose.
+TOOLTIP = {"run": "run", "model": "model", "images": "images", "seen": "images seen", "across": "x", "up": "y"}
+
+
+def scripts() -> str:
+    """Vega, Vega-Lite and vega-embed as one script that needs no network."""
+    version = alt.SCHEMA_VERSION.removeprefix("v").rpartition(".")[0]
+    return vl_convert.javascript_bundle(vl_version=version)  # type: ignore[call-arg]  # its stub wants a snippet
+
+
+def chart(series: Sequence[Mapping[str, Any]], *, sized: bool) -> dict[str, Any]:
+    """Runs as markers over their means as lines. Its data are named: runs, lines, bars and active.
+
+    `sized`: models differ in size, and larger ones have larger markers.
+    """
+    color, shape, dash = (
+        _by_series(channel, series, what)
+        for channel, what in ((alt.Color, "color"), (alt.Shape, "shape"), (alt.StrokeDash, "dash"))
+    )
+    x, y = alt.X("x:Q", scale=alt.Scale(nice=False, padding=14)), alt.Y("y:Q", scale=alt.Scale(zero=False))
+    size = alt.Size("params_total:Q", scale=alt.Scale(type="log", range=[SMALLEST, LARGEST]), legend=None)
+    runs = (
+        alt.Chart(alt.NamedData("runs"))
+        .mark_point(filled=True, opacity=0.75, cursor="pointer", size=70)
+        .encode(
+            x,
+            y,
+            *([size] if sized else []),
+            color=color,
+            shape=shape,
+            tooltip=[alt.Tooltip(f"{field}:N", title=title) for field, title in TOOLTIP.items()],
+        )
+    )
+    lines = (
+        alt.Chart(alt.NamedData("lines"))
+        .mark_line(strokeWidth=1.8)
+        .encode(x, y, detail="line:N", color=color, strokeDash=dash)
+    )
+    bars = (
+        alt.Chart(alt.NamedData("bars"))
+        .mark_rule(strokeDash=[5, 3], strokeWidth=1.2)
+        .encode(
+            y="y:Q",
+            color=alt.Color("color:N", scale=None),
+            tooltip=[alt.Tooltip("name:N", title="baseline"), alt.Tooltip("up:N")],
+        )
+    )
+    active = (
+        alt.Chart(alt.NamedData("active")).mark_point(size=420, color=INK, strokeWidth=2, filled=False).encode(x, y)
+    )
+    return _finished(alt.layer(bars, lines, runs, active), HEIGHT)
+
+
+def loss_curve() -> dict[str, Any]:
+    """A run's training loss by step; its data are named losses."""
+    drawn = (
+        alt.Chart(alt.NamedData("losses"))
+        .mark_line(strokeWidth=1.6, color="var(--vit)")
+        .encode(alt.X("step:Q", title="step"), alt.Y("loss:Q", title="training loss", scale=alt.Scale(zero=False)))
+    )
+    return _finished(drawn, 150)
+
+
+def _by_series(channel: Any, series: Sequence[Mapping[str, Any]], what: str) -> Any:
+    """Numbers of series as their colour, marker or dash."""
+    scale = alt.Scale(domain=list(range(len(series))), range=[one[what] for one in series])
+    return channel("series:N", scale=scale, legend=None)
+
+
+def _finished(drawn: Any, height: int) -> dict[str, Any]:
+    axis = {"domainColor": SOFT, "gridColor": RULE, "tickColor": SOFT, "labelColor": INK, "titleColor": INK}
+    text = {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "labelFont": FONT, "titleFont": FONT}
+    found: dict[str, Any] = (
+        drawn.properties(width="container", height=height)
+        .configure(background="transparent", autosize=alt.AutoSizeParams(type="fit", contains="padding"), aria=False)
+        .configure_view(stroke=None)
+        .configure_axis(**axis, **text, grid=True)
+        .to_dict(validate=True)
+    )
+    return found
