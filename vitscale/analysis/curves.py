@@ -13,6 +13,8 @@ from vitscale.results.store import Held
 MEASURE = ["task", "task_version", "protocol", "shots", "metric"]
 LINE = ["family", "model", "variant"]
 CELL = [*LINE, "examples", "examples_seen"]
+# What is drawn of a point's pre-training run, and the column that its own row has it in.
+OF_TRUNK = {"flops": "flops_standalone", "params": "params_total", "ratio": "patch", "seconds": "device_seconds"}
 PARTS = ["trunk", "transfer"]  # of `variant`; they follow from it
 
 
@@ -21,11 +23,11 @@ class Curves:
     """What there is to draw of one study. Values are those of `metric`, accuracies 0 to 1."""
 
     rows: pd.DataFrame
-    """The rows that count: newest attempts, done, not tuning; with `variant` and `flops` (of pre-training)."""
+    """The rows that count: newest attempts, done, cells and baselines; with `variant` and OF_TRUNK."""
     seeds: pd.DataFrame
     """One row per cell, measure, seed and subset: `value`, the mean over draws."""
     points: pd.DataFrame
-    """One row per cell and measure: `value`, `sd` (over seeds, n - 1; null for one seed), `n`, `flops`."""
+    """One row per cell and measure: `value`, `sd` (over seeds, n - 1; null for one), `n`, and means of OF_TRUNK."""
     baselines: pd.DataFrame
     """One row per line, init and measure: `value`, `sd`, `n`."""
 
@@ -67,17 +69,20 @@ def counted(frame: pd.DataFrame) -> pd.DataFrame:
     best = done.groupby(by_run).transform("max").fillna(frame["attempt"].groupby(by_run).transform("max"))
     newest = frame[(frame["attempt"] == best).fillna(True)]
     chosen = newest.loc[newest["role"] == "cell", "parent_id"].dropna().unique()
-    return newest.assign(role=newest["role"].where(~newest["run_id"].isin(chosen), "cell"))
+    was_chosen = (newest["role"] == "tuning") & newest["run_id"].isin(chosen)
+    return newest.assign(role=newest["role"].mask(was_chosen, "cell"))
 
 
 def with_pretraining(frame: pd.DataFrame) -> pd.DataFrame:
-    """`flops`, and sizes where a transfer left them out, as its pre-training run recorded them."""
+    """The columns of OF_TRUNK, and sizes where a transfer left them out, as its pre-training run recorded them."""
     trunks = frame[(frame["protocol"] == "pretrain") & frame["run_id"].notna()].drop_duplicates("run_id")
     trunks = trunks.set_index("run_id")
     parent = frame["parent_id"].fillna(frame["run_id"])
     filled = {name: frame[name].fillna(parent.map(trunks[name])) for name in ("examples", "examples_seen", *REPLICATE)}
-    flops = parent.map(trunks["flops_standalone"]).astype("float64").fillna(frame["flops_standalone"])
-    return frame.assign(**filled, flops=flops)
+    drawn = {name: parent.map(trunks[column]).astype("float64") for name, column in OF_TRUNK.items()}
+    for name in ("flops", "params", "ratio"):  # a transfer's own seconds are not its pre-training's
+        drawn[name] = drawn[name].fillna(frame[OF_TRUNK[name]].astype("float64"))
+    return frame.assign(**filled, **drawn)
 
 
 def one_budget(points: pd.DataFrame) -> tuple[pd.DataFrame, int | None]:
@@ -129,7 +134,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 def _mean(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     _one_run_each(rows, keys)
     grouped = rows.groupby(keys, dropna=False, sort=True)
-    return grouped.agg(value=("value", "mean"), flops=("flops", "mean")).reset_index()
+    return grouped[["value", *OF_TRUNK]].mean().reset_index()
 
 
 def _one_run_each(rows: pd.DataFrame, keys: list[str]) -> None:
@@ -152,6 +157,5 @@ def _one_run_each(rows: pd.DataFrame, keys: list[str]) -> None:
 
 def _spread(seeds: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     grouped = seeds.groupby(keys, dropna=False, sort=True)
-    return grouped.agg(
-        value=("value", "mean"), sd=("value", "std"), n=("value", "size"), flops=("flops", "mean")
-    ).reset_index()
+    spread = grouped["value"].agg(sd="std", n="size")
+    return grouped[["value", *OF_TRUNK]].mean().join(spread).reset_index()

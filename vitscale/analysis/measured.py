@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from vitscale.analysis.curves import counted, curves
+from vitscale.analysis.curves import Curves, counted, curves
 from vitscale.analysis.facts import Fact, count
 
 KEYS = ["run_id", "task", "task_version", "protocol", "shots", "metric"]
@@ -12,10 +12,15 @@ CLUSTER = "trunk_id"
 
 
 def measured(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Fact]]:
+    """The table of `by_run`, and what was left out."""
+    found = curves(frame)
+    return by_run(found), [*_excluded(frame), *_edges(found.rows[found.rows["role"] == "cell"])]
+
+
+def by_run(found: Curves) -> pd.DataFrame:
     """The rows of cells with `flops` (of pre-training) and `trunk_id`, the training that a row hangs on: its
     pre-training run, or the trunk that this shares with others."""
-    rows = curves(frame).rows
-    cells = rows[rows["role"] == "cell"]
+    cells = found.rows[found.rows["role"] == "cell"]
     grouped = cells.groupby(KEYS, dropna=False, sort=False)
     first = grouped.first()
     # `first` takes the first that is not null; the value is the mean over draws of the support set.
@@ -24,7 +29,7 @@ def measured(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Fact]]:
     trunks = cells[cells["trunk_id"].notna()].drop_duplicates("run_id")
     trunk_of = dict(zip(trunks["run_id"], trunks["trunk_id"], strict=True))
     table[CLUSTER] = own.map(lambda run_id: trunk_of.get(run_id, run_id))
-    return table, [*_excluded(frame), *_edges(cells)]
+    return table
 
 
 def _excluded(frame: pd.DataFrame) -> list[Fact]:

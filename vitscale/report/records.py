@@ -72,14 +72,14 @@ class Sources:
 def records(found: Curves, sources: Sources) -> dict[str, Any]:
     """All that the page's script needs; every value is a number, text, true, false or null."""
     cells = found.rows[found.rows["role"] == "cell"]
-    cells = cells.assign(trunk_id=cells["parent_id"].fillna(cells["run_id"]), variant=cells["variant"].fillna(""))
-    trunks = _trunks(cells)
+    cells = cells.assign(made_by=cells["parent_id"].fillna(cells["run_id"]), variant=cells["variant"].fillna(""))
+    pretrained = _pretrained(cells)
     measures = _measures(cells)
     look_of = looks(cells, LINE)
     upstream = _upstream(cells)
     steps: dict[tuple[int, ...], int] = {}
     codes: dict[str, int] = {}
-    runs = [_run(row, upstream, sources, codes, steps) for row in trunks.reset_index().to_dict("records")]
+    runs = [_run(row, upstream, sources, codes, steps) for row in pretrained.reset_index().to_dict("records")]
     return {
         "metrics": [{"key": key, "title": title} for key, title in METRICS.items() if _has(measures, key)],
         "measures": measures,
@@ -99,15 +99,15 @@ def records(found: Curves, sources: Sources) -> dict[str, Any]:
         "runs": [{name: value for name, value in run.items() if value is not None} for run in runs],
         "codes": [json.loads(code) for code in codes],
         "steps": list(steps),
-        "values": _values(cells, measures, list(look_of), {str(id_): i for i, id_ in enumerate(trunks.index)}),
+        "values": _values(cells, measures, list(look_of), {str(id_): i for i, id_ in enumerate(pretrained.index)}),
         "baselines": _baselines(found.baselines, measures),
     }  # fmt: skip
 
 
-def _trunks(cells: pd.DataFrame) -> pd.DataFrame:
+def _pretrained(cells: pd.DataFrame) -> pd.DataFrame:
     """A row for each pre-training run: its own where it was recorded, else one of its transfers'."""
     own = cells.assign(transferred=cells["protocol"] != "pretrain").sort_values("transferred", kind="stable")
-    return own.drop_duplicates("trunk_id").set_index("trunk_id").sort_index()
+    return own.drop_duplicates("made_by").set_index("made_by").sort_index()
 
 
 def _measures(cells: pd.DataFrame) -> list[dict[str, Any]]:
@@ -129,7 +129,7 @@ def _has(measures: Sequence[Mapping[str, Any]], metric: str) -> bool:
 def _upstream(cells: pd.DataFrame) -> pd.Series:
     """Accuracy on the upstream test (else validation) set by pre-training run, in %."""
     rows = cells[(cells["protocol"] == "pretrain") & (cells["metric"] == "accuracy")]
-    return 100 * rows[rows["task"] == upstream_task(rows)].groupby("trunk_id")["value"].mean()
+    return 100 * rows[rows["task"] == upstream_task(rows)].groupby("made_by")["value"].mean()
 
 
 def _run(
@@ -140,7 +140,7 @@ def _run(
     steps: dict[tuple[int, ...], int],
 ) -> dict[str, Any]:
     """A run; what many share, provenances and the steps of loss curves, it names by number."""
-    id_ = row["trunk_id"]
+    id_ = row["made_by"]
     code = json.dumps({name: _plain(row[name]) for name in OF_CODE}, sort_keys=True)
     trace = sources.traces.get(id_, Trace(None))
     return {
@@ -198,17 +198,17 @@ def _values(
     cells: pd.DataFrame, measures: Sequence[Mapping[str, Any]], lines: Sequence[tuple[str, ...]], at: Mapping[str, int]
 ) -> dict[str, list[Any]]:
     """Columns of equal length: run, measure and series by number, the mean over draws, and the transfer's own id."""
-    keys = ["trunk_id", "run_id", *KEYS, *LINE]
+    keys = ["made_by", "run_id", *KEYS, *LINE]
     grouped = cells.groupby(keys, dropna=False, sort=False)["value"].agg(["mean", "size"]).reset_index()
     measure_at = {tuple(measure["key"]): i for i, measure in enumerate(measures)}
     line_at = {line: i for i, line in enumerate(lines)}
     return {
-        "run": [at[str(id_)] for id_ in grouped["trunk_id"]],
+        "run": [at[str(id_)] for id_ in grouped["made_by"]],
         "measure": [measure_at[key] for key in _tuples(grouped[KEYS])],
         "series": [line_at[tuple(map(str, line))] for line in _tuples(grouped[LINE])],
         "value": [_rounded(value) for value in grouped["mean"]],
         "draws": [int(size) for size in grouped["size"]],
-        "id": [None if own == trunk else own for trunk, own in _tuples(grouped[["trunk_id", "run_id"]])],
+        "id": [None if own == trunk else own for trunk, own in _tuples(grouped[["made_by", "run_id"]])],
     }
 
 
