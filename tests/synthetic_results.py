@@ -45,7 +45,7 @@ def common(family: str, size: int, seen: int, seed: int) -> dict[str, Any]:
         "dataset": "fashion-mnist-train", "resolution": 28, "examples": size, "examples_seen": seen, "seed": seed,
         "flops_per_example": FLOPS[family], "flops_standalone": FLOPS[family] * seen, "lr": 1e-3,
         "settings": {"data.examples": size, "model.name": FAMILIES[family], "recipe.lr": 1e-3, "seed": seed},
-        "lr_at_edge": family == "vit" and size == 1_000, "device": "cpu", "n_devices": 1, "device_seconds": 60.0,
+        "lr_at_edge": family == "vit" and size == 1_000, "device": "cpu", "n_devices": 1, "device_seconds": 60 * seen / SEEN,
         "git_commit": "0" * 40, "git_dirty": False, "code_hash": "a" * 64, "versions": {"torch": "2.13.0"},
     }  # fmt: skip
 

@@ -9,7 +9,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from vitscale.cli.report import report
-from vitscale.errors import MISSING
+from vitscale.errors import MISSING, USAGE
 from vitscale.results.store import Held, write_part, write_plan
 
 
@@ -115,3 +115,20 @@ def test_a_plan_leaves_out_the_runs_that_it_does_not_hold(small: Path) -> None:
     (one,) = json.loads(result.stdout)["reports"]
     assert one["table"][0]["Upstream, test set"] == "80.0 ± 0.0"
     assert "1 run left out: recorded here, but not in the study any more." in [note["text"] for note in one["notes"]]
+
+
+def test_paper_draws_table_6_alone(tmp_path: Path) -> None:
+    result = run("--paper", "--out", tmp_path, "--json")
+    assert result.exit_code == 0
+    document = json.loads(result.stdout)
+    assert document["source"] == "arXiv 2010.11929v2, Table 6"
+    (paper,) = document["reports"]
+    assert str(tmp_path / "accuracy_by_flops.pdf") in paper["figures"]
+    assert paper["notes"][0]["text"].startswith("These numbers are the paper's")
+    assert "vitscale sweep" not in (tmp_path / "report.html").read_text()
+
+
+def test_paper_with_a_study_is_refused() -> None:
+    result = run("one", "--paper")
+    assert result.exit_code == USAGE
+    assert result.stderr.count("\n") == 2

@@ -10,10 +10,24 @@ from matplotlib.image import imread
 from matplotlib.text import Annotation, Text
 
 from vitscale.analysis.curves import curves
-from vitscale.report import figures
+from vitscale.report import figures, laws, panels
+from vitscale.report.labels import LEADER
+
+OF_NETWORKS = (
+    "accuracy_by_params",
+    "accuracy_by_patch",
+    "isoflop_panels",
+)  # of which the made-up study has one a family
+NAMED_BY_FAMILY = (
+    "accuracy_by_set_size",
+    "accuracy_by_flops",
+    "error_by_flops",
+    "accuracy_by_time",
+    "upstream_vs_downstream",
+)
 
 
-@pytest.fixture(scope="module", params=list(figures.FIGURES))
+@pytest.fixture(scope="module", params=[name for name in figures.FIGURES if name not in OF_NETWORKS])
 def figure(request: pytest.FixtureRequest, frame: pd.DataFrame) -> Iterator[Figure]:
     drawn = figures.FIGURES[request.param](curves(frame))
     assert drawn is not None
@@ -57,7 +71,11 @@ def _off_axis(name: str, box: object, figure: Figure) -> bool:
     return False
 
 
-def test_every_line_is_named_at_its_end(figure: Figure) -> None:
+@pytest.mark.parametrize("name", NAMED_BY_FAMILY)
+def test_every_line_is_named_at_its_end(name: str, frame: pd.DataFrame) -> None:
+    figure = figures.FIGURES[name](curves(frame))
+    assert figure is not None
+    plt.close(figure)
     for axes in figure.axes:
         if axes.axison:
             names = [text.get_text() for text in axes.texts if isinstance(text, Annotation)]
@@ -92,7 +110,7 @@ def test_the_drawn_values_are_the_means(frame: pd.DataFrame) -> None:
 def test_compute_is_drawn_for_the_full_set_only(frame: pd.DataFrame) -> None:
     drawn = figures.accuracy_by_flops(curves(frame))
     assert drawn is not None
-    lines = [line for line in drawn.axes[0].lines if line.get_marker() in ("o", "s", "^")]
+    lines = [line for line in drawn.axes[0].lines if line.get_gid() != LEADER]
     assert [len(line.get_xdata()) for line in lines] == [3, 3, 3]
     assert "55k unique images" in drawn.get_supxlabel()
     plt.close(drawn)
@@ -100,7 +118,7 @@ def test_compute_is_drawn_for_the_full_set_only(frame: pd.DataFrame) -> None:
 
 def test_nothing_measured_draws_nothing(frame: pd.DataFrame) -> None:
     nothing = curves(frame[frame["status"] == "failed"])
-    assert [draw(nothing) for draw in figures.FIGURES.values()] == [None, None, None]
+    assert [draw(nothing) for draw in figures.FIGURES.values()] == [None] * len(figures.FIGURES)
 
 
 @pytest.mark.parametrize("kept", ["vit", "hybrid"])
@@ -118,9 +136,111 @@ def test_files_are_made_for_paper_and_screen_and_repeat_to_the_byte(frame: pd.Da
     for folder in (tmp_path / "one", tmp_path / "two"):
         drawn = figures.upstream_vs_downstream(few)
         assert drawn is not None
-        paths = figures.save(drawn, folder, "figure")
+        paths = panels.save(drawn, folder, "figure")
         plt.close(drawn)
         assert [path.name for path in paths] == ["figure.png", "figure.svg", "figure.pdf"]
         contents.append([path.read_bytes() for path in paths])
     assert contents[0] == contents[1]
     assert imread(paths[0]).shape[1] == 1800
+
+
+def grown(frame: pd.DataFrame) -> pd.DataFrame:
+    """Three sizes and patches of a ViT in place of the study's one, at its largest set."""
+    vit = frame[(frame["family"] == "vit") & (frame["examples"] == 55_000)]
+    sizes = [("ViT-Ti/8", 8, 1e6, 1.0), ("ViT-Ti/4", 4, 1e6, 2.0), ("ViT-S/4", 4, 6e6, 4.0), ("ViT-B/4", 4, 3e7, 8.0)]
+    parts = [
+        vit.assign(
+            model=name, patch=patch, params_total=int(params), flops_standalone=vit["flops_standalone"] * cost,
+            run_id=vit["run_id"] + name, parent_id=vit["parent_id"] + name, value=1 - (1 - vit["value"]) * cost**-0.3,
+        )
+        for name, patch, params, cost in sizes
+    ]  # fmt: skip
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_networks_are_drawn_by_their_size_and_by_their_patch(frame: pd.DataFrame) -> None:
+    found = curves(grown(frame))
+    by_size = figures.accuracy_by_params(found)
+    assert by_size is not None
+    (line,) = [line for line in by_size.axes[0].lines if line.get_gid() != LEADER]
+    assert list(line.get_xdata()) == [1e6, 6e6, 3e7]
+    areas = {area for points in by_size.axes[0].collections for area in getattr(points, "get_sizes", list)()}
+    assert len(areas) == 3
+    by_patch = figures.accuracy_by_patch(found)
+    assert by_patch is not None
+    lines = [line for line in by_patch.axes[0].lines if line.get_gid() != LEADER]
+    assert sorted(list(line.get_xdata()) for line in lines)[-1] == [4, 8]
+    plt.close(by_size)
+    plt.close(by_patch)
+
+
+def test_a_branch_has_no_time_of_its_own_as_its_trunk_s_is_not_in_it(frame: pd.DataFrame) -> None:
+    shared = frame.assign(
+        trunk_id=frame["run_id"].where(frame["protocol"] == "pretrain").map(lambda id_: id_ and "trunk")
+    )
+    assert figures.accuracy_by_time(curves(frame)) is not None
+    assert figures.accuracy_by_time(curves(shared)) is None
+    plt.close("all")
+
+
+def law_frame(exponent: float) -> pd.DataFrame:
+    x = [1e18 * 2**i for i in range(8)]
+    return pd.DataFrame({
+        "flops": x, "value": [1 - 0.3 * (c / 1e18) ** -exponent for c in x], "trunk_id": [f"run{i}" for i in range(8)],
+        "n_test": 10_000, "family": "vit", "variant": "",
+    })  # fmt: skip
+
+
+def test_a_law_is_that_of_the_points_and_its_equation_says_so() -> None:
+    law = laws.law_of(law_frame(0.25))
+    assert law is not None
+    assert law.fit.parameters["c"] == pytest.approx(0.25, abs=1e-4)
+    assert laws.equation(law).startswith("$0.17\\,(C/10^{19})^{-0.25}$ [0.25, 0.25]")
+    assert law.end == pytest.approx(law.high * 10)
+
+
+def test_errors_that_do_not_fall_or_are_too_few_have_no_law() -> None:
+    assert laws.law_of(law_frame(-0.1)) is None
+    assert laws.law_of(law_frame(0.25)[:2]) is None
+
+
+def test_beyond_the_data_a_law_is_dashed(frame: pd.DataFrame) -> None:
+    found = curves(frame)
+    drawn = figures.error_by_flops(found)
+    assert drawn is not None
+    measured = found.points.loc[found.points["family"] == "vit", "flops"].max()
+    blue = [line for line in drawn.axes[0].lines if line.get_color() == "#0072B2" and line.get_gid() != LEADER]
+    solid, dashed = sorted(blue, key=lambda line: max(line.get_xdata()))
+    assert max(solid.get_xdata()) <= measured * 1.001 < min(dashed.get_xdata())
+    assert (solid.get_linestyle(), dashed.get_linestyle()) == ("-", "--")
+    plt.close(drawn)
+
+
+def test_the_frontier_joins_what_nothing_cheaper_equals(frame: pd.DataFrame) -> None:
+    found = curves(frame)
+    drawn = figures.frontier_by_flops(found)
+    assert drawn is not None
+    (step,) = [line for line in drawn.axes[0].lines if line.get_gid() != LEADER]
+    points = found.points.query("task == 'upstream_test' and metric == 'accuracy'").sort_values("flops")
+    best = points[points["value"] > points["value"].cummax().shift(fill_value=0)]
+    assert list(step.get_xdata()) == list(best["flops"])
+    assert list(step.get_ydata()) == pytest.approx(list(100 * (1 - best["value"])))
+    plt.close(drawn)
+
+
+def test_isoflop_panels_have_a_parabola_for_each_compute_with_four_sizes(frame: pd.DataFrame) -> None:
+    vit = frame[(frame["family"] == "vit") & (frame["examples"] == 55_000) & (frame["examples_seen"] == 880_000)]
+    vit = vit[vit["protocol"] == "pretrain"]
+    parts = [
+        vit.assign(
+            model=f"ViT-{size}", params_total=10 ** (6 + size), flops_standalone=budget * 1e15,
+            run_id=vit["run_id"] + f"{size}{budget}", examples_seen=budget,
+            value=0.8 + 0.05 * budget - 0.02 * (size - 1.5) ** 2,
+        )
+        for size in range(4) for budget in (1, 2)
+    ]  # fmt: skip
+    drawn = figures.isoflop_panels(curves(pd.concat(parts, ignore_index=True)))
+    assert drawn is not None
+    crosses = [line.get_xdata()[0] for line in drawn.axes[0].lines if line.get_marker() == "x"]
+    assert crosses == pytest.approx([10**7.5, 10**7.5], rel=1e-3)
+    plt.close(drawn)

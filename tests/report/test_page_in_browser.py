@@ -32,7 +32,9 @@ def page(frame: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
         flops_segment=2 * frame["flops_standalone"],
     )
     trace = Trace(COMMAND, tuple((step, 2.0 / step) for step in range(1, 30)))
-    return write(hostile, tmp_path_factory.mktemp("page"), HOSTILE, sources=Sources(traces={TRACED: trace})).page
+    return write(
+        hostile, tmp_path_factory.mktemp("page"), HOSTILE, sources=Sources(study="STUDY", traces={TRACED: trace})
+    ).page
 
 
 @pytest.fixture(scope="module")

@@ -82,6 +82,7 @@ def with_pretraining(frame: pd.DataFrame) -> pd.DataFrame:
     drawn = {name: parent.map(trunks[column]).astype("float64") for name, column in OF_TRUNK.items()}
     for name in ("flops", "params", "ratio"):  # a transfer's own seconds are not its pre-training's
         drawn[name] = drawn[name].fillna(frame[OF_TRUNK[name]].astype("float64"))
+    drawn["seconds"] = drawn["seconds"].mask(parent.map(trunks["trunk_id"]).notna())  # those of its trunk are not there
     return frame.assign(**filled, **drawn)
 
 
@@ -101,15 +102,29 @@ def one_budget(points: pd.DataFrame) -> tuple[pd.DataFrame, int | None]:
     return points[points["examples_seen"] == budget], int(budget)
 
 
-def compute_axis(points: pd.DataFrame) -> tuple[pd.DataFrame, int | None]:
-    """The points of the set size at which most cells differ in compute, and that size; empty if none do."""
-    cells = points[[*CELL, "flops"]].dropna(subset=["flops"]).drop_duplicates()
-    lines = cells.groupby(["family", "variant", "examples"], dropna=False)["flops"].nunique()
+def compute_axis(points: pd.DataFrame, column: str = "flops") -> tuple[pd.DataFrame, int | None]:
+    """The points of the set size at which most cells differ in compute, and that size; empty if none do.
+
+    `column`: `flops`, or `seconds` of compute.
+    """
+    cells = points[[*CELL, column]].dropna(subset=[column]).drop_duplicates()
+    lines = cells.groupby(["family", "variant", "examples"], dropna=False)[column].nunique()
     several = lines[lines > 1].groupby("examples").sum()
     if several.empty:
         return points.iloc[:0], None
     examples = max(several.index, key=lambda size: (several[size], size))
-    return points[(points["examples"] == examples) & points["flops"].notna()], int(examples)
+    return points[(points["examples"] == examples) & points[column].notna()], int(examples)
+
+
+def network_axis(points: pd.DataFrame, column: str, keys: list[str]) -> tuple[pd.DataFrame, tuple[int, int] | None]:
+    """The points of the set size and budget at which most networks of one line (`keys`) differ in `column`."""
+    known = points.dropna(subset=[column, "examples", "examples_seen"])
+    counts = known.groupby([*keys, "examples", "examples_seen"], dropna=False)[column].nunique()
+    several = counts[counts > 1].groupby(["examples", "examples_seen"]).sum()
+    if several.empty:
+        return points.iloc[:0], None
+    examples, seen = max(several.index, key=lambda at: (several[at], at))
+    return known[(known["examples"] == examples) & (known["examples_seen"] == seen)], (int(examples), int(seen))
 
 
 def cost_per_image(found: Curves) -> pd.Series:

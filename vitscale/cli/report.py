@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vitscale.cli.screen import print_json, reports_errors, say
-from vitscale.errors import MISSING, VitscaleError
+from vitscale.errors import MISSING, USAGE, VitscaleError
+
+if TYPE_CHECKING:
+    from vitscale.report.page import Report
 
 
 @reports_errors
@@ -29,12 +32,19 @@ def report(
     runs: Annotated[
         Path, typer.Option(help="Folder of the run folders: loss curves and commands of those that are there.")
     ] = Path("runs"),
+    paper: Annotated[
+        bool,
+        typer.Option("--paper", help="Draw the paper's own Table 6 instead of a study, its Figure 5 among others."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print paths, notes and table as JSON.")] = False,
 ) -> None:
     """Draw accuracy against data and compute, with what to doubt, as PNG, SVG, PDF and one HTML page.
 
     An unfinished study is drawn as far as it goes; the page says what is missing.
     """
+    if paper:
+        _paper(studies, out or results / "_paper", as_json=as_json)
+        return
     folders = [results_folder(study, results) for study in studies or []] or _all(results)
 
     from vitscale.cli.report_sources import sources
@@ -54,24 +64,44 @@ def report(
         except VitscaleError as error:  # the other studies are drawn all the same
             refused.append(error)
             continue
-        documents.append(
-            {
-                "study": folder.name,
-                "page": str(written.page),
-                "figures": [str(path) for path in written.figures],
-                "notes": [{"text": note.text, "details": list(note.details)} for note in written.notes],
-                "table": [
-                    dict(zip(written.cells.header, (cell.text for cell in row), strict=True))
-                    for row in written.cells.rows
-                ],
-            }
-        )
+        documents.append(_document(folder.name, written))
     if as_json:
         print_json({"reports": documents})
     else:
         _print(documents)
     if refused:
         raise VitscaleError.of([p for error in refused for p in error.problems], exit_code=refused[0].exit_code)
+
+
+def _paper(studies: list[str] | None, out: Path, *, as_json: bool) -> None:
+    if studies:
+        raise VitscaleError(
+            "--paper draws the paper's table alone, and a study was named, too",
+            hint="leave one of them out",
+            exit_code=USAGE,
+        )
+    from vitscale.files import disk_errors
+    from vitscale.report import page
+    from vitscale.report.paper import NOTES, SOURCE, TITLE, table
+
+    with disk_errors(out):
+        documents = [_document("paper", page.write(table(), out, TITLE, first=NOTES))]
+    if as_json:
+        print_json({"source": SOURCE, "reports": documents})
+    else:
+        _print(documents)
+
+
+def _document(name: str, written: Report) -> dict[str, Any]:
+    return {
+        "study": name,
+        "page": str(written.page),
+        "figures": [str(path) for path in written.figures],
+        "notes": [{"text": note.text, "details": list(note.details)} for note in written.notes],
+        "table": [
+            dict(zip(written.cells.header, (cell.text for cell in row), strict=True)) for row in written.cells.rows
+        ],
+    }
 
 
 def results_folder(study: str, results: Path) -> tuple[Path, Path | None]:

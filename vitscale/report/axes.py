@@ -12,6 +12,8 @@ from vitscale.report.lines import short
 
 # Of the axis: nearer tick labels would run into each other in a 3-inch panel.
 APART = 0.11  # `55k`
+HALVES = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
+FIFTHS = (*(tenth / 10 for tenth in range(10, 30, 2)), 3, 3.5, 4, 4.5, 5, 5.5, 6, 7, 8, 9)
 FAR_APART = 0.24  # `$7{\\times}10^{11}$`
 
 
@@ -53,15 +55,27 @@ def compute_ticks(axes: Axes, values: Sequence[float]) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def round_values(low: float, high: float) -> list[float]:
-    """Two to five values between low and high, far enough apart to be named: powers of ten, else finer steps."""
+def error_ticks(axes: Axes, values: Sequence[float]) -> None:
+    """A logarithmic y axis of errors in %, with values as people write them: 2, 5, 10, 20."""
+    low, high = min(values), max(values)
+    margin = max((high / low) ** 0.06, 1.03)
+    axes.set_yscale("log")
+    axes.set_ylim(low / margin, high * margin)
+    major = round_values(low / margin, high * margin, apart=APART, fewest=3)
+    axes.yaxis.set_major_locator(FixedLocator(major))
+    axes.yaxis.set_major_formatter(FixedFormatter([f"{value:g}" for value in major]))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def round_values(low: float, high: float, apart: float = FAR_APART, fewest: int = 2) -> list[float]:
+    """Values between low and high, far enough apart to be named: powers of ten, else finer steps until `fewest`."""
     tenths = tuple(tenth / 10 for tenth in range(10, 100))
     kept: list[float] = []
-    for mantissas in ((1,), (1, 3), (1, 2, 5), tuple(range(1, 10)), tenths):
+    for mantissas in ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 5, 7), HALVES, FIFTHS, tenths):
         powers = _decades(math.log10(low), math.log10(high))
         values = [float(f"{mantissa}e{power}") for power in powers for mantissa in mantissas]
-        kept = _thinned([value for value in values if low <= value <= high], FAR_APART * math.log(high / low))
-        if len(kept) >= 2:
+        kept = _thinned([value for value in values if low <= value <= high], apart * math.log(high / low))
+        if len(kept) >= fewest:
             break
     return kept
 

@@ -25,7 +25,6 @@ COLORS = {
     **{color: f"other{number}" for number, (color, _) in enumerate(OTHERS, 1)},
 }
 FONT = "(?:DejaVu|Cmsy|Cmr|Cmmi)"  # what ids of letters begin with
-SAME_SIZE = 1.5  # models whose parameters differ by less have markers of one size
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +91,11 @@ def _data(records: Mapping[str, Any]) -> str:
     """Charts and records as JSON in which no tag can end the script element that holds it."""
     series = [{**one, "color": _variable(one["color"])} for one in records["series"]]
     bars = [{**one, "color": _variable(one["color"])} for one in records["baselines"]]
-    sizes = [run["params_total"] for run in records["runs"] if run.get("params_total")]
-    sized = bool(sizes) and max(sizes) > SAME_SIZE * min(sizes)
     document = {
         **records,
         "series": series,
         "baselines": bars,
-        "sized": sized,
-        "chart": chart(series, sized=sized),
+        "chart": chart(series, sized=records["sized"]),
         "losses": loss_curve(),
     }
     text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))

@@ -9,6 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.transforms import Transform, offset_copy
 
+LEADER = "leader"
+LONGEST = 44  # letters: more would leave the panel no room
+CLEAR = 4  # points from a line's end to its leader
 GUTTER = 7  # points from the axes' right edge to where labels begin: clear of a marker on the edge
 
 
@@ -38,26 +41,12 @@ def spread(wanted: Sequence[float], sizes: Sequence[float], low: float, high: fl
 
 def end_label(axes: Axes, text: str, x: float, y: float, color: str, size: float) -> Annotation:
     """The name of a line that ends at data position (x, y); `push_apart` gives it its place."""
+    if len(text) > LONGEST:
+        text = text[: LONGEST - 1] + "…"
     return axes.annotate(
-        text,
-        xy=(x, y),
-        xytext=(1, y),
-        textcoords=(_gutter(axes), "data"),
-        color=color,
-        fontsize=size,
-        va="center",
-        ha="left",
-        annotation_clip=False,
-        # Dotted: a line that ends early has a long leader, which must not pass for data.
-        arrowprops={
-            "arrowstyle": "-",
-            "color": color,
-            "linewidth": 0.6,
-            "linestyle": (0, (1, 2.5)),
-            "shrinkA": 1,
-            "shrinkB": 4,
-        },
-    )
+        text, xy=(x, y), xytext=(1, y), textcoords=(_gutter(axes), "data"), color=color, fontsize=size,
+        va="center", ha="left", annotation_clip=False,
+    )  # fmt: skip
 
 
 def push_apart(figure: Figure, labels: Sequence[tuple[Axes, list[Annotation]]]) -> None:
@@ -66,13 +55,26 @@ def push_apart(figure: Figure, labels: Sequence[tuple[Axes, list[Annotation]]]) 
     figure.set_layout_engine("none")
     for axes, texts in labels:
         box = axes.get_window_extent()
-        wanted = [(axes.transData.transform(text.xy)[1] - box.y0) / box.height for text in texts]
-        # The text's own extent, without the arrow; 1.25 leaves air between two lines.
+        ends = [axes.transAxes.inverted().transform(axes.transData.transform(text.xy)) for text in texts]
+        # The text's own extent; 1.25 leaves air between two lines.
         line = figure.dpi / 72 * 1.25 / box.height
         sizes = [float(text.get_fontsize()) * line for text in texts]
-        for text, centre in zip(texts, spread(wanted, sizes, -0.02, 1.02), strict=True):
+        centres = spread([float(y) for _, y in ends], sizes, -0.02, 1.02)
+        for text, (x, y), centre in zip(texts, ends, centres, strict=True):
             text.set_y(centre)
             text.anncoords = (_gutter(axes), "axes fraction")
+            point = figure.dpi / 72 / box.width
+            _leader(
+                axes, (float(x) + CLEAR * point, float(y)), (1 + (GUTTER - 1) * point, centre), str(text.get_color())
+            )
+
+
+def _leader(axes: Axes, start: tuple[float, float], end: tuple[float, float], color: str) -> None:
+    """From a line's end to its name, as shares of the axes; dotted, as a long one must not pass for data."""
+    axes.plot(
+        *zip(start, end, strict=True), color=color, linewidth=0.6, linestyle=(0, (1, 2.5)), marker="", clip_on=False,
+        transform=axes.transAxes, scalex=False, scaley=False, zorder=1.5, gid=LEADER,
+    )  # fmt: skip
 
 
 def _gutter(axes: Axes) -> Transform:

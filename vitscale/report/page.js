@@ -238,11 +238,12 @@ function openCard(run) {
   facts.versions = facts.versions && JSON.parse(facts.versions);
   const name = [run.model, run.variant, run.seed == null ? "" : `seed ${run.seed}`].filter(Boolean).join(", ");
   $("card-title").textContent = name;
-  const parts = [["What varies in the study", { run: run.id, ...run.settings }], ["What it measured", measured(run)]];
+  const parts = [["What varies in the study", { run: run.id, "went on from": run.shared, ...run.settings }], ["What it measured", measured(run)]];
   for (const [title, names] of Object.entries(PARTS))
     parts.push([title, Object.fromEntries(Object.entries(names).map(([key, label]) => [label, plain(facts[key])]))]);
   $("card-facts").replaceChildren(...parts.flatMap(([title, found]) => section(title, found)));
-  $("card-command").textContent = run.command;
+  $("card-command").textContent = run.command ?? "";
+  $("card-again").hidden = !run.command;
   $("card-losses").hidden = !run.losses;
   $("card").showModal();
   if (run.losses) {

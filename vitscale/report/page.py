@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pandas as pd
 
 from vitscale.analysis.curves import Curves, counted, curves, of_plan, summary
 from vitscale.report.document import Table, html
-from vitscale.report.figures import FIGURES, save
+from vitscale.report.figures import FIGURES
 from vitscale.report.notes import Note, notes, plan_notes
+from vitscale.report.panels import save
 from vitscale.report.records import Sources, records
 from vitscale.report.table import run_table, table
 from vitscale.results.store import Held
@@ -19,10 +21,17 @@ from vitscale.results.store import Held
 TITLES = {
     "accuracy_by_set_size": "Accuracy against pre-training-set size",
     "accuracy_by_flops": "Accuracy against training compute",
+    "error_by_flops": "Error against training compute, with its law",
+    "frontier_by_flops": "The best error at each compute",
+    "isoflop_panels": "Error against size at equal compute",
+    "accuracy_by_params": "Accuracy against parameters",
+    "accuracy_by_patch": "Accuracy against patch size",
+    "accuracy_by_time": "Accuracy against training time",
     "upstream_vs_downstream": "Upstream against downstream",
 }
+# Why a figure is missing that a reader of any study would look for; the others come where what they show varies.
 NOTHING = {
-    "accuracy_by_set_size": "no finished cell",
+    "accuracy_by_set_size": "no finished cell, or one set size alone",
     "accuracy_by_flops": "no set size was trained at two budgets",
     "upstream_vs_downstream": "no cell has both an upstream and a downstream accuracy",
 }
@@ -37,9 +46,16 @@ class Report:
 
 
 def write(
-    everything: pd.DataFrame, out: Path, title: str, plan: Held | None = None, sources: Sources | None = None
+    everything: pd.DataFrame,
+    out: Path,
+    title: str,
+    plan: Held | None = None,
+    sources: Sources | None = None,
+    first: Sequence[Note] = (),
 ) -> Report:
     """Draw what `everything` (as `store.read` gives it) holds of the runs in `plan` into `out`, over an earlier report.
+
+    `first`: what the honesty box begins with.
 
     Raises:
         VitscaleError: two runs claim one point (exit 5); nothing is written then.
@@ -47,12 +63,13 @@ def write(
     frame = of_plan(everything, plan)
     found = curves(frame)
     out.mkdir(parents=True, exist_ok=True)
-    remarks = [*plan_notes(everything, plan), *notes(frame, found)]
+    remarks = [*first, *plan_notes(everything, plan), *notes(frame, found)]
     drawn: dict[str, list[Path]] = {}
     for name, draw in FIGURES.items():
         figure = draw(found)
         if figure is None:
-            remarks.append(Note(f"Not drawn: {TITLES[name].lower()} ({NOTHING[name]})."))
+            if name in NOTHING:
+                remarks.append(Note(f"Not drawn: {TITLES[name].lower()} ({NOTHING[name]})."))
             _forget(out, name)
             continue
         drawn[name] = save(figure, out, name)

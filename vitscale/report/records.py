@@ -12,6 +12,7 @@ import pandas as pd
 
 from vitscale.analysis.curves import LINE, Curves
 from vitscale.report.lines import BASELINE_NAMES, family_styles, looks, measure_title, upstream_task
+from vitscale.report.panels import sized
 
 SHAPES = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross"}
 KEYS = ["task", "protocol", "shots", "metric"]
@@ -61,8 +62,8 @@ class Trace:
 class Sources:
     """Where a report's rows come from, as far as it is at hand."""
 
-    study: str = "STUDY"
-    """What `vitscale sweep` takes to make the runs again."""
+    study: str | None = None
+    """What `vitscale sweep` takes to make the runs again; None: they are not ours."""
     traces: Mapping[str, Trace] = field(default_factory=dict)
     """By run id."""
     outside: Mapping[str, float] = field(default_factory=dict)
@@ -96,6 +97,7 @@ def records(found: Curves, sources: Sources) -> dict[str, Any]:
             }
             for line, look in look_of.items()
         ],
+        "sized": sized(cells, "params"),
         "runs": [{name: value for name, value in run.items() if value is not None} for run in runs],
         "codes": [json.loads(code) for code in codes],
         "steps": list(steps),
@@ -151,9 +153,10 @@ def _run(
         "started": _time(row["started"]),
         "ended": _time(row["ended"]),
         "variant": row["trunk"] or None,
+        "shared": _plain(row["trunk_id"]),
         "settings": json.loads(row["settings"]) if isinstance(row["settings"], str) else {},
         "code": codes.setdefault(code, len(codes)),
-        "command": trace.command or f"vitscale sweep {sources.study} --only {id_}",
+        "command": trace.command or (sources.study and f"vitscale sweep {sources.study} --only {id_}"),
         "steps": steps.setdefault(tuple(step for step, _ in trace.losses), len(steps)) if trace.losses else None,
         "losses": [float(f"{loss:.4g}") for _, loss in trace.losses] or None,
     }

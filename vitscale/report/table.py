@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from vitscale.analysis.curves import LINE, Curves
-from vitscale.report.figures import measures, of_measure
 from vitscale.report.lines import BASELINE_NAMES, measure_title, short
+from vitscale.report.panels import measures, of_measure
 
 
 class Cell(NamedTuple):

@@ -55,7 +55,6 @@ def parts(folder: Path) -> list[Path]:
 
 def read(folder: Path) -> pd.DataFrame:
     """All rows of all parts, every attempt, with the schema's columns; integers and booleans are nullable."""
-    import pandas as pd
     import pyarrow as pa
 
     if not folder.is_dir():
@@ -70,6 +69,18 @@ def read(folder: Path) -> pd.DataFrame:
             exit_code=MISSING,
         )
     table = pa.concat_tables([_read_part(path) for path in files])
+    return _frame(table)
+
+
+def frame_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Rows that lie in no part, as `read` would give them."""
+    return _frame(_table(rows))
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    import pandas as pd
+    import pyarrow as pa
+
     nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
     frame: pd.DataFrame = table.to_pandas(types_mapper=nullable.get)
     return frame

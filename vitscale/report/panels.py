@@ -1,0 +1,210 @@
+"""What figures are made of: panels, lines named at their ends, baselines, a key, a caption, and files."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation
+
+from vitscale.analysis.curves import Curves, cost_per_image
+from vitscale.files import write_whole
+from vitscale.report.axes import scientific
+from vitscale.report.labels import end_label, push_apart
+from vitscale.report.lines import BASELINE_NAMES, GREY, NAMES, Look, family_styles, looks, measure_title, upstream_task
+
+WIDTH = 9.0  # inches
+SERIES = ["family", "variant"]  # a line by compute: a family's models joined
+MARKER, SMALL, LARGE = 26.0, 14.0, 64.0  # square points
+SAME_SIZE = 1.5  # networks whose parameters differ by less have markers of one size
+FORMATS = ("png", "svg", "pdf")
+
+
+def style() -> AbstractContextManager[None]:
+    return plt.style.context(Path(__file__).parent / "paper.mplstyle")
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """As PNG, SVG and PDF. Without a date, the same results give the same bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    png, svg, pdf = (io.BytesIO() for _ in FORMATS)
+    with style():  # fonts and resolution are looked up when a file is written
+        # The canvases' own methods: `savefig` would draw everything twice, the first time for a layout that is done.
+        FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
+        FigureCanvasPdf(figure).print_pdf(pdf, metadata={"CreationDate": None})
+        figure.set_dpi(plt.rcParams["savefig.dpi"])
+        FigureCanvasAgg(figure).print_png(png)
+    paths = [folder / f"{name}.{kind}" for kind in FORMATS]
+    for path, drawn in zip(paths, (png, svg, pdf), strict=True):
+        write_whole(path, drawn.getvalue())
+    return paths
+
+
+def accuracy(points: pd.DataFrame) -> pd.DataFrame:
+    return points[points["metric"] == "accuracy"]
+
+
+def measures(points: pd.DataFrame) -> list[tuple[str, str, int | None]]:
+    """Panels in reading order: upstream, then each task's few-shot by shots, then its fine-tuning."""
+    keys = points[["task", "protocol", "shots"]].drop_duplicates().itertuples(index=False, name=None)
+    found = [(str(task), str(protocol), None if pd.isna(shots) else int(shots)) for task, protocol, shots in keys]
+    upstream = upstream_task(points)
+    kept = [key for key in found if key[1] != "pretrain" or key[0] == upstream]
+    order = {"pretrain": 0, "fewshot": 1, "finetune": 2}
+    return sorted(kept, key=lambda key: (key[1] != "pretrain", key[0], order.get(key[1], 3), key[2] or 0))
+
+
+def of_measure(points: pd.DataFrame, key: tuple[str, str, int | None]) -> pd.DataFrame:
+    task, protocol, shots = key
+    same_shots = points["shots"].isna() if shots is None else (points["shots"] == shots).fillna(False)
+    return points[(points["task"] == task) & (points["protocol"] == protocol) & same_shots]
+
+
+def panel_grid(panels: int, columns: int = 3) -> tuple[Figure, list[Axes]]:
+    columns = min(columns, panels)
+    rows = -(-panels // columns)
+    width = WIDTH if columns > 1 else WIDTH * 0.6
+    figure = plt.figure(figsize=(width, 2.65 * rows + 0.35), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06, hspace=0.04, wspace=0.03)  # type: ignore[union-attr, call-arg]
+    axes = [figure.add_subplot(rows, columns, number + 1) for number in range(panels)]
+    return figure, axes
+
+
+def small_multiples(
+    points: pd.DataFrame,
+    found: Curves,
+    keys: list[str],
+    x: str,
+    x_label: str,
+    ticks: Callable[[Axes, Sequence[float]], None],
+    spent: str,
+) -> Figure:
+    panels = measures(points)
+    line_looks = looks(points, keys)
+    with style():
+        figure, grid = panel_grid(len(panels))
+        labels = []
+        for number, (axes, key) in enumerate(zip(grid, panels, strict=True)):
+            ticks(axes, [float(value) for value in points[x]])
+            texts = draw_lines(axes, of_measure(points, key), keys, x, line_looks)
+            texts += draw_baselines(axes, of_measure(accuracy(found.baselines), key))
+            labels.append((axes, texts))
+            axes.set_title(measure_title(*key))
+            if number % 3 == 0:
+                axes.set_ylabel("accuracy, %")
+            if number + 3 >= len(panels):
+                axes.set_xlabel(x_label)
+        if len(panels) % 3 == 2:
+            draw_key(figure, len(panels), points, cost_per_image(found), line_looks)
+        dashed = " Dashed: baselines." if len(found.baselines) else ""
+        band = " Band: ± 1 sd over seeds." if points["n"].max() > 1 else ""
+        draw_caption(figure, f"{seed_text(points)}{band} {spent[0].upper()}{spent[1:]}.{dashed}")
+        push_apart(figure, labels)
+    return figure
+
+
+def draw_lines(
+    axes: Axes, points: pd.DataFrame, keys: list[str], x: str, line_looks: dict[tuple[str, ...], Look]
+) -> list[Annotation]:
+    """Means and their bands, each line named at its end. Of a line of several models only the points that nothing
+    smaller in x equals are joined; the others are faint."""
+    texts = []
+    areas = marker_areas(points)
+    for line, group in points.assign(variant=points["variant"].fillna("")).groupby(keys, sort=True):
+        look = line_looks[tuple(map(str, line))]
+        group = group.sort_values([x, "value"], ascending=[True, False])
+        best = _undominated(group) if group["model"].nunique() > 1 else pd.Series(True, index=group.index)
+        joined = group[best]
+        across = joined[x].astype(float).to_numpy()
+        mean, sd = 100 * joined["value"].to_numpy(), 100 * joined["sd"].fillna(0).to_numpy()
+        axes.fill_between(across, mean - sd, mean + sd, color=look.color, alpha=0.16, linewidth=0)
+        if len(across) == 1:  # where a band has no width
+            axes.errorbar(across, mean, yerr=sd, fmt="none", ecolor=look.color, elinewidth=1)
+        axes.plot(across, mean, color=look.color, linestyle=look.dash)
+        for shown, alpha in ((best, 1.0), (~best, 0.35)):
+            axes.scatter(
+                group.loc[shown, x].astype(float), 100 * group.loc[shown, "value"], s=areas[shown[shown].index],
+                color=look.color, marker=look.marker, edgecolors="white", linewidths=0.6, alpha=alpha, zorder=3,
+            )  # fmt: skip
+        texts.append(end_label(axes, look.label, across[-1], mean[-1], look.color, 8))
+    return texts
+
+
+def _undominated(line: pd.DataFrame) -> pd.Series:
+    """Of points sorted by x, and best first: those better than all before them."""
+    before = line["value"].cummax().shift()
+    return (line["value"] > before) | before.isna()
+
+
+def marker_areas(points: pd.DataFrame) -> pd.Series:
+    """By parameters where `sized`; in square points."""
+    params = points["params"].astype(float)
+    low, high = params.min(), params.max()
+    if not sized(points, "params"):
+        return pd.Series(MARKER, index=points.index)
+    share = (params / low).map(math.log) / math.log(high / low)
+    return (SMALL + (LARGE - SMALL) * share).fillna(MARKER)
+
+
+def sized(points: pd.DataFrame, column: str) -> bool:
+    """Whether some family has networks whose parameters (`column`) differ enough to be told apart by their markers."""
+    params = points[column].astype(float).groupby(points["family"])
+    return bool((params.max() > SAME_SIZE * params.min()).any())
+
+
+def draw_baselines(axes: Axes, baselines: pd.DataFrame) -> list[Annotation]:
+    """Thin dashed lines; a family's carry its hollow marker at the right edge, so that colour is not all there is."""
+    styles = family_styles(baselines)
+    texts = []
+    right = axes.get_xlim()[1]
+    for row in baselines.sort_values(["init", "family"]).itertuples():
+        color, marker = styles[str(row.family)]
+        value = 100 * float(row.value)  # type: ignore[arg-type]
+        axes.axhline(value, color=color, linestyle=(0, (4, 2.5)), linewidth=0.8, zorder=1)
+        axes.plot(right, value, marker=marker, color=color, markerfacecolor="white", markersize=4, clip_on=False)
+        name = BASELINE_NAMES.get((str(row.protocol), str(row.init)), str(row.init))
+        name = ", ".join(filter(None, [name, str(row.variant)]))
+        texts.append(end_label(axes, name, right, value, color, 7))
+    return texts
+
+
+def draw_key(
+    figure: Figure, panels: int, points: pd.DataFrame, cost: pd.Series, line_looks: dict[tuple[str, ...], Look]
+) -> None:
+    """Which model stands behind a family's name, in the grid's free place."""
+    axes = figure.add_subplot(-(-panels // 3), 3, panels + 1)
+    axes.set_axis_off()
+    styles = family_styles(points)
+    models = points[["family", "model"]].drop_duplicates().sort_values(["family", "model"])
+    shown = {look.label for look in line_looks.values()}
+    for number, (family, model) in enumerate(models.head(6).itertuples(index=False, name=None)):
+        color, marker = styles[family]
+        y = 0.93 - 0.17 * number
+        axes.plot([0.03], [y], marker=marker, color=color, transform=axes.transAxes, clip_on=False)
+        alone = (models["family"] == family).sum() == 1 and model not in shown
+        name = f"{NAMES.get(family, family)}: {model}" if alone else model
+        axes.text(0.1, y, name, color=color, fontsize=8, va="center", transform=axes.transAxes)
+        if model in cost.index:
+            price = f"{scientific(cost[model])} FLOPs an image"
+            axes.text(0.1, y - 0.075, price, color=GREY, fontsize=7.5, va="center", transform=axes.transAxes)
+
+
+def seed_text(points: pd.DataFrame) -> str:
+    low, high = int(points["n"].min()), int(points["n"].max())
+    if high == 1:
+        return "One run a point."
+    return f"Means over {high} seeds." if low == high else f"Means over {low} to {high} seeds."
+
+
+def draw_caption(figure: Figure, text: str) -> None:
+    figure.supxlabel(text, fontsize=7.5, color=GREY, x=0.012, ha="left")
