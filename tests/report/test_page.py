@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from vitscale.analysis.curves import curves
+from vitscale.errors import VitscaleError
 from vitscale.report.figures import upstream_vs_downstream
 from vitscale.report.notes import Note, notes
 from vitscale.report.page import Report, write
@@ -116,9 +117,13 @@ def test_the_box_tells_of_families_that_do_not_cost_the_same(frame: pd.DataFrame
     assert "differ by 40% between models" in changed(frame, frame["family"] == "resnet", flops_per_example=5.6e7 * 1.35)
 
 
-def test_the_box_tells_of_two_versions_of_a_task(frame: pd.DataFrame) -> None:
+def test_two_versions_of_a_task_are_refused_with_the_way_out(frame: pd.DataFrame, tmp_path: Path) -> None:
     older = (frame["task"] == "digits") & (frame["seed"] == 0)
-    assert "Two versions of a task" in changed(frame, older, task_version=2)
+    mixed = frame.assign(task_version=frame["task_version"].mask(older, 2))
+    with pytest.raises(VitscaleError, match="task digits was measured in versions 1 and 2") as refused:
+        write(mixed, tmp_path / "report", "mixed")
+    assert "vitscale sweep" in refused.value.problems[0].hint
+    assert not (tmp_path / "report").exists()
 
 
 def test_the_box_tells_of_a_transfer_that_is_not_done_yet(frame: pd.DataFrame) -> None:

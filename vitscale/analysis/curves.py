@@ -86,6 +86,25 @@ def with_pretraining(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(**filled, **drawn)
 
 
+def one_version(found: Curves) -> None:
+    """Refuses a task measured in two versions: their numbers do not compare, and would share a curve.
+
+    Raises:
+        VitscaleError: exit 5.
+    """
+    versions = found.rows.dropna(subset=["task_version"]).groupby("task")["task_version"].agg(["min", "max"])
+    mixed = versions[versions["min"] < versions["max"]]
+    if mixed.empty:
+        return
+    task, old, new = str(mixed.index[0]), mixed["min"].iloc[0], mixed["max"].iloc[0]
+    raise VitscaleError(
+        f"task {task} was measured in versions {old} and {new}: their numbers do not compare, and share no curve",
+        hint="`vitscale sweep STUDY` measures again what the newer version needs and leaves the older out;"
+        f" or move the .parquet parts of version {old} away",
+        exit_code=MISSING,
+    )
+
+
 def one_budget(points: pd.DataFrame) -> tuple[pd.DataFrame, int | None]:
     """The points of the budget (examples seen) that most cells share, and that budget.
 

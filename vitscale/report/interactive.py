@@ -6,6 +6,7 @@ Data and axes are left open: the page's own script fills in what its switches sa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import altair as alt
@@ -20,6 +21,7 @@ SMALLEST, LARGEST = 45, 180  # area of a marker, in square pixels
 TOOLTIP = {"run": "run", "model": "model", "images": "images", "seen": "images seen", "across": "x", "up": "y"}
 
 
+@cache
 def scripts() -> str:
     """Vega, Vega-Lite and vega-embed as one script that needs no network."""
     version = alt.SCHEMA_VERSION.removeprefix("v").rpartition(".")[0]

@@ -15,6 +15,7 @@ from matplotlib.text import Annotation
 from vitscale.analysis.checks import choose
 from vitscale.analysis.curves import Curves, compute_axis
 from vitscale.analysis.fits import Fit, fit
+from vitscale.analysis.forms import FORMS
 from vitscale.analysis.frontier import Configuration, frontier
 from vitscale.analysis.intervals import Sample, sample
 from vitscale.analysis.isoflop import Budget, IsoFlop, isoflop
@@ -38,6 +39,7 @@ from vitscale.report.panels import (
 
 LAWS = ("power", "saturating")  # what few points can tell apart
 FEWEST = 3  # places in x of a law
+CHOICE = 5  # places from which on the dearest can be held out to choose a form
 BEYOND = 10.0  # times the largest compute: further a forecast is a guess
 RESAMPLES = 300  # enough for the eye; `vitscale fit` takes more
 GRID = 60
@@ -149,7 +151,8 @@ def law_of(rows: pd.DataFrame) -> Law | None:
     except VitscaleError:  # equal values, or versions that are not compared: there is no law to draw
         return None
     points = curve.observations
-    found = fit(choose(points, LAWS).form, points)
+    several = len(np.unique(points.inputs)) >= CHOICE
+    found = fit(choose(points, LAWS).form if several else FORMS["power"], points)
     low, high = float(points.inputs.min()), float(points.inputs.max())
     falls = found.predict(np.array([[high]]))[0] < 0.999 * found.predict(np.array([[low]]))[0]
     return Law(found, sample(found, resamples=RESAMPLES), low, high) if falls else None

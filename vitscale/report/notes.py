@@ -32,7 +32,6 @@ def notes(frame: pd.DataFrame, found: Curves) -> list[Note]:
         *_unmeasured(newest),
         *_without_labels(found),
         *_mixed_code(found),
-        *_task_versions(found),
         *_edges(newest),
         *_changing_rates(found),
         *_unequal_cost(found),
@@ -173,12 +172,6 @@ def _mixed_code(found: Curves) -> list[Note]:
     if dirty:
         result.append(Note(f"{_count(dirty, 'run')} trained by code with uncommitted changes."))
     return result
-
-
-def _task_versions(found: Curves) -> list[Note]:
-    versions = found.rows.groupby("task")["task_version"].nunique()
-    mixed = sorted(str(task) for task in versions[versions > 1].index)
-    return [Note("Two versions of a task in one study; their numbers do not compare.", tuple(mixed))] if mixed else []
 
 
 def _edges(newest: pd.DataFrame) -> list[Note]:

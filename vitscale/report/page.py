@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from vitscale.analysis.curves import Curves, counted, curves, of_plan, summary
+from vitscale.analysis.curves import Curves, counted, curves, of_plan, one_version, summary
 from vitscale.report.document import Table, html
 from vitscale.report.figures import FIGURES
 from vitscale.report.notes import Note, notes, plan_notes
@@ -58,10 +58,11 @@ def write(
     `first`: what the honesty box begins with.
 
     Raises:
-        VitscaleError: two runs claim one point (exit 5); nothing is written then.
+        VitscaleError: two runs claim one point, or a task has two versions (exit 5); nothing is written then.
     """
     frame = of_plan(everything, plan)
     found = curves(frame)
+    one_version(found)
     out.mkdir(parents=True, exist_ok=True)
     remarks = [*first, *plan_notes(everything, plan), *notes(frame, found)]
     drawn: dict[str, list[Path]] = {}
