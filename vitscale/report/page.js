@@ -146,12 +146,29 @@ function grouped(points, fixed) {
     const cell = JSON.stringify([run.model, run.examples, run.examples_seen, series]);
     if (!lines.has(line)) lines.set(line, new Map());
     const cells = lines.get(line);
-    cells.set(cell, [...(cells.get(cell) ?? []), { x, y, series }]);
+    cells.set(cell, [...(cells.get(cell) ?? []), { x, y, series, model: run.model }]);
   }
-  const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
-  return [...lines].map(([line, cells]) => [...cells.values()].map((seeds) => ({
-    line, series: seeds[0].series, x: mean(seeds.map(({ x }) => x)), y: mean(seeds.map(({ y }) => y)),
-  })).sort((a, b) => a.x - b.x));
+  return [...lines].map(([line, cells]) => {
+    const means = [...cells.values()].map((seeds) => ({
+      line, model: seeds[0].model, x: mean(seeds.map(({ x }) => x)), y: mean(seeds.map(({ y }) => y)),
+    })).sort((a, b) => a.x - b.x);
+    const look = Math.min(...[...cells.values()].map(([{ series }]) => series));
+    return joined(means).map((point) => ({ ...point, series: look }));
+  });
+}
+
+const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+
+// Of a line of several models, what nothing before it equals.
+function joined(means) {
+  if (new Set(means.map(({ model }) => model)).size < 2) return means;
+  const sign = $("metric").value.includes("accuracy") ? 1 : -1;
+  let best = -Infinity;
+  return means.filter(({ y }) => {
+    const better = sign * y > best;
+    best = Math.max(best, sign * y);
+    return better;
+  });
 }
 
 function specification(points, bars) {
@@ -171,7 +188,7 @@ function specification(points, bars) {
 
 function ticksOf(points) {
   const values = axis().ticks && [...new Set(points.map(({ x }) => x))];
-  return { labelExpr: axis().scientific ? SCIENTIFIC : PLAIN, labelOverlap: "greedy", tickCount: 6, ...(values ? { values } : {}) };
+  return { labelExpr: axis().scientific ? SCIENTIFIC : PLAIN, labelOverlap: "greedy", labelSeparation: 10, tickCount: 6, ...(values ? { values } : {}) };
 }
 
 function barsOf() {
@@ -201,7 +218,7 @@ function describe(bars) {
     + "Arrow keys go from run to run, Enter opens one. The tables below hold all values.");
   $("bars").textContent = bars.length ? `Dashed: ${bars.map(({ name, up }) => `${name} ${up}`).join("; ")}.` : "";
   $("count").textContent = shown.length
-    ? `${shown.length} runs; lines join the means over seeds.${report.sized ? " Larger: more parameters." : ""}` : "Nothing measured here.";
+    ? `${shown.length} runs; lines join the means over seeds, of several models those that nothing before them equals.${report.sized ? " Larger: more parameters." : ""}` : "Nothing measured here.";
 }
 
 function step(by) {

@@ -82,7 +82,7 @@ def _frame(table: pa.Table) -> pd.DataFrame:
     import pyarrow as pa
 
     nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
-    frame: pd.DataFrame = table.to_pandas(types_mapper=nullable.get)
+    frame: pd.DataFrame = table.combine_chunks().to_pandas(types_mapper=nullable.get)
     return frame
 
 
@@ -181,7 +181,7 @@ def _read_part(path: Path) -> pa.Table:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.ParquetFile(path).read()
+        table = pq.ParquetFile(path).read(use_threads=False)  # of a small file, threads cost more than they save
     except (pa.ArrowException, OSError) as error:
         raise VitscaleError(
             f"{path}: not a readable Parquet file (truncated?): {str(error).splitlines()[0]}",
