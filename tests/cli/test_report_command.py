@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from vitscale.cli.report import report
 from vitscale.errors import MISSING, USAGE
+from vitscale.report import figures
 from vitscale.results.store import Held, write_part, write_plan
 
 
@@ -117,7 +118,9 @@ def test_a_plan_leaves_out_the_runs_that_it_does_not_hold(small: Path) -> None:
     assert "1 run left out: recorded here, but not in the study any more." in [note["text"] for note in one["notes"]]
 
 
-def test_paper_draws_table_6_alone(tmp_path: Path) -> None:
+def test_paper_draws_table_6_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figure_5 = {"accuracy_by_flops": figures.accuracy_by_flops}
+    monkeypatch.setattr("vitscale.report.page.FIGURES", figure_5)  # the others are tested where they are drawn
     result = run("--paper", "--out", tmp_path, "--json")
     assert result.exit_code == 0
     document = json.loads(result.stdout)

@@ -1,4 +1,5 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 
@@ -27,12 +28,24 @@ NAMED_BY_FAMILY = (
 )
 
 
-@pytest.fixture(scope="module", params=[name for name in figures.FIGURES if name not in OF_NETWORKS])
-def figure(request: pytest.FixtureRequest, frame: pd.DataFrame) -> Iterator[Figure]:
-    drawn = figures.FIGURES[request.param](curves(frame))
-    assert drawn is not None
-    yield drawn
-    plt.close(drawn)
+@pytest.fixture(scope="module")
+def drawn(frame: pd.DataFrame) -> Iterator[Callable[[str], Figure]]:
+    """The made-up study's figures by name, each drawn once."""
+    found = curves(frame)
+
+    @cache
+    def draw(name: str) -> Figure:
+        figure = figures.FIGURES[name](found)
+        assert figure is not None
+        return figure
+
+    yield draw
+    plt.close("all")
+
+
+@pytest.fixture(params=[name for name in figures.FIGURES if name not in OF_NETWORKS])
+def figure(request: pytest.FixtureRequest, drawn: Callable[[str], Figure]) -> Figure:
+    return drawn(request.param)
 
 
 def texts(figure: Figure) -> list[Text]:
@@ -72,11 +85,8 @@ def _off_axis(name: str, box: object, figure: Figure) -> bool:
 
 
 @pytest.mark.parametrize("name", NAMED_BY_FAMILY)
-def test_every_line_is_named_at_its_end(name: str, frame: pd.DataFrame) -> None:
-    figure = figures.FIGURES[name](curves(frame))
-    assert figure is not None
-    plt.close(figure)
-    for axes in figure.axes:
+def test_every_line_is_named_at_its_end(name: str, drawn: Callable[[str], Figure]) -> None:
+    for axes in drawn(name).axes:
         if axes.axison:
             names = [text.get_text() for text in axes.texts if isinstance(text, Annotation)]
             assert {"ViT", "Hybrid", "ResNet"} <= set(names)
@@ -204,16 +214,17 @@ def test_errors_that_do_not_fall_or_are_too_few_have_no_law() -> None:
     assert laws.law_of(law_frame(0.25)[:2]) is None
 
 
-def test_beyond_the_data_a_law_is_dashed(frame: pd.DataFrame) -> None:
-    found = curves(frame)
-    drawn = figures.error_by_flops(found)
-    assert drawn is not None
-    measured = found.points.loc[found.points["family"] == "vit", "flops"].max()
-    blue = [line for line in drawn.axes[0].lines if line.get_color() == "#0072B2" and line.get_gid() != LEADER]
+def test_beyond_the_data_a_law_is_dashed(drawn: Callable[[str], Figure], frame: pd.DataFrame) -> None:
+    points = curves(frame).points
+    measured = points.loc[points["family"] == "vit", "flops"].max()
+    blue = [
+        line
+        for line in drawn("error_by_flops").axes[0].lines
+        if line.get_color() == "#0072B2" and line.get_gid() != LEADER
+    ]
     solid, dashed = sorted(blue, key=lambda line: max(line.get_xdata()))
     assert max(solid.get_xdata()) <= measured * 1.001 < min(dashed.get_xdata())
     assert (solid.get_linestyle(), dashed.get_linestyle()) == ("-", "--")
-    plt.close(drawn)
 
 
 def test_the_frontier_joins_what_nothing_cheaper_equals(frame: pd.DataFrame) -> None:

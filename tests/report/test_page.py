@@ -166,6 +166,13 @@ def test_a_study_without_any_result_says_so(frame: pd.DataFrame, tmp_path: Path)
     assert "1 run failed" in report.page.read_text("utf-8")
 
 
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where only box and tables matter: figures take most of a report's time."""
+    monkeypatch.setattr("vitscale.report.page.FIGURES", {})
+
+
+@pytest.mark.usefixtures("without_figures")
 def test_runs_that_left_the_study_are_not_drawn_and_counted(frame: pd.DataFrame, tmp_path: Path) -> None:
     every = frozenset(frame["run_id"])
     gone = frozenset(frame.loc[frame["family"] == "resnet", "run_id"]) - {"base"}
@@ -238,6 +245,7 @@ def with_masked_runs(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([frame.assign(settings=known), masked], ignore_index=True)
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_how_well_patches_are_predicted_is_told_and_never_drawn_as_an_accuracy(
     frame: pd.DataFrame, tmp_path: Path
 ) -> None:
@@ -267,6 +275,7 @@ def test_how_well_patches_are_predicted_is_told_and_never_drawn_as_an_accuracy(
 
 def test_runs_without_any_upstream_accuracy_are_drawn_downstream(frame: pd.DataFrame, tmp_path: Path) -> None:
     both = with_masked_runs(frame)
+    both = both[both["shots"].isna() | (both["shots"] == 1)]
     alone = both[both["run_id"].str.endswith("m") | (both["role"] == "baseline")]
     written = write(alone, tmp_path, "masked alone")
     assert "accuracy_by_set_size.svg" in {path.name for path in written.figures}

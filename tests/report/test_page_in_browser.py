@@ -10,6 +10,7 @@ from browser import CHROMIUM, DRIVER, Browser, browser
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.support.ui import Select
 
+from vitscale.report.figures import accuracy_by_set_size
 from vitscale.report.page import write
 from vitscale.report.records import Sources, Trace
 
@@ -32,9 +33,12 @@ def page(frame: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
         flops_segment=2 * frame["flops_standalone"],
     )
     trace = Trace(COMMAND, tuple((step, 2.0 / step) for step in range(1, 30)))
-    return write(
-        hostile, tmp_path_factory.mktemp("page"), HOSTILE, sources=Sources(study="STUDY", traces={TRACED: trace})
-    ).page
+    sources = Sources(study="STUDY", traces={TRACED: trace})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "vitscale.report.page.FIGURES", {"accuracy_by_set_size": accuracy_by_set_size}
+        )  # one is enough here
+        return write(hostile, tmp_path_factory.mktemp("page"), HOSTILE, sources=sources).page
 
 
 @pytest.fixture(scope="module")

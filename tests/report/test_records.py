@@ -78,6 +78,7 @@ def test_what_is_not_recorded_is_null_and_json_holds_it_all(frame: pd.DataFrame)
     assert "flops" not in {axis["key"] for axis in found["axes"]}
 
 
+@pytest.mark.slow
 def test_a_page_of_500_runs_with_their_loss_curves_is_under_3_mb(frame: pd.DataFrame, tmp_path: Path) -> None:
     rows = many(frame[(frame["draw"].fillna(0) < 2) | frame["shots"].isna()], 10)
     ids = rows.loc[rows["protocol"] == "pretrain", "run_id"].dropna().unique()
