@@ -11,6 +11,7 @@ import pytest
 import tiny
 from vitscale.cli.plan_screen import Terms, bill
 from vitscale.launch.changes import changes
+from vitscale.launch.estimate import expected_seconds
 from vitscale.launch.folders import prepare
 from vitscale.launch.rates import GUESSED_MFU, Rates, keep, rates_of
 from vitscale.launch.sweep import current_plan
@@ -129,3 +130,20 @@ def test_bench_times_each_shape_and_plan_prices_with_it(folder: Path) -> None:
     assert document["rates"] == f"as measured on {shapes[0]['device']}"
     seconds = [job["device_seconds"] for job in document["jobs"] if job["kind"] == "pretrain"]
     assert seconds == pytest.approx([12 * 16 / shape["images_per_second"] for shape in shapes])
+
+
+def test_what_is_left_of_a_branch_counts_from_where_it_left_its_trunk(folder: Path) -> None:
+    text = tiny.STUDY.replace("steps = 12\n", 'schedule = "constant"\ncooldown = 0.5\n')
+    (folder / "study.toml").write_text(text[: text.index("[[transfer]]")] + '[[axes]]\n"recipe.steps" = [20, 40]\n')
+    jobs = trained(folder)
+    (branch,) = [job for job in jobs if job.branch and job.steps == 40]
+
+    def expected(step: int) -> float:
+        run = folder / "runs" / branch.id
+        run.mkdir(parents=True, exist_ok=True)
+        event = {"event": "step", "step": step, "steps": 40, "images_per_second": 1.0}
+        (run / "events.jsonl").write_text(json.dumps(event) + "\n")
+        return expected_seconds(jobs, [branch], folder / "runs", processes=1, threads=1)[0]
+
+    assert expected(20) - expected(30) == pytest.approx(10 * 16)  # images, at one a second
+    assert expected(20) - expected(40) == pytest.approx(20 * 16)

@@ -25,7 +25,8 @@ def expected_seconds(
         event = folders.last_event(runs / job.id) if job.kind == "pretrain" else None
         if event is not None:
             measured.append(event["images_per_second"] * 6 * job.macs)
-            done[job.id] = event["step"] / event["steps"]
+            first = job.branch.step if job.branch else 0
+            done[job.id] = max(event["step"] - first, 0) / max(event["steps"] - first, 1)
     rate = sum(measured) / len(measured) if measured else FLOPS_PER_CORE * threads
     groups = {job.id if job.kind != "transfer" else job.parent or job.run.model.name for job in left}
     overhead = len(groups) * SECONDS_PER_PROCESS + len(left) * SECONDS_PER_JOB
