@@ -88,3 +88,27 @@ def test_a_trunk_keeps_its_checkpoints_until_its_branches_are_done(runs: Path) -
         (runs / branch).mkdir()
         (runs / branch / "result.json").write_text(json.dumps({"status": "done", "rows": [], "attempt": 1}))
     assert {each.folder.name for each in surplus(runs)} == {"step-00000010"}
+
+
+def test_what_is_linked_from_a_run_that_stays_is_not_counted_as_freed(runs: Path) -> None:
+    surplus_of_done = runs / "done" / "checkpoints" / "step-00000010" / "model.safetensors"
+    linked = runs / "stopped" / "checkpoints" / "step-00000010" / "model.safetensors"
+    linked.unlink()
+    linked.hardlink_to(surplus_of_done)
+    assert [each.bytes for each in surplus(runs)] == [0]
+    linked.unlink()
+    twice = runs / "done" / "checkpoints" / "step-00000015"
+    twice.mkdir()
+    (twice / "model.safetensors").hardlink_to(surplus_of_done)
+    assert sorted(each.bytes for each in surplus(runs)) == [0, 100]  # one file under two names
+
+
+def test_a_trunk_keeps_the_best_that_its_last_checkpoint_goes_back_to(runs: Path) -> None:
+    run = runs / "done"
+    told = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**told, "branches": [[10, "a"]], "machine": {}}))
+    (runs / "a").mkdir()
+    (runs / "a" / "result.json").write_text(json.dumps({"status": "done", "rows": [], "attempt": 1}))
+    state = {"progress": {"step": 30, "best_step": 20}}
+    (run / "checkpoints" / "step-00000030" / "state.json").write_text(json.dumps(state))
+    assert {each.folder.name for each in surplus(runs)} == {"step-00000010", "step-00000040"}

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 import tiny
 from vitscale.launch import trunks
 from vitscale.launch.folders import prepare
+from vitscale.launch.surplus import free, surplus
 from vitscale.study.job import Job
 from vitscale.study.load import load
 from vitscale.study.plan import plan
@@ -135,3 +136,57 @@ def test_a_damaged_trunk_costs_compute_and_no_result(train: Callable[..., list[J
     for job in jobs:
         if job.branch:
             assert_same(tmp_path / "torn" / job.id, tmp_path / "alone" / job.id)
+
+
+def test_after_a_clean_a_longer_budget_still_goes_on_from_the_trunk(
+    train: Callable[..., list[Job]], tmp_path: Path
+) -> None:
+    (trunk, *_) = train(study([4, 16]), "cleaned", share=True)
+    best = json.loads((tmp_path / "cleaned" / trunk.id / "checkpoints" / "step-00000012" / "state.json").read_text())
+    assert best["progress"]["best_step"] < 12  # else this shows nothing
+    for each in surplus(tmp_path / "cleaned"):
+        free(each)
+    jobs = train(study([4, 16, 20]), "cleaned", share=True)
+    train(study([4, 16, 20]), "alone", share=False)
+    for job in jobs:
+        if job.branch and job.steps == 20:
+            assert_same(tmp_path / "cleaned" / job.id, tmp_path / "alone" / job.id)
+
+
+def test_a_branch_whose_own_checkpoints_are_damaged_leaves_its_trunk_again(
+    train: Callable[..., list[Job]], tmp_path: Path
+) -> None:
+    jobs = train(study([4, 16]), "damaged", share=True)
+    train(study([4, 16]), "alone", share=False)
+    branch = next(job for job in jobs if job.steps == 16 and job.branch)
+    run = tmp_path / "damaged" / branch.id
+    (run / "result.json").unlink()
+    for model in run.glob("checkpoints/step-*/model.safetensors"):
+        torn = model.read_bytes()[:-5]
+        model.unlink()  # a link: the trunk's is to stay whole
+        model.write_bytes(torn)
+    train(study([4, 16]), "damaged", share=True)
+    assert_same(run, tmp_path / "alone" / branch.id)
+
+
+def test_a_run_whose_best_checkpoint_is_lost_goes_back_to_where_it_can_be_had_again(
+    train: Callable[..., list[Job]], tmp_path: Path
+) -> None:
+    (job,) = train(study([16]), "lost", share=False)
+    train(study([16]), "alone", share=False)
+    run = tmp_path / "lost" / job.id
+    best = outcome(run)["checkpoint"]
+    assert best != "step-00000016"
+    (run / "result.json").unlink()
+    shutil.rmtree(run / "checkpoints" / best)
+    train(study([16]), "lost", share=False)
+    assert_same(run, tmp_path / "alone" / job.id)
+
+
+def test_keep_every_makes_the_checkpoints_that_it_keeps(train: Callable[..., list[Job]], tmp_path: Path) -> None:
+    (job,) = train(study([16]), "kept", share=False, keep_every=5, save_every=1e9)
+    names = {path.name for path in (tmp_path / "kept" / job.id / "checkpoints").glob("step-*")}
+    assert {"step-00000005", "step-00000010", "step-00000015", "step-00000016"} <= names
+    for name in names:
+        state = json.loads((tmp_path / "kept" / job.id / "checkpoints" / name / "state.json").read_text())
+        assert state["progress"]["best_step"] is None or f"step-{state['progress']['best_step']:08d}" in names

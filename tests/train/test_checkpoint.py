@@ -49,6 +49,24 @@ def test_the_last_n_and_every_milestone_survive(tmp_path: Path) -> None:
     assert kept(tmp_path) == [4, 8, 9, 10, 11]
 
 
+def test_the_best_until_each_checkpoint_that_survives_does_so_too(tmp_path: Path) -> None:
+    best = {3: 3, 10: 3, 12: 12, 14: 12, 20: 20, 21: 20}
+    for step, until_then in best.items():
+        save(tmp_path, step, until_then, keep=Keep(last=1, every=10))
+    assert kept(tmp_path) == [3, 10, 20, 21]  # 12 and 14 are nobody's any more
+    for step in kept(tmp_path):
+        assert best[step] in kept(tmp_path)
+
+
+def test_what_was_put_aside_for_the_same_step_comes_back_if_the_new_one_never_had_its_name(tmp_path: Path) -> None:
+    final = save(tmp_path, 4)
+    final.rename(final.with_name(".step-00000004.aside"))  # and here the process died
+    assert newest(tmp_path).progress.step == 4
+    save(tmp_path, 4, best=4)
+    assert newest(tmp_path).progress.best_step == 4
+    assert [path.name for path in final.parent.iterdir() if path.name.startswith(".")] == []
+
+
 def test_what_was_passed_over_does_not_take_the_place_of_what_is_written_after_it(tmp_path: Path) -> None:
     for step in (3, 6, 9):
         save(tmp_path, step, keep=Keep(last=3))

@@ -5,8 +5,10 @@ A trunk keeps all while runs that branch off it are not done, and then the one t
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,11 +26,18 @@ class Surplus:
     why: str
 
 
-def surplus(runs: Path, *, milestones: bool = False) -> Iterator[Surplus]:
+def surplus(runs: Path, *, milestones: bool = False) -> list[Surplus]:
     """What can be freed of all runs in a folder, run by run; with `milestones` also what `--keep-every` has kept.
 
     Runs that are stopped, running, failed or cannot be read keep everything.
     """
+    found = list(_unneeded(runs, milestones))
+    freed = _freed([folder for folder, _ in found])
+    return [Surplus(folder, freed[folder], why) for folder, why in found]
+
+
+def _unneeded(runs: Path, milestones: bool) -> Iterator[tuple[Path, str]]:
+    """(folder of a checkpoint, why nothing needs it)"""
     for run in sorted(path.parent for path in runs.glob("*/run.json")):
         try:
             outcome, told = folders.result(run), folders.document(run)
@@ -36,12 +45,35 @@ def surplus(runs: Path, *, milestones: bool = False) -> Iterator[Surplus]:
             continue
         if outcome is None or outcome["status"] != "done" or not outcome.get("checkpoint") or folders.is_held(run):
             continue
-        if any(not _is_done(runs / id_) for _, id_ in told.get("branches", [])):
+        branches = told.get("branches", [])
+        if any(not _is_done(runs / id_) for _, id_ in branches):
             continue
+        kept = {outcome["checkpoint"], *(_best(run / "checkpoints" / outcome["checkpoint"]) if branches else ())}
         every = None if milestones else told["machine"].get("keep_every")
         for folder in sorted(path for path in (run / "checkpoints").glob("*") if path.is_dir()):
-            if folder.name != outcome["checkpoint"] and not (every and _step(folder) % every == 0):
-                yield Surplus(folder, size(folder), f"run {run.name} is done and kept {outcome['checkpoint']}")
+            if folder.name not in kept and not (every and _step(folder) % every == 0):
+                yield folder, f"run {run.name} is done and kept {outcome['checkpoint']}"
+
+
+def _best(checkpoint: Path) -> list[str]:
+    """The name of the best checkpoint until then, from which a longer run goes on as well."""
+    try:
+        best = json.loads((checkpoint / "state.json").read_text())["progress"]["best_step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [] if best is None else [f"step-{best:08d}"]
+
+
+def _freed(folders: Sequence[Path]) -> dict[Path, int]:
+    """Bytes that each gives back. Branches have links to their trunk's files: these are freed once, if all links go."""
+    files = {folder: [path.stat() for path in folder.rglob("*") if path.is_file()] for folder in folders}
+    links = Counter((stat.st_dev, stat.st_ino) for stats in files.values() for stat in stats)
+    freed = dict.fromkeys(folders, 0)
+    for folder, stats in files.items():
+        for stat in stats:
+            if links.pop((stat.st_dev, stat.st_ino), 0) == stat.st_nlink:
+                freed[folder] += stat.st_size
+    return freed
 
 
 def _is_done(run: Path) -> bool:
@@ -57,11 +89,6 @@ def free(found: Surplus) -> None:
     with disk_errors(found.folder):
         found.folder.rename(gone)
         shutil.rmtree(gone)
-
-
-def size(folder: Path) -> int:
-    """Bytes of the files in it."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _step(folder: Path) -> int:

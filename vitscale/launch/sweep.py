@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from vitscale.errors import HELD, INVALID_STUDY, MISSING, VitscaleError
+from vitscale.errors import HELD, INTERRUPTED, INVALID_STUDY, MISSING, VitscaleError
 from vitscale.failures import POLICIES, Failure
 from vitscale.files import disk_errors
 from vitscale.launch import folders, trunks
@@ -205,6 +205,15 @@ class Sweep:
                     self._report(job)
             if worker.ended() == MISSING and not self.stopping:
                 self._full_disk(jobs)
+            if worker.ended() == INTERRUPTED and not self.stopping:
+                self._say_preempted(jobs)
+
+    def _say_preempted(self, jobs: Sequence[Job]) -> None:
+        """Of a worker that a signal stopped which the sweep did not get: a scheduler has its reasons."""
+        job = next((job for job in jobs if folders.outcome_of(job, self.places.runs) is None), None)
+        if job is not None:
+            again = "it goes on from its last checkpoint" if self.tries[job.id] < TRIES else "not started again"
+            self.say(f"stopped  {title(job)}: by a signal to its process; {again}")
 
     def _again(self, job: Job) -> bool:
         """Whether a failure is one that is worth another try in this sweep; what it recorded stays recorded."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from vitscale.errors import VitscaleError
 from vitscale.train import checkpoint
 from vitscale.train.checkpoint import Checkpoint, Progress
 from vitscale.train.rundir import RunDir
@@ -13,7 +13,7 @@ from vitscale.train.rundir import RunDir
 
 def start_of(rundir: RunDir) -> Path | None:
     """The checkpoint from which the run goes on; None where it starts with nothing."""
-    return checkpoint.newest(rundir.folder) or _branched_off(rundir)
+    return checkpoint.newest(rundir.folder, with_best=_keeps_best(rundir)) or _branched_off(rundir)
 
 
 def _branched_off(rundir: RunDir) -> Path | None:
@@ -21,14 +21,17 @@ def _branched_off(rundir: RunDir) -> Path | None:
     if rundir.branch is None:
         return None
     trunk, leaves_at = rundir.branch
-    folder = checkpoint.newest(trunk.folder, until=leaves_at)
-    if folder is None:
-        return None
-    start = checkpoint.load(folder, verify=False)
-    _adopt_best(start, rundir)  # first: it would do as a start, too, should the process end here
-    adopted = checkpoint.adopt(start, rundir.folder, _counted_from_here(start.progress))
-    rundir.log("branch", {"trunk": trunk.id, "step": start.progress.step})
-    return adopted
+    for start in checkpoint.whole(trunk.folder, leaves_at, with_best=_keeps_best(rundir)):
+        with suppress(FileNotFoundError):  # the trunk trains on, and has let go of it meanwhile
+            _adopt_best(start, rundir)  # first: it would do as a start, too, should the process end here
+            adopted = checkpoint.adopt(start, rundir.folder, _counted_from_here(start.progress))
+            rundir.log("branch", {"trunk": trunk.id, "step": start.progress.step})
+            return adopted
+    return None
+
+
+def _keeps_best(rundir: RunDir) -> bool:
+    return rundir.run.recipe.keep == "best"
 
 
 def _counted_from_here(progress: Progress) -> Progress:
@@ -39,15 +42,7 @@ def _counted_from_here(progress: Progress) -> Progress:
 def _adopt_best(start: Checkpoint, rundir: RunDir) -> None:
     """The best checkpoint before, where the run keeps that: nothing after it may be better."""
     best = start.progress.best_step
-    if best in (None, start.progress.step) or rundir.run.recipe.keep != "best":
+    if best is None or best == start.progress.step or not _keeps_best(rundir):
         return
-    folder = start.folder.with_name(checkpoint.folder_of(rundir.folder, best).name)
-    try:
-        found = checkpoint.load(folder)
-    except VitscaleError as error:
-        raise VitscaleError(
-            error.problems[0].message,
-            hint=f"move {start.folder.parent.parent} away: the trunk is then trained again",
-            exit_code=error.exit_code,
-        ) from None
+    found = checkpoint.load(checkpoint.folder_of(start.folder.parent.parent, best), verify=False)
     checkpoint.adopt(found, rundir.folder, _counted_from_here(found.progress))

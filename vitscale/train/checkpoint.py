@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 AVERAGES = "averages.safetensors"
 STATE = "state.json"
+ASIDE = ".aside"
 SCHEMA = 3
 
 
@@ -77,16 +79,19 @@ class Keep:
     every: int | None = None
     """Those of every so many steps."""
     branches: frozenset[int] = frozenset()
-    """Of a trunk: those that other runs start from, with the best of each until then."""
+    """Of a trunk: those that other runs start from."""
+
+    def at(self, step: int) -> bool:
+        """Whether there is to be one of this step, and to stay."""
+        return step in self.branches or bool(self.every and step % self.every == 0)
 
     def steps(self, run: Path, progress: Progress) -> set[int]:
-        """The steps to be kept of those that a run has; later ones than that of `progress` could not be read."""
+        """The steps to be kept of those that a run has, and the best one until each of them; later ones than that of
+        `progress` could not be read."""
         until = sorted(step for step in _steps(run / "checkpoints") if step <= progress.step)
-        milestones = {step for step in until if self.every and step % self.every == 0}
-        branches = self.branches.intersection(until)
-        ends = [progress, *(_progress(folder_of(run, step)) for step in branches)]
-        best = {end.best_step for end in ends if end is not None and end.best_step is not None}
-        return {*until[-self.last :], progress.step} | milestones | branches | best
+        kept = {*until[-self.last :], progress.step, *filter(self.at, until)}
+        best = {progress.best_step, *(_best_until(folder_of(run, step)) for step in kept)}
+        return kept | {step for step in best if step is not None}
 
 
 class Tensors(Mapping[str, Tensor]):
@@ -145,10 +150,7 @@ def save(
         for name in (*files, STATE):
             sync(temporary / name)
         check()
-        if final.exists():
-            shutil.rmtree(final)
-        temporary.rename(final)
-        sync(final.parent)
+        _put(temporary, final)
         write_whole(final.parent / "latest", final.name.encode())
     except VitscaleError:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -166,6 +168,7 @@ def adopt(source: Checkpoint, run: Path, progress: Progress) -> Path:
 
     Raises:
         NotSaved: the disk is full or read-only (exit 5).
+        FileNotFoundError: the other run has let go of it meanwhile.
     """
     final = folder_of(run, progress.step)
     temporary = final.with_name(f".{final.name}.{os.getpid()}")
@@ -178,17 +181,39 @@ def adopt(source: Checkpoint, run: Path, progress: Progress) -> Path:
             json.dumps({**state, "schema": SCHEMA, "run": run.name, "progress": asdict(progress)}, indent=2)
         )
         sync(temporary / STATE)
-        temporary.rename(final)
-        sync(final.parent)
+        _put(temporary, final)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, FileNotFoundError):
+            raise
         raise _not_saved(final, error) from None
     return final
+
+
+def _put(temporary: Path, final: Path) -> None:
+    """Gives a whole checkpoint its name; one of that name goes only when it is there."""
+    aside = final.with_name(f".{final.name}{ASIDE}")
+    shutil.rmtree(aside, ignore_errors=True)
+    if final.is_dir():
+        final.rename(aside)
+    temporary.rename(final)
+    sync(final.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _put_back(folder: Path) -> None:
+    """What a process had put aside that died before the next one had its name."""
+    for aside in folder.glob(f".step-*{ASIDE}"):
+        final = aside.with_name(aside.name.removesuffix(ASIDE)[1:])
+        if not final.exists():
+            aside.rename(final)
 
 
 def _link(source: Path, target: Path) -> None:
     try:
         target.hardlink_to(source)
+    except FileNotFoundError:
+        raise
     except OSError:
         shutil.copyfile(source, target)
         sync(target)
@@ -232,22 +257,32 @@ class Writer:
             writing.result()
 
 
-def newest(run: Path, until: int | None = None) -> Path | None:
-    """The newest checkpoint that is whole, not after step `until`; damaged ones are passed over. None where there is
-    none.
+def newest(run: Path, *, with_best: bool = False) -> Path | None:
+    """The newest of `whole`; None where there is none."""
+    return next((found.folder for found in whole(run, with_best=with_best)), None)
+
+
+def whole(run: Path, until: int | None = None, *, with_best: bool = False) -> Iterator[Checkpoint]:
+    """The checkpoints that can be gone on from, not after step `until`, the newest first; damaged ones are passed over.
+
+    `with_best`: and from which the best until then is there as well.
 
     Raises:
         ForeignError: there is one that does not belong here (exit 5).
     """
-    found = [step for step in _steps(run / "checkpoints") if until is None or step <= until]
-    for step in sorted(found, reverse=True):
+    _put_back(run / "checkpoints")
+    steps = [step for step in _steps(run / "checkpoints") if until is None or step <= until]
+    for step in sorted(steps, reverse=True):
         try:
-            return load(folder_of(run, step)).folder
+            found = load(folder_of(run, step))
+            if with_best and found.progress.best_step not in (None, step):
+                load(folder_of(run, found.progress.best_step))
         except ForeignError:
             raise
         except VitscaleError as error:
-            print(f"{error}\npassed over: trying the checkpoint before it", flush=True)
-    return None
+            print(f"{error}\ncheckpoint {step} passed over: trying the one before it", flush=True)
+        else:
+            yield found
 
 
 def load(folder: Path, *, verify: bool = True) -> Checkpoint:
@@ -320,12 +355,12 @@ def _steps(folder: Path) -> list[int]:
     return [int(name) for name in names if name.isdecimal()]
 
 
-def _progress(folder: Path) -> Progress | None:
-    """What its state says; None where that cannot be read."""
-    try:
-        return load(folder, verify=False).progress
-    except VitscaleError:
-        return None
+def _best_until(folder: Path) -> int | None:
+    """The best step that its state names; None where there is none, or it cannot be read."""
+    with suppress(OSError, ValueError, KeyError):
+        best: int | None = json.loads((folder / STATE).read_text())["progress"]["best_step"]
+        return best
+    return None
 
 
 def _sha256(path: Path) -> str:

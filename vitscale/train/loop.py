@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,7 +28,7 @@ class Loop:
     `validate(step)` returns (score, FLOPs) and runs after every `validate_every` steps and after the last, unless
     others go on from there (`validate_last`); the score is None where there are no images for one. `after_step()` is
     called between the steps, by every device.
-    `save(progress)` takes a checkpoint, every `save_every` seconds and after the steps `save_at`, which may be written
+    `save(progress)` takes a checkpoint, every `save_every` seconds and where `saves_at(step)`, which may be written
     while training goes on; `written()` waits until it is. `log(event, facts)` writes a line of `events.jsonl`.
     """
 
@@ -41,7 +41,7 @@ class Loop:
     after_step: Callable[[], None] | None = None
     save: Callable[[Progress], None] | None = None
     save_every: float = 60.0
-    save_at: Collection[int] = ()
+    saves_at: Callable[[int], bool] = lambda _: False
     written: Callable[[], None] | None = None
     validate: Callable[[int], tuple[float | None, float]] | None = None
     validate_every: int | None = None
@@ -101,7 +101,7 @@ class Loop:
                     with meter.part("validate"):
                         progress, improved = self._validated(progress)
                     progress = replace(progress, device_seconds=clock.seconds())
-                due = last or improved or progress.step in self.save_at or now - saved > self.save_every
+                due = last or improved or self.saves_at(progress.step) or now - saved > self.save_every
                 # Their clocks differ, and all of them save.
                 stopping, due = (n > 0 for n in group.summed(self.stop.requested, due and group.is_first()))
                 if due or stopping:

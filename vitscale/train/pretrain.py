@@ -127,7 +127,7 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
         after_step=lambda: data.share_bad(data.images),
         save=save,
         save_every=machine.get("save_every", 60.0),
-        save_at=rundir.branches,
+        saves_at=keep.at,
         written=written,
         validate=validate if run.data.val_examples or run.recipe.probe else None,
         validate_every=None if every is None else max(every // run.recipe.batch_size, 1),
