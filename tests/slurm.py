@@ -41,12 +41,12 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 
 @contextmanager
-def slurm(folder: Path) -> Iterator[dict[str, str]]:
-    """The environment in which `srun` reaches it."""
+def slurm(folder: Path, *settings: str) -> Iterator[dict[str, str]]:
+    """The environment in which `srun` reaches it; `settings`: further lines of its configuration."""
     port = 20_000 + os.getpid() % 4_000 * 3
     names = {"folder": folder, "host": socket.gethostname().partition(".")[0]}
     conf = folder / "slurm.conf"
-    conf.write_text(CONF.format(**names, port=port, first=port + 1, second=port + 2))
+    conf.write_text("\n".join([CONF.format(**names, port=port, first=port + 1, second=port + 2), *settings, ""]))
     (folder / "ctld").mkdir()
     environment = {**os.environ, "SLURM_CONF": str(conf)}
     daemons = [["slurmctld", "-D"], *(["slurmd", "-D", "-N", node] for node in ("n1", "n2"))]
@@ -70,7 +70,7 @@ def _until_ready(environment: dict[str, str]) -> None:
         asked = subprocess.run(
             ["sinfo", "-h", "-N", "-o", "%t"], env=environment, capture_output=True, text=True, check=False
         )
-        if asked.stdout.split() == ["idle", "idle"]:
+        if set(asked.stdout.split()) == {"idle"}:
             return
         assert time.monotonic() < end, asked
         time.sleep(0.2)

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from vitscale import lease
-from vitscale.errors import HELD, MISSING, VitscaleError
-from vitscale.launch.single import _wait_for_holder
+from vitscale.errors import HELD, VitscaleError
+from vitscale.launch.single import wait_for_holder
 from vitscale.lease import Lost, Watch, hold, holder
 
 HOLDER = """
@@ -224,12 +224,12 @@ def test_a_command_refuses_a_run_that_moves_and_takes_one_that_does_not(tmp_path
     said: list[str] = []
     process = start("another kernel")
     with pytest.raises(VitscaleError, match=f"is being worked on by process {process.pid} on ") as refused:
-        _wait_for_holder(tmp_path, said.append)
-    assert refused.value.exit_code == MISSING
+        wait_for_holder(tmp_path, said.append)
+    assert refused.value.exit_code == HELD
     assert said == [
         f"run {tmp_path.name} is held by process {process.pid} on {socket.gethostname()}: "
         "looking for up to 0.3 s whether that still moves"
     ]
     process.kill()
-    _wait_for_holder(tmp_path, said.append)
+    wait_for_holder(tmp_path, said.append)
     assert holder(tmp_path) is None

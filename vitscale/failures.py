@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 
 class Failure(StrEnum):
@@ -43,3 +45,10 @@ POLICIES = {
     Failure.SETUP: Policy(0, ""),
     Failure.CODE: Policy(0, ""),
 }
+
+
+def policy(outcome: Mapping[str, Any]) -> Policy:
+    """What the outcome of a run is worth: nothing more is tried of one that is done, or would fail in the same way."""
+    if outcome["status"] != "failed" or not outcome.get("retry", True):
+        return Policy(0, "")
+    return POLICIES[Failure(outcome.get("failure") or Failure.CODE)]

@@ -216,6 +216,12 @@ def _common(shards: list[str]) -> tuple[str, tuple[str, ...]]:
     return root, tuple("/".join(path[depth:]) for path in paths)
 
 
+def config_file() -> Path:
+    """The user's own settings, of all studies: `vitscale/config.toml` in XDG_CONFIG_HOME or `~/.config`."""
+    home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # noqa: PTH111  # there may be no home
+    return Path(home) / "vitscale" / "config.toml"
+
+
 def cache_folder() -> Path:
     """Where indexes and pieces of remote shards are kept: VITSCALE_CACHE, or else `vitscale` in the user's cache."""
     given = os.environ.get("VITSCALE_CACHE")

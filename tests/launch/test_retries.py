@@ -9,23 +9,24 @@ import pytest
 import tiny
 from vitscale.failures import POLICIES, Failure
 from vitscale.launch import folders
+from vitscale.launch.local_sweep import LocalSweep
 from vitscale.launch.machine import Machine, Places
-from vitscale.launch.sweep import Sweep, current_plan
+from vitscale.launch.sweep import current_plan
 from vitscale.study.load import load
 from vitscale.study.plan import Job
 
 
 @pytest.fixture
-def swept(tmp_path: Path) -> tuple[Sweep, Job, list[str]]:
+def swept(tmp_path: Path) -> tuple[LocalSweep, Job, list[str]]:
     """A sweep that has not begun, a job of it, and what it says."""
     study = load(tiny.write(tmp_path), base=tmp_path)
     said: list[str] = []
     places = Places(runs=tmp_path / "runs", results=tmp_path / "results")
-    sweep = Sweep(study=study, places=places, machine=Machine(jobs=1, threads=1), say=said.append)
+    sweep = LocalSweep(study=study, places=places, machine=Machine(jobs=1, threads=1), say=said.append)
     return sweep, current_plan(study, places.runs).jobs[0], said
 
 
-def fail(sweep: Sweep, job: Job, attempt: int, kind: Failure, **more: Any) -> None:
+def fail(sweep: LocalSweep, job: Job, attempt: int, kind: Failure, **more: Any) -> None:
     folder = sweep.places.runs / job.id
     folder.mkdir(parents=True, exist_ok=True)
     outcome = {"status": "failed", "failure": kind, "reason": "it was so", "rows": [], "attempt": attempt, **more}
@@ -34,7 +35,7 @@ def fail(sweep: Sweep, job: Job, attempt: int, kind: Failure, **more: Any) -> No
 
 @pytest.mark.parametrize("kind", list(Failure))
 def test_each_kind_is_tried_again_as_often_as_its_policy_says(
-    swept: tuple[Sweep, Job, list[str]], kind: Failure
+    swept: tuple[LocalSweep, Job, list[str]], kind: Failure
 ) -> None:
     sweep, job, said = swept
     retries = POLICIES[kind].retries
@@ -49,21 +50,21 @@ def test_each_kind_is_tried_again_as_often_as_its_policy_says(
     assert kept == sorted(["result.json", *(f"result-{attempt}.json" for attempt in range(1, retries + 1))])
 
 
-def test_what_would_end_in_the_same_way_is_not_tried_again(swept: tuple[Sweep, Job, list[str]]) -> None:
+def test_what_would_end_in_the_same_way_is_not_tried_again(swept: tuple[LocalSweep, Job, list[str]]) -> None:
     """A run that has no fewer images to try, or whose micro-batch was given."""
     sweep, job, _ = swept
     fail(sweep, job, 1, Failure.OUT_OF_MEMORY, retry=False)
     assert not sweep._again(job)
 
 
-def test_a_sweep_that_is_stopping_tries_nothing_again(swept: tuple[Sweep, Job, list[str]]) -> None:
+def test_a_sweep_that_is_stopping_tries_nothing_again(swept: tuple[LocalSweep, Job, list[str]]) -> None:
     sweep, job, _ = swept
     sweep.stopping = True
     fail(sweep, job, 1, Failure.KILLED)
     assert not sweep._again(job)
 
 
-def test_fail_fast_stops_at_what_is_not_tried_again(swept: tuple[Sweep, Job, list[str]]) -> None:
+def test_fail_fast_stops_at_what_is_not_tried_again(swept: tuple[LocalSweep, Job, list[str]]) -> None:
     sweep, job, said = swept
     sweep.fail_fast = True
     fail(sweep, job, 1, Failure.TIME)

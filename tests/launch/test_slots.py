@@ -12,11 +12,11 @@ import pytest
 import tiny
 from vitscale.cli import options
 from vitscale.errors import MISSING, RUN_FAILED, USAGE, VitscaleError
-from vitscale.launch import sweep as module
+from vitscale.launch import local_sweep as module
 from vitscale.launch.local import Worker
+from vitscale.launch.local_sweep import LocalSweep
 from vitscale.launch.machine import Machine, Places
 from vitscale.launch.slots import Slots, named
-from vitscale.launch.sweep import Sweep
 from vitscale.study.load import load
 
 
@@ -61,7 +61,7 @@ def swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., type
         for seen in (FakeWorker.started, FakeWorker.running, FakeWorker.most):
             seen.clear()
         places = Places(runs=tmp_path / "runs", results=tmp_path / "results")
-        ended = Sweep(study=study, places=places, machine=Machine(threads=1, **machine), say=lambda _: None).run()
+        ended = LocalSweep(study=study, places=places, machine=Machine(threads=1, **machine), say=lambda _: None).run()
         assert ended.failed == 8
         return FakeWorker
 

@@ -138,7 +138,7 @@ def run_one(job: Job, runs: Path, results: Path, machine: Machine, place: Place 
     from vitscale.launch.single import run_single, take_part
 
     if place is not None and place.rank > 0:
-        raise typer.Exit(take_part(job, runs, machine, place))
+        raise typer.Exit(take_part(runs / job.id, machine.threads, place))
     before = folders.state(runs / job.id)
     cost = f"{job.params.total:,} parameters, {job.flops:.2e} FLOPs"
     say(f"{title(job)}: {'is done already' if before == 'done' else cost}")

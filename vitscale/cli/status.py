@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,10 +19,11 @@ from vitscale.errors import USAGE, VitscaleError
 
 if TYPE_CHECKING:
     from vitscale.launch.board import Board
+    from vitscale.launch.slurm.submissions import Place
     from vitscale.study.job import Job
     from vitscale.study.load import Study
 
-STATES = ("done", "failed", "running", "stopped", "to do")
+STATES = ("done", "failed", "running", "queued", "stopped", "to do")
 
 
 @reports_errors
@@ -35,9 +36,10 @@ def status(
     ] = False,
     json: options.Json = False,
 ) -> None:
-    """Say where each run of STUDY stands: done, failed and why, running and how far, stopped, to do."""
+    """Say where each run of STUDY stands: done, failed and why, running and how far, queued, stopped, to do."""
     from vitscale.launch import folders
     from vitscale.launch.progress import title
+    from vitscale.launch.slurm.submissions import describe
     from vitscale.launch.sweep import current_plan
     from vitscale.study.load import load
 
@@ -48,13 +50,23 @@ def status(
         _watch(loaded, runs)
         return
     now = current_plan(loaded, runs)
-    found = [(job, folders.state_of(job, runs), _detail(job, runs)) for job in now.jobs]
+    in_slurm = _in_slurm(now.jobs, runs)
+    found = [(job, _state(job, runs, in_slurm), _detail(job, runs, in_slurm)) for job in now.jobs]
     counts = {state: sum(each == state for _, each, _ in found) for state in STATES}
     failures = Counter(
         (folders.outcome_of(job, runs) or {}).get("failure", "code") for job, state, _ in found if state == "failed"
     )
     if json:
-        runs_ = [{"state": state, "run": job.id, "title": title(job), "detail": detail} for job, state, detail in found]
+        runs_ = [
+            {
+                "state": state,
+                "run": job.id,
+                "title": title(job),
+                "detail": detail,
+                "slurm": describe(in_slurm.get(job.id)),
+            }
+            for job, state, detail in found
+        ]
         told = {"counts": counts, "failures": dict(failures), "waiting": len(now.waiting), "runs": runs_}
         print_json({"study": loaded.name, **told})
         return
@@ -62,13 +74,35 @@ def status(
     say(_summary(counts, failures, len(now.waiting)))
 
 
-def _detail(job: Job, runs: Path) -> str:
+def _in_slurm(jobs: Sequence[Job], runs: Path) -> Mapping[str, Place]:
+    """Of runs that have not ended what Slurm says, where any was ever submitted and Slurm answers."""
+    from vitscale.launch import folders
+    from vitscale.launch.slurm import submissions
+
+    try:
+        return submissions.standing(runs, [job.id for job in jobs if folders.outcome_of(job, runs) is None])
+    except VitscaleError as error:
+        say(f"Slurm: {error.problems[0].message}")
+        return {}
+
+
+def _state(job: Job, runs: Path, in_slurm: Mapping[str, Place]) -> str:
+    from vitscale.launch import folders
+
+    state = folders.state_of(job, runs)
+    place = in_slurm.get(job.id)
+    return "queued" if state in ("stopped", "to do") and place is not None and place.is_live else state
+
+
+def _detail(job: Job, runs: Path, in_slurm: Mapping[str, Place]) -> str:
     from vitscale.launch import folders
     from vitscale.launch.progress import failure_words, progress, summary
 
     outcome = folders.outcome_of(job, runs)
     if outcome is None:
-        return progress(runs / job.id, running=folders.is_held(runs / job.id))
+        place = in_slurm.get(job.id)
+        words = [progress(runs / job.id, running=folders.is_held(runs / job.id)), place.words if place else ""]
+        return "; ".join(filter(None, words))
     return summary(outcome) if outcome["status"] == "done" else failure_words(outcome)
 
 
@@ -81,15 +115,34 @@ def _summary(counts: Mapping[str, int], failures: Mapping[str, int], waiting: in
     return ", ".join([*words, *([f"{waiting} wait for [select]"] if waiting else [])])
 
 
+class Queue:
+    """What is queued in Slurm, which is not asked at every look."""
+
+    EVERY = 10.0
+
+    def __init__(self, runs: Path) -> None:
+        self._runs, self._next, self._words = runs, 0.0, ""
+
+    def words(self, jobs: Sequence[Job]) -> str:
+        from vitscale.launch.slurm.submissions import queued_words
+
+        if time.monotonic() >= self._next:
+            self._words = queued_words(_in_slurm(jobs, self._runs))
+            self._next = time.monotonic() + self.EVERY
+        return self._words
+
+
 def _watch(study: Study, runs: Path) -> None:
     """Until nothing is left, in whatever processes and on whatever hosts it runs."""
     from vitscale.launch.board import board
     from vitscale.launch.sweep import current_plan, everything
 
     def look() -> Board:
-        seen[:] = [board(current_plan(study, runs), runs, everything)]
+        now = current_plan(study, runs)
+        seen[:] = [board(now, runs, everything, note=queue.words(now.jobs))]
         return seen[0]
 
+    queue = Queue(runs)
     seen: list[Board] = []
     with view(sys.stdout) as shown, suppress(KeyboardInterrupt):
         shown.say(f"{study.title}: {look().summary()}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vitscale.cli import options
+from vitscale.cli.launchers import Launch, Launcher, in_slurm, on_this_machine
 from vitscale.cli.live import view
 from vitscale.cli.plan_screen import totals, unequal
 from vitscale.cli.screen import reports_errors, say
@@ -17,7 +18,6 @@ from vitscale.errors import INTERRUPTED, INVALID_STUDY, RUN_FAILED, USAGE, Vitsc
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from vitscale.launch.machine import Machine
     from vitscale.launch.sweep import Ended, Sweep
     from vitscale.study.job import Job
     from vitscale.study.load import Study
@@ -42,6 +42,16 @@ def sweep(
     ] = False,
     accept_code_change: Annotated[
         bool, typer.Option("--accept-code-change", help="Go on with half-done runs that other code began.")
+    ] = False,
+    launcher: Annotated[
+        Launcher, typer.Option("--launcher", help="Where runs start: on this machine, or as jobs of a Slurm cluster.")
+    ] = Launcher.LOCAL,
+    max_array: Annotated[
+        int | None,
+        typer.Option("--max-array", min=1, help="Slurm: tasks of one array. Default: as many as the cluster allows."),
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Slurm: leave when all that can be is submitted; start it again to go on.")
     ] = False,
     jobs: options.Jobs = None,
     threads: options.Threads = None,
@@ -70,64 +80,81 @@ def sweep(
 
     Stop it at any time: the next sweep goes on where this one was.
     """
-    from vitscale.launch.sweep import Sweep
     from vitscale.study.load import load
 
     options.check_alone()
-    shown = options.monitors(tensorboard, wandb)
     loaded = load(study, settings=settings or [])
     wanted = options.only(only)
-    if retry_failed and not dry_run:
-        _set_failed_aside(loaded, runs, wanted, share)
     everything, states = _planned(loaded, runs, wanted, share)
     if all(job.role == "trunk" for job in everything):
         raise VitscaleError(
             f"--only {only}: no run of {study} is named so", hint=f"vitscale plan {study} lists them", exit_code=USAGE
         )
-    hosts = options.hosts(hostfile, nodes, devices)
-    options.check_micro_batch(options.given(micro_batch), options.world_size(hosts, devices), everything)
-    machine = options.machine(
-        jobs,
-        threads,
-        most=max(len(everything), 1),
-        devices=devices,
-        hosts=hosts,
-        gpus=gpus,
-        per_gpu=per_gpu,
-        workers=workers,
-        micro_batch=options.given(micro_batch),
-        zero_stage=options.given(zero_stage),
-        activation_checkpointing=activation_checkpointing,
-        offload=offload,
-        compiled=compiled,
-        skip_nonfinite=skip_nonfinite,
-        save_every=save_every,
-        keep_last=keep_last,
-        keep_every=keep_every,
-        stall=stall,
-        **shown,
-    )
+    engine = {
+        "workers": workers,
+        "micro_batch": options.given(micro_batch),
+        "zero_stage": options.given(zero_stage),
+        "activation_checkpointing": activation_checkpointing,
+        "offload": offload,
+        "compiled": compiled,
+        "skip_nonfinite": skip_nonfinite,
+        "save_every": save_every,
+        "keep_last": keep_last,
+        "keep_every": keep_every,
+        "stall": stall,
+        **options.monitors(tensorboard, wandb),
+    }
+    if launcher is Launcher.SLURM:
+        local = {"--gpus": gpus, "--per-gpu": per_gpu > 1, "--hostfile": hostfile}
+        launch = in_slurm(
+            loaded,
+            jobs=jobs,
+            threads=threads,
+            devices=devices,
+            nodes=nodes,
+            max_array=max_array,
+            detach=detach,
+            local=local,
+            engine=engine,
+        )
+    else:
+        launch = on_this_machine(
+            most=max(len(everything), 1),
+            jobs=jobs,
+            threads=threads,
+            devices=devices,
+            nodes=nodes,
+            hostfile=hostfile,
+            gpus=gpus,
+            per_gpu=per_gpu,
+            slurm={"--max-array": max_array, "--detach": detach},
+            engine=engine,
+        )
+    options.check_micro_batch(launch.machine.micro_batch, launch.world_size, everything)
+    if retry_failed and not dry_run:
+        _set_failed_aside(loaded, runs, wanted, share)
+        everything, states = _planned(loaded, runs, wanted, share)
     say(loaded.title)
     for line in [*totals(everything, states), *unequal([job for job in everything if job.kind == "pretrain"])]:
         say(line)
     if dry_run:
         _print_open(everything, states)
         return
-    _say_how_long(everything, states, runs, machine)
-    with view(sys.stderr) as shown_live:
-        running = Sweep(
+    _say_how_long(everything, states, runs, launch)
+    with view(sys.stderr) as shown:
+        running = launch.sweep(
             study=loaded,
             places=options.places(runs, results),
-            machine=machine,
-            say=shown_live.say,
-            tick=shown_live.tick,
+            machine=launch.machine,
+            say=shown.say,
+            tick=shown.tick,
             only=wanted,
             share=share,
             fail_fast=fail_fast,
             accept_code_change=accept_code_change,
         )
         ended = running.run()
-    _tell(ended, running, study, results / loaded.name)
+    _tell(ended, running, study, results / loaded.name, detached=detach)
 
 
 def _set_failed_aside(study: Study, runs: Path, wanted: Callable[[Job], bool], share: bool) -> None:
@@ -149,7 +176,7 @@ def _planned(
     return [job for job in [*now.jobs, *now.waiting] if wanted(job)], states
 
 
-def _tell(ended: Ended, running: Sweep, study: Path, place: Path) -> None:
+def _tell(ended: Ended, running: Sweep, study: Path, place: Path, *, detached: bool) -> None:
     """How it ended, in words and by the exit code."""
     left = f", {ended.unfinished} not finished" if ended.unfinished else ""
     say(f"{ended.done} done, {ended.failed} failed{left}; results in {place}")
@@ -159,7 +186,7 @@ def _tell(ended: Ended, running: Sweep, study: Path, place: Path) -> None:
     if running.refused:
         problems = [problem for error in running.refused for problem in error.problems]
         raise VitscaleError.of(problems, exit_code=INVALID_STUDY)
-    if ended.failed or ended.unfinished:
+    if ended.failed or (ended.unfinished and not detached):
         say(f"hint: vitscale status {study} names the reasons; --retry-failed tries failed runs again")
         raise typer.Exit(RUN_FAILED)
 
@@ -174,15 +201,18 @@ def _print_open(jobs: Sequence[Job], states: Mapping[str, str]) -> None:
             print(title(job), state, sep="\t")
 
 
-def _say_how_long(jobs: Sequence[Job], states: Mapping[str, str], runs: Path, machine: Machine) -> None:
+def _say_how_long(jobs: Sequence[Job], states: Mapping[str, str], runs: Path, launch: Launch) -> None:
     from vitscale.launch.estimate import expected_seconds
     from vitscale.launch.progress import duration
 
+    if launch.at_a_time is None:
+        return
     left = [job for job in jobs if states.get(job.id) not in ("done", "failed")]
-    seconds, measured = expected_seconds(jobs, left, runs, processes=machine.jobs, threads=machine.threads)
+    threads = launch.machine.threads
+    seconds, measured = expected_seconds(jobs, left, runs, processes=launch.at_a_time, threads=threads)
     if seconds:
         how = "at the rate of its finished runs" if measured else "a guess before anything has run here"
-        say(f"{_at_a_time(machine.jobs, machine.threads)}; about {duration(seconds)} ({how})")
+        say(f"{_at_a_time(launch.at_a_time, threads)}; about {duration(seconds)} ({how})")
 
 
 def _at_a_time(jobs: int, threads: int) -> str:

@@ -140,6 +140,16 @@ def checkpoint_steps(folder: Path) -> list[int]:
     return [int(name) for name in names if name.isdecimal()]
 
 
+def checkpoints(folder: Path) -> frozenset[str]:
+    """All that a run has saved, those of a fine-tuning's single trainings included."""
+    return frozenset(str(path.relative_to(folder)) for path in folder.rglob("step-*"))
+
+
+def goes_to(trunk: Path) -> int:
+    """The last step that a trunk was told to train; 0: it was told nothing."""
+    return int(document(trunk)["steps"]) if (trunk / "run.json").is_file() else 0
+
+
 def scores(runs: Path, ids: Iterable[str]) -> dict[str, float | None]:
     """Upstream validation score of each ended run among `ids`, larger is better; None for one that failed."""
     found = {}

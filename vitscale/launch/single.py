@@ -34,12 +34,12 @@ def run_single(
 ) -> bool:
     """Runs a job to its end and records it; True where a signal stopped it before."""
     if folders.result(places.runs / job.id) is None:
-        _wait_for_holder(places.runs / job.id, say)
+        _take_over(places.runs / job.id, say)
         folder = folders.prepare(job, places.runs, base=Path(), machine=machine.told())
         worker = Worker(
             [folder], machine.threads, machine.devices_for(job), machine.hosts_for(job), environment=environment or {}
         )
-        _wait(worker, lambda: say(progress(folder) or "starting"))
+        wait(worker, lambda: say(progress(folder) or "starting"))
         worker.record_death()
         if worker.ended() == HELD:
             raise _held(folder)
@@ -61,7 +61,7 @@ def time_steps(job: Job, runs: Path, machine: Machine, base: Path) -> dict[str, 
     told = {**folders.document(folder), "kind": "bench"}
     write_whole(folder / "run.json", json.dumps(told).encode())
     worker = Worker([folder], machine.threads, machine.devices)
-    _wait(worker, lambda: None)
+    wait(worker)
     worker.record_death()
     outcome = folders.result(folder)
     if outcome is None:
@@ -74,18 +74,17 @@ def time_steps(job: Job, runs: Path, machine: Machine, base: Path) -> dict[str, 
     return outcome
 
 
-def take_part(job: Job, runs: Path, machine: Machine, place: Place) -> int:
+def take_part(folder: Path, threads: int, place: Place) -> int:
     """Joins a run that the process of rank 0 has planned and begins; returns the exit code.
 
     Raises:
         VitscaleError: its folder does not appear on this host (exit 5).
     """
-    folder = runs / job.id
     wait_for_shared(folder / "run.json", VISIBLE)
     if (folders.result(folder) or {}).get("status") == "done":
         return DONE
-    worker = Worker([folder], machine.threads, environment=place.environment)
-    _wait(worker, lambda: None)
+    worker = Worker([folder], threads, environment=place.environment)
+    wait(worker)
     code = worker.process.returncode
     if code < 0 and not worker.asked_to_stop:
         reason = f"rank {place.rank} on {socket.gethostname()}: {cause(code, folder)}"
@@ -94,11 +93,11 @@ def take_part(job: Job, runs: Path, machine: Machine, place: Place) -> int:
     return RUN_FAILED if code < 0 or code == BEREFT else code
 
 
-def _wait_for_holder(folder: Path, say: Say) -> None:
+def wait_for_holder(folder: Path, say: Say) -> None:
     """Until it is certain that nobody holds the run any more.
 
     Raises:
-        VitscaleError: whoever holds it moves (exit 5).
+        VitscaleError: whoever holds it moves (exit 75).
     """
     watch, seen = lease.Watch(), lease.holder(folder)
     if seen is not None:
@@ -107,8 +106,16 @@ def _wait_for_holder(folder: Path, say: Say) -> None:
         say(f"run {folder.name} is held by {who}: looking for up to {limit:g} s whether that still moves")
     while watch.is_held(folder):
         if lease.holder(folder) not in (seen, None):
-            raise _held(folder)
+            raise lease.held_by(folder.name, lease.holder(folder))
         time.sleep(0.2)
+
+
+def _take_over(folder: Path, say: Say) -> None:
+    """As `wait_for_holder`, of a command: what is held is missing (exit 5)."""
+    try:
+        wait_for_holder(folder, say)
+    except VitscaleError:
+        raise _held(folder) from None
 
 
 def _held(folder: Path) -> VitscaleError:
@@ -116,8 +123,8 @@ def _held(folder: Path) -> VitscaleError:
     return VitscaleError(problem.message, hint=problem.hint, exit_code=MISSING)
 
 
-def _wait(worker: Worker, report: Callable[[], None]) -> None:
-    """Until it has ended; signals are passed on."""
+def wait(worker: Worker, report: Callable[[], None] = lambda: None) -> None:
+    """Until it has ended; signals are passed on. It reports every ten seconds."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         del frame

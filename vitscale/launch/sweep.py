@@ -1,27 +1,24 @@
-"""Everything in a study that is not done yet, on this machine: plan, start what is ready, record, plan again."""
+"""Everything in a study that is not done yet: what all sweeps have in common, wherever they let it run."""
 
 from __future__ import annotations
 
 import signal
-import time
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from vitscale.errors import HELD, INTERRUPTED, INVALID_STUDY, MISSING, VitscaleError
-from vitscale.failures import POLICIES, Failure
+from vitscale.errors import INVALID_STUDY, MISSING, VitscaleError
 from vitscale.files import disk_errors
 from vitscale.launch import folders, trunks
-from vitscale.launch.board import Board, board
+from vitscale.launch.board import Board
 from vitscale.launch.collect import collect, collect_orphan
-from vitscale.launch.local import Worker, wait_any
 from vitscale.launch.machine import Machine, Places
 from vitscale.launch.progress import summary, title
-from vitscale.launch.slots import Seat, Slots
 from vitscale.lease import Watch
 from vitscale.processes import STOP_SIGNALS
 from vitscale.results.store import Held, write_plan
@@ -47,10 +44,6 @@ TRIES = 3
 """How often one sweep starts a job that ends without an outcome: pre-empted, or brought down by a sibling."""
 
 
-REPLAN = 30
-"""Seconds after which a sweep looks again for what could be started: others may have let go of a run."""
-
-
 def everything(job: Job) -> bool:
     """The filter that takes all jobs."""
     del job
@@ -71,8 +64,8 @@ def current_plan(study: Study, runs: Path, wanted: Callable[[Job], bool] = every
 
 
 @dataclass(kw_only=True)
-class Sweep:
-    """One call of `vitscale sweep`."""
+class Sweep(ABC):
+    """One call of `vitscale sweep`: what it knows of the study, whatever runs it."""
 
     study: Study
     places: Places
@@ -84,41 +77,26 @@ class Sweep:
     share: bool = True
     fail_fast: bool = False
     accept_code_change: bool = False
-    workers: dict[Worker, list[Job]] = field(default_factory=dict, init=False)
-    seats: dict[Worker, Seat] = field(default_factory=dict, init=False)
-    slots: Slots = field(init=False)
     stopping: bool = field(default=False, init=False)
     stops: int = field(default=0, init=False)
     """0: no signal came; 1: stop after saving; 2: now."""
-    said_stops: int = field(default=0, init=False)
     tries: Counter[str] = field(default_factory=Counter, init=False)
-    retries: Counter[tuple[str, Failure]] = field(default_factory=Counter, init=False)
-    """Of a job after one kind of failure."""
+    """How often a run was started, by its id."""
     refused: list[VitscaleError] = field(default_factory=list, init=False)
-    waiting_for: str = field(default="", init=False)
     watch: Watch = field(default_factory=Watch, init=False)
+    waiting_for: str = field(default="", init=False)
 
-    def __post_init__(self) -> None:
-        self.slots = Slots(jobs=self.machine.jobs, gpus=self.machine.gpus, per_gpu=self.machine.per_gpu)
-
+    @abstractmethod
     def run(self) -> Ended:
         """Works until nothing is left that could be started."""
-        with self._signals():
-            try:
-                while True:
-                    now = self._plan()
-                    self._record(now)
-                    self._start(now)
-                    if self.workers:
-                        self._wait(now)
-                    elif self._others_at_work(now) and not self.stopping:
-                        self.tick(lambda now=now: self._board(now))
-                        time.sleep(1.0)
-                    else:
-                        break
-            finally:
-                self._stop_workers()
-        return self._ended()
+
+    @abstractmethod
+    def _stop_all(self) -> None:
+        """Asks everything that it has started for a checkpoint and an end."""
+
+    @abstractmethod
+    def _signalled(self, *, now: bool) -> None:
+        """In a signal's handler. `now`: it came twice."""
 
     def _plan(self) -> Plan:
         return current_plan(self.study, self.places.runs, self.only, share=self.share)
@@ -128,33 +106,6 @@ class Sweep:
         with disk_errors(self.places.results):
             held = Held(frozenset(job.id for job in now.jobs if job.kind != "import"), waiting=len(now.waiting))
             write_plan(self.places.results / self.study.name, held)
-
-    def _start(self, now: Plan) -> None:
-        for jobs in ready(now, self.places.runs, self.only):
-            if self.stopping or self.slots.full:
-                return
-            running = {job.id for group in self.workers.values() for job in group}
-            mine = [job for job in jobs if job.id not in running and self.tries[job.id] < TRIES]
-            fresh = [job for job in mine if not self._is_held(job)]
-            if not fresh:
-                continue
-            seat = self.slots.take(self.machine.devices_for(fresh[0]))
-            if seat is None:  # nothing smaller slips in before it: it would wait for ever
-                return
-            if not self._seated(fresh, seat):
-                self.slots.give_back(seat)
-
-    def _seated(self, jobs: list[Job], seat: Seat) -> bool:
-        """Starts a worker on those jobs that may be touched; False where none may."""
-        work = [(job, folder) for job in jobs if (folder := self._prepared(job)) is not None]
-        if not work:
-            return False
-        devices, hosts = self.machine.devices_for(work[0][0]), self.machine.hosts_for(work[0][0])
-        places = [folder for _, folder in work]
-        worker = Worker(places, self.machine.threads, devices, hosts, environment=seat.environment)
-        self.tries.update(job.id for job, _ in work)
-        self.workers[worker], self.seats[worker] = [job for job, _ in work], seat
-        return True
 
     def _prepared(self, job: Job) -> Path | None:
         """The job's folder; None, and a word about it, where it must not be touched."""
@@ -186,73 +137,9 @@ class Sweep:
             self.waiting_for = words
         return bool(held)
 
-    def _wait(self, now: Plan) -> None:
-        """Until a worker has ended, and a little longer than anybody could bear not to know how it goes."""
-        for _ in range(REPLAN):
-            self.tick(lambda: self._board(now))
-            ended = wait_any(list(self.workers), 1.0)
-            self._say_stopping()
-            if ended:
-                break
-        for worker in ended:
-            worker.record_death()
-            jobs = self.workers.pop(worker)
-            self.slots.give_back(self.seats.pop(worker))
-            if worker.ended() == HELD:
-                self.tries.subtract(job.id for job in jobs)
-            for job in jobs:
-                if collect(job, self.places.runs, self.places.results, self.study.name) and not self._again(job):
-                    self._report(job)
-            if worker.ended() == MISSING and not self.stopping:
-                self._full_disk(jobs)
-            if worker.ended() == INTERRUPTED and not self.stopping:
-                self._say_preempted(jobs)
-
-    def _say_preempted(self, jobs: Sequence[Job]) -> None:
-        """Of a worker that a signal stopped which the sweep did not get: a scheduler has its reasons."""
-        job = next((job for job in jobs if folders.outcome_of(job, self.places.runs) is None), None)
-        if job is not None:
-            again = "it goes on from its last checkpoint" if self.tries[job.id] < TRIES else "not started again"
-            self.say(f"stopped  {title(job)}: by a signal to its process; {again}")
-
-    def _again(self, job: Job) -> bool:
-        """Whether a failure is one that is worth another try in this sweep; what it recorded stays recorded."""
-        folder = self.places.runs / job.id
-        outcome = folders.result(folder) or {}
-        if outcome.get("status") != "failed" or not outcome.get("retry", True) or self.stopping:
-            return False
-        kind = Failure(outcome.get("failure") or Failure.CODE)
-        policy, tried = POLICIES[kind], self.retries[job.id, kind]
-        if tried >= policy.retries:
-            return False
-        self.retries[job.id, kind] += 1
-        self.tries[job.id] = 0
-        folders.set_aside(folder)
-        self.say(
-            f"failed   {title(job)}: {outcome['reason']}  (again {policy.change}: {tried + 1} of {policy.retries})"
-        )
-        return True
-
-    def _full_disk(self, jobs: list[Job]) -> None:
-        """A worker that could not save has not failed its run, but going on makes no sense."""
-        left = [job for job in jobs if folders.result(self.places.runs / job.id) is None]
-        if left:
-            self.stopping = True
-            self._ask_to_stop()
-            folder = self.places.runs / left[0].id
-            raise not_saved(folder)
-
-    def _board(self, now: Plan) -> Board:
-        started = list(self.workers.values())
-        note = "stopping" if self.stopping else ""
-        return board(now, self.places.runs, self.only, started=started, at_once=self.machine.jobs, note=note)
-
-    def _say_stopping(self) -> None:
-        """What a signal has done; its handler must not print."""
-        if self.stopping and self.workers and self.said_stops < self.stops:
-            self.said_stops = self.stops
-            runs = "1 run saves" if len(self.workers) == 1 else f"{len(self.workers)} runs save"
-            self.say("stopping now" if self.stops > 1 else f"stopping: {runs} first; Ctrl-C again does not wait")
+    def _collect(self, job: Job) -> bool:
+        """Writes the job's rows; False where it has not ended."""
+        return collect(job, self.places.runs, self.places.results, self.study.name)
 
     def _report(self, job: Job) -> None:
         outcome = folders.result(self.places.runs / job.id)
@@ -265,7 +152,7 @@ class Sweep:
             self.say(f"failed   {title(job)}: {outcome['reason']}  ({left} left)")
             if self.fail_fast:
                 self.stopping = True
-                self._ask_to_stop()
+                self._stop_all()
             return
         self.say(f"done     {title(job)}: {summary(outcome)}  ({left} left)")
 
@@ -276,7 +163,7 @@ class Sweep:
             # A scheduler may say it twice; who is impatient, by Ctrl-C.
             twice, self.stopping = self.stopping and number == signal.SIGINT, True
             self.stops = 2 if twice else max(self.stops, 1)
-            self._ask_to_stop(now=twice)
+            self._signalled(now=twice)
 
         before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
         try:
@@ -285,17 +172,6 @@ class Sweep:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _ask_to_stop(self, *, now: bool = False) -> None:
-        for worker in list(self.workers):
-            worker.stop(now=now)
-
-    def _stop_workers(self) -> None:
-        if self.workers:
-            self.say(f"waiting for {len(self.workers)} running to save and end")
-        self._ask_to_stop()
-        for worker in self.workers:
-            worker.process.wait()
-
     def _ended(self) -> Ended:
         """Rows are written again for all: a tuning run may have become a cell, and another study may have run it."""
         last = self._plan()
@@ -303,7 +179,7 @@ class Sweep:
         before: dict[str, Job] = {}
         for job in last.jobs:
             before[job.id] = job
-            if not collect(job, self.places.runs, self.places.results, self.study.name):
+            if not self._collect(job):
                 failed = self._failed_before(job, before)
                 if failed is not None:
                     collect_orphan(job, *failed, self.places.results, self.study.name)
@@ -339,8 +215,10 @@ def not_saved(folder: Path) -> VitscaleError:
     )
 
 
-def ready(now: Plan, runs: Path, only: Callable[[Job], bool]) -> list[list[Job]]:
+def ready(now: Plan, runs: Path, only: Callable[[Job], bool], coming: Container[str] = frozenset()) -> list[list[Job]]:
     """Jobs that could start, in processes: each pre-training alone, the transfers of one start together.
+
+    With what is `coming`, by their ids, so can those that wait for it.
 
     Pre-training that others wait for comes first (trunks, tuning), then transfers, then the largest pre-training.
     """
@@ -350,11 +228,11 @@ def ready(now: Plan, runs: Path, only: Callable[[Job], bool]) -> list[list[Job]]
     alone: list[Job] = []
     for job in open_jobs:
         if job.kind != "transfer":
-            if job.branch is None or not trunks.waits(job, runs):
+            if job.branch is None or job.branch.trunk in coming or not trunks.waits(job, runs):
                 alone.append(job)
         elif job.parent is None:
             together.setdefault(f"baselines of {job.run.model.name}", []).append(job)
-        elif job.parent in done:
+        elif job.parent in done or job.parent in coming:
             together.setdefault(job.parent, []).append(job)
     alone.sort(key=lambda job: (job.role != "trunk", job.role != "tuning", job.kind != "import", -job.flops))
     awaited = [[job] for job in alone if job.role in ("trunk", "tuning")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,17 +13,17 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from vitscale import models
 from vitscale.config import Run, Task, Transfer
-from vitscale.errors import INVALID_STUDY, MISSING, VitscaleError
-from vitscale.study import axes, fields
+from vitscale.errors import INVALID_STUDY, VitscaleError
+from vitscale.study import axes, fields, launcher
 from vitscale.study.check import Complaint, check_resolution, check_run, check_size, check_steps, check_transfer
 from vitscale.study.datasets import load_task
 from vitscale.study.fields import value_of
-from vitscale.study.lines import key_lines
 from vitscale.study.masked import judged_by
 from vitscale.study.mistakes import OPTION, Mistakes
+from vitscale.study.toml import parse
 
 SIZE_KEYS = ("width", "depth", "mlp", "heads", "blocks", "channels", "groups")
-TOP_KEYS = ("title", "seed", "sizes", "model", "data", "recipe", "axes", "select", "transfer")
+TOP_KEYS = ("title", "seed", "sizes", "model", "data", "recipe", "axes", "select", "transfer", "launcher")
 SELECT_KEYS = {"over", "by", "per", "at"}
 
 
@@ -60,6 +59,8 @@ class Study:
     cells: tuple[Cell, ...]
     transfers: tuple[tuple[Transfer, Task], ...]
     select: Select | None
+    slurm: Mapping[str, Any] = field(default_factory=dict)
+    """What it says in `[launcher.slurm]`."""
 
 
 def grid(select: Select) -> list[dict[str, Any]]:
@@ -73,23 +74,8 @@ def load(path: Path, *, base: Path | None = None, settings: Sequence[str] = ()) 
     Raises:
         VitscaleError: there is no such file (exit 5), or it has mistakes (exit 3, all of them).
     """
-    try:
-        text = path.read_text()
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise VitscaleError(f"no study file {path}", hint=_nearby(path), exit_code=MISSING) from None
-    except UnicodeDecodeError as error:
-        raise VitscaleError(
-            f"{path}: not a text in UTF-8 ({error})", hint="save the study as UTF-8", exit_code=INVALID_STUDY
-        ) from None
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        line = re.search(r"line (\d+)", str(error))
-        where = f"{path}:{line[1]}" if line else str(path)
-        raise VitscaleError(
-            f"{where}: not TOML: {error}", hint="see https://toml.io for the syntax", exit_code=INVALID_STUDY
-        ) from None
-    mistakes = Mistakes(path, key_lines(text))
+    document, lines = parse(path)
+    mistakes = Mistakes(path, lines)
     _shapes(document, mistakes)
     study = None if mistakes.problems else _read(document, path, base or Path(), settings, mistakes)
     if study is None or mistakes.problems:
@@ -125,11 +111,6 @@ def read_settings(settings: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def _nearby(path: Path) -> str:
-    there = sorted(str(p) for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
-    return f"there are: {', '.join(there)}" if there else "give the path of a study's TOML file"
-
-
 def _read(document: Mapping[str, Any], path: Path, base: Path, settings: Sequence[str], mistakes: Mistakes) -> Study:
     for key in document:
         if key not in TOP_KEYS:
@@ -153,6 +134,7 @@ def _read(document: Mapping[str, Any], path: Path, base: Path, settings: Sequenc
         cells=tuple(cells),
         transfers=tuple(transfers),
         select=select,
+        slurm=launcher.read(document.get("launcher", {}), mistakes),
     )
 
 

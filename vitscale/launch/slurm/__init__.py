@@ -1,0 +1,1 @@
+"""Runs as Slurm jobs: scripts, their submission, what becomes of them."""

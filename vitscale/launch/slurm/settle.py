@@ -1,0 +1,120 @@
+"""After the processes of a job: `python -m vitscale.launch.slurm.settle RUNS CODE ID...` decides what comes next.
+
+Its exit code is the decision: 0, all runs are done; 85, start again at once; 130, to be continued later; 4, a run has
+failed for good; 5, something is missing that no other try brings.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from vitscale.errors import DONE, HELD, INTERRUPTED, MISSING, RUN_FAILED, VitscaleError
+from vitscale.failures import Failure, policy
+from vitscale.files import write_whole
+from vitscale.launch import folders
+from vitscale.launch.local import cause, killed_by
+from vitscale.processes import STOP_SIGNALS
+
+AGAIN = 85
+STANDSTILLS = 3
+"""How often in a row a run may be stopped without a new checkpoint."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    runs, code, *ids = arguments
+    job = os.environ.get("SLURM_JOB_ID", "")
+    try:
+        return settle([Path(runs) / id_ for id_ in ids], int(code), job)
+    except VitscaleError as error:
+        print(error, file=sys.stderr, flush=True)
+        return error.exit_code
+
+
+def settle(work: Sequence[Path], code: int, job: str) -> int:
+    """The decision on runs that a job has worked on in turn, until its processes ended with `code`."""
+    first = next((folder for folder in work if folders.result(folder) is None), None)
+    if first is not None:
+        if code == HELD:  # by what a lost node has left; it may also end the run
+            return INTERRUPTED
+        if code == MISSING:
+            return code
+        if was_stopped(code):
+            _count_standstill(first, job)
+        else:
+            log = first / "log.txt"
+            hint = f"{log} has its last words; vitscale sweep STUDY --retry-failed tries again"
+            kind = Failure.KILLED if killed_by(code) else Failure.CODE
+            folders.record_failure(first, kind, cause(code, first), hint, RUN_FAILED)
+    if again := [folder.name for folder in work if _set_aside(folder, job)]:
+        print("again: " + ", ".join(again), flush=True)
+        return AGAIN
+    outcomes = [folders.result(folder) for folder in work]
+    if None in outcomes:
+        return INTERRUPTED if was_stopped(code) else AGAIN
+    return DONE if all(outcome and outcome["status"] == "done" for outcome in outcomes) else RUN_FAILED
+
+
+def was_stopped(code: int) -> bool:
+    """Whether processes ended so because a signal asked them to; one may have come before they listened."""
+    return code == INTERRUPTED or killed_by(code) in STOP_SIGNALS
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """What one job has tried on a run, in the run's folder."""
+
+    job: str
+    of: dict[str, int] = field(default_factory=dict)
+    """By kinds of failure."""
+    standstills: int = 0
+    checkpoints: list[str] = field(default_factory=list)
+    """At the last stop."""
+
+    @classmethod
+    def read(cls, folder: Path, job: str) -> Retries:
+        with suppress(OSError, ValueError, TypeError):
+            found = cls(**json.loads((folder / "retries.json").read_text()))
+            if found.job == job:
+                return found
+        return cls(job)
+
+    def write(self, folder: Path) -> None:
+        write_whole(folder / "retries.json", json.dumps(asdict(self)).encode())
+
+
+def _count_standstill(folder: Path, job: str) -> None:
+    """A run that is stopped again and again before it can save would go round in the queue for ever."""
+    before = Retries.read(folder, job)
+    checkpoints = sorted(folders.checkpoints(folder))
+    moved = checkpoints != before.checkpoints
+    now = replace(before, standstills=0 if moved else before.standstills + 1, checkpoints=checkpoints)
+    now.write(folder)
+    if now.standstills >= STANDSTILLS:
+        reason = f"stopped {STANDSTILLS} times in a row before it came to a new checkpoint"
+        hint = "give its jobs more time, or a longer notice (launcher.slurm.time, launcher.slurm.signal)"
+        folders.record_failure(folder, Failure.TIME, reason, hint, RUN_FAILED)
+
+
+def _set_aside(folder: Path, job: str) -> bool:
+    """Puts away a failure that is worth another try of this job."""
+    outcome = folders.result(folder)
+    if outcome is None or outcome["status"] == "done":
+        return False
+    what, before = policy(outcome), Retries.read(folder, job)
+    kind = str(outcome.get("failure"))
+    if before.of.get(kind, 0) >= what.retries:
+        return False
+    replace(before, of={**before.of, kind: before.of.get(kind, 0) + 1}).write(folder)
+    folders.set_aside(folder)
+    print(f"run {folder.name} failed: {outcome['reason']}; again {what.change}", flush=True)
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
