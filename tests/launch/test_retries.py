@@ -72,7 +72,7 @@ def test_fail_fast_stops_at_what_is_not_tried_again(swept: tuple[LocalSweep, Job
     assert not sweep.stopping
     fail(sweep, job, 2, Failure.TIME)
     assert not sweep._again(job)
-    sweep._report(job)
+    sweep._report(job, 0)
     assert sweep.stopping
     assert said[-1].startswith(f"failed   {job.id}")
 

@@ -287,3 +287,34 @@ def test_without_slurm_its_commands_are_missing(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(VitscaleError, match="there is no scontrol here") as error:
         cluster.max_array()
     assert error.value.exit_code == MISSING
+
+
+@pytest.mark.parametrize(
+    ("scontrol", "sacct", "found"),
+    [
+        (
+            "JobId=7 ArrayJobId=5 ArrayTaskId=1 JobName=x JobState=TIMEOUT Reason=TimeLimit Command=/a b/job.sh\n"
+            "JobId=5 ArrayJobId=5 ArrayTaskId=2-3,9%4 JobName=x JobState=PENDING Reason=Priority",
+            "",
+            {
+                1: Entry("5_1", "TIMEOUT", "TimeLimit"),
+                2: Entry("5_2", "PENDING", "Priority"),
+                3: Entry("5_3", "PENDING", "Priority"),
+                9: Entry("5_9", "PENDING", "Priority"),
+            },
+        ),
+        ("", "5_0|COMPLETED\n5_[1-2]|CANCELLED by 0", {0: "COMPLETED", 1: "CANCELLED", 2: "CANCELLED"}),
+        ("JobId=5 JobName=x JobState=NODE_FAIL Reason=NodeDown", "", {0: Entry("5", "NODE_FAIL", "NodeDown")}),
+        ("", "", {}),
+    ],
+)
+def test_the_end_of_a_job_is_what_the_controller_knows_or_else_the_accounts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scontrol: str, sacct: str, found: dict[int, Any]
+) -> None:
+    for name, output in (("scontrol", scontrol), ("sacct", sacct)):
+        body = f"cat <<'END'\n{output}\nEND" if output else "echo 'slurm says no' >&2; exit 1"
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    expected = {t: Entry(f"5_{t}", e) if isinstance(e, str) else e for t, e in found.items()}
+    assert cluster.ended_as("5") == expected

@@ -96,9 +96,10 @@ class LocalSweep(Sweep):
             self.slots.give_back(self.seats.pop(worker))
             if worker.ended() == HELD:
                 self.tries.subtract(job.id for job in jobs)
+            left = self._left(now)
             for job in jobs:
                 if self._collect(job) and not self._again(job):
-                    self._report(job)
+                    self._report(job, left)
             if worker.ended() == MISSING and not self.stopping:
                 self._full_disk(jobs)
             if worker.ended() == INTERRUPTED and not self.stopping:

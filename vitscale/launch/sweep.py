@@ -131,7 +131,7 @@ class Sweep(ABC):
     def _others_at_work(self, now: Plan) -> bool:
         """Whether another sweep is busy with a run of this study."""
         held = [job for job in now.jobs if self.only(job) and self._is_held(job)]
-        words = "waiting for another sweep: " + ", ".join(job.id for job in held)
+        words = "waiting for other processes to let go of: " + ", ".join(job.id for job in held)
         if held and words != self.waiting_for:
             self.say(words)
             self.waiting_for = words
@@ -141,13 +141,15 @@ class Sweep(ABC):
         """Writes the job's rows; False where it has not ended."""
         return collect(job, self.places.runs, self.places.results, self.study.name)
 
-    def _report(self, job: Job) -> None:
+    def _left(self, now: Plan) -> int:
+        """Jobs that have not ended."""
+        left = sum(self.only(job) and folders.outcome_of(job, self.places.runs) is None for job in now.jobs)
+        return left + sum(self.only(job) for job in now.waiting)
+
+    def _report(self, job: Job, left: int) -> None:
+        """Says how a job ended, and how many are left."""
         outcome = folders.result(self.places.runs / job.id)
         assert outcome is not None  # collected
-        plan_now = self._plan()
-        wanted = [j for j in plan_now.jobs if self.only(j)]
-        left = sum(folders.outcome_of(j, self.places.runs) is None for j in wanted)
-        left += sum(self.only(j) for j in plan_now.waiting)
         if outcome["status"] == "failed":
             self.say(f"failed   {title(job)}: {outcome['reason']}  ({left} left)")
             if self.fail_fast:

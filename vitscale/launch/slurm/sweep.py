@@ -96,38 +96,40 @@ class SlurmSweep(Sweep):
         live = {id_ for id_, place in self.standing.items() if place.is_live}
         for id_ in live - self.watched.keys():
             self.watched[id_] = folders.checkpoints(runs / id_)
-        for id_ in [id_ for id_ in self.watched if id_ not in live]:
-            if id_ in wanted:
-                self._left_the_queue(wanted[id_])
+        gone = self.watched.keys() - live
+        left = self._left(now) if gone else 0
+        for job in [job for id_, job in wanted.items() if id_ in gone]:
+            self._left_the_queue(job, left)
+        for id_ in gone:  # of a trunk that nothing needs any more, too
+            self.watched.pop(id_, None)
         for job in wanted.values():
             self._release(job)
 
-    def _left_the_queue(self, job: Job) -> None:
+    def _left_the_queue(self, job: Job, left: int) -> None:
         """Says what became of a run; one that has not ended can be submitted again."""
-        runs, checkpoints = self.places.runs, self.watched.pop(job.id)
-        if folders.outcome_of(job, runs) is None and self._never_began(job):
-            place = self.standing[job.id]
+        runs, place = self.places.runs, self.standing.get(job.id)
+        if folders.outcome_of(job, runs) is None and place is not None and self._never_began(job, place):
             output = runs / submissions.FOLDER / place.submission.name / f"{place.task}.txt"
             reason = f"{place.words} before the run began"
             folders.record_failure(runs / job.id, Failure.SETUP, reason, f"{output} has its last words", RUN_FAILED)
         if folders.outcome_of(job, runs) is not None:
             self._collect(job)
-            self._report(job)
+            self._report(job, left)
             return
-        if checkpoints != folders.checkpoints(runs / job.id):
+        if place is not None and place.lacked_another:  # which has said why
+            self.tries[job.id] -= 1
+            return
+        if self.watched[job.id] != folders.checkpoints(runs / job.id):
             self.tries[job.id] = 0
-        place = self.standing[job.id]
-        if place.lacked_another:  # which has said why
-            return
-        if place.was_cancelled:
+        if place is not None and place.was_cancelled:
             self.tries[job.id] = TRIES
+        why = place.words if place is not None else "its submission is gone"
         again = "submitted again" if self.tries[job.id] < TRIES else "not submitted again by this command"
-        self.say(f"stopped  {title(job)}: {place.words}; {again}")
+        self.say(f"stopped  {title(job)}: {why}; {again}")
 
-    def _never_began(self, job: Job) -> bool:
-        entry = self.standing[job.id].entry
+    def _never_began(self, job: Job, place: Place) -> bool:
         began = folders.last_event(self.places.runs / job.id, "start") is not None
-        return entry is not None and entry.state in OF_THE_RUN and not began
+        return place.entry is not None and place.entry.state in OF_THE_RUN and not began
 
     def _release(self, job: Job) -> None:
         """Lets a branch begin as soon as its trunk has come to it, rather than to its own end."""
@@ -232,6 +234,7 @@ class SlurmSweep(Sweep):
 
     def _stop_all(self) -> None:
         cluster.cancel([place.job for id_, place in self.standing.items() if id_ in self.watched])
+        self.watched.clear()
 
 
 def _is_done(job: Job, runs: Path) -> bool:

@@ -5,7 +5,6 @@ Where the step has several processes, each has a device of the same run, and the
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -28,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
             _check_start(folder)
         if not left:
             return DONE
-        where, threads = place(), int(os.environ.get("OMP_NUM_THREADS", "1"))
+        where, threads = place(), folders.document(left[0])["machine"]["threads"]
         if where is not None and where.rank > 0:
             return take_part(left[0], threads, where)
         return _work_on(left, threads, where)
