@@ -333,9 +333,11 @@ def test_lost_work_after_a_crash_is_counted(rundir: Make) -> None:
     assert folder is not None
     saved = checkpoint.load(folder)
     run.log("lost", {"steps": 2})  # of an earlier attempt
-    run.log("step", {"step": saved.progress.step + 3})  # three steps that no checkpoint holds
+    # Three steps that no checkpoint holds, and half an hour.
+    run.log("step", {"step": saved.progress.step + 3, "device_seconds": saved.progress.device_seconds + 1800})
     row = done(run)["rows"][0]
     assert row["flops_lost"] == 5 * 16 * run.document["flops_per_example"]
+    assert 1800 < row["device_seconds"] - saved.progress.device_seconds < 1900
 
 
 def test_a_half_written_event_is_left_out_and_not_glued_to_the_next(rundir: Make) -> None:

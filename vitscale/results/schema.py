@@ -80,7 +80,11 @@ COLUMNS = (
     ),
     Column("device", "string", "name of the device"),
     Column("n_devices", "int64", "devices used at once"),
-    Column("device_seconds", "float64", "wall-clock seconds times devices"),
+    Column(
+        "device_seconds",
+        "float64",
+        "wall-clock seconds times devices, of all attempts (after a kill, to its last logged step)",
+    ),
     Column(
         "mfu",
         "float64",

@@ -167,6 +167,7 @@ class Loop:
             "lr": lr,
             "grad_norm": stepped.grad_norm if math.isfinite(stepped.grad_norm) else None,
             **meter.take(),
+            "device_seconds": progress.device_seconds,
             "seconds_left": (self.steps - progress.step) * seconds_per_step,
         }
 
