@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import tiny
+from vitscale.cli.plan_memory import HEADER, memory_document, memory_rows
 from vitscale.cli.plan_screen import Terms, bill
 from vitscale.launch.changes import changes
 from vitscale.launch.estimate import expected_seconds
@@ -77,6 +78,42 @@ def test_a_damaged_memory_of_rates_is_none(folder: Path) -> None:
     assert rates_of(jobs, None, cores=1).how.startswith("a guess")
 
 
+MEMORY = {"images_per_second": 9.0, "devices": 1, "memory": 3 * 2**30}
+AT_ONCE = {"micro_batch": 8, "zero_stage": 0, "activation_checkpointing": True, "offload": False}
+
+
+def test_memory_that_was_measured_stands_beside_what_is_planned_for_the_same(folder: Path) -> None:
+    vit, resnet = trained(folder)
+    keep(vit, "Some GPU", {**MEMORY, "settings": AT_ONCE})
+    keep(resnet, "Some GPU", {**MEMORY, "memory": "much", "settings": AT_ONCE})  # damaged
+    terms = Terms(counting="dense", rates=rates_of([vit, resnet], None, cores=2), memory=2.0)
+    planned = vit.memory_bytes(micro_batch=8, recompute=True)
+    assert memory_document(vit, terms) == {
+        "device": "Some GPU", "devices": 1, "micro_batch": 8, "zero": 0, "activation_checkpointing": True,
+        "offload": False, "bytes": 3 * 2**30, "planned": planned, "ratio": 3 * 2**30 / planned,
+    }  # fmt: skip
+    assert memory_document(resnet, terms) is None
+    rows = [dict(zip(HEADER, row, strict=True)) for row in memory_rows([vit, vit, resnet], terms)]
+    told = [(row["model"], row["images"], row["recompute"], row["fits"]) for row in rows]
+    assert told == [
+        ("ViT-nano/7", "16", "no", "yes"),
+        ("ViT-nano/7", "16", "yes", "yes"),
+        ("ViT-nano/7", "8", "yes", "no"),  # as it was measured
+        ("R5", "16", "no", "yes"),
+        ("R5", "16", "yes", "yes"),
+    ]
+    assert [row["measured"] for row in rows] == ["-", "-", "3", "-", "-"]
+    assert rows[2]["ratio"] == f"{3 * 2**30 / planned:.2f}"
+
+
+def test_memory_is_planned_for_all_stages_where_devices_share_a_run(folder: Path) -> None:
+    vit, _ = trained(folder)
+    rates = rates_of([vit], None, cores=2)
+    rows = list(memory_rows([vit], Terms(counting="dense", rates=rates, memory=2.0, devices=2)))
+    assert [(row[4], row[5]) for row in rows] == [(str(stage), again) for stage in range(4) for again in ("no", "yes")]
+    assert {(row[2], row[3]) for row in rows} == {("2", "8")}
+
+
 def test_the_bill_is_of_what_is_left(folder: Path) -> None:
     jobs = planned(folder)
     vit, resnet = (job for job in jobs if job.kind == "pretrain")
@@ -124,12 +161,14 @@ def test_bench_times_each_shape_and_plan_prices_with_it(folder: Path) -> None:
     assert timed.returncode == 0, timed.stderr
     shapes = json.loads(timed.stdout)["shapes"]
     assert [shape["model"] for shape in shapes] == ["ViT-nano/7", "R5"]
-    assert all(shape["images_per_second"] > 0 and shape["memory_peak"] > 0 for shape in shapes)
+    assert all(shape["images_per_second"] > 0 and shape["memory"] > 0 for shape in shapes)
     assert not (folder / "runs").exists()
     document = json.loads(vitscale("plan", "study.toml", "--json").stdout)
     assert document["rates"] == f"as measured on {shapes[0]['device']}"
     seconds = [job["device_seconds"] for job in document["jobs"] if job["kind"] == "pretrain"]
     assert seconds == pytest.approx([12 * 16 / shape["images_per_second"] for shape in shapes])
+    measured = [job["memory_measured"]["bytes"] for job in document["jobs"] if job["kind"] == "pretrain"]
+    assert measured == [shape["memory"] for shape in shapes]
 
 
 def test_what_is_left_of_a_branch_counts_from_where_it_left_its_trunk(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""`vitscale bench`: how fast each shape of a study trains here."""
+"""`vitscale bench`: how fast each shape of a study trains here, and how much memory that takes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,11 @@ def bench(
     runs: options.Runs = Path("runs"),
     json: options.Json = False,
 ) -> None:
-    """Time some steps of each shape of STUDY on this machine, without data. `vitscale plan` then prices with that."""
+    """Time some steps of each shape of STUDY on this machine, and see how much memory they take.
+
+    It reads no images; a study without its data at hand gives data.size, as for `vitscale plan`, which then prices by
+    what was measured.
+    """
     from vitscale.launch.rates import keep
     from vitscale.launch.sweep import current_plan
     from vitscale.study.load import load
@@ -62,7 +66,7 @@ def bench(
             say(f"failed: {outcome['reason']}")
             failed.append(job)
             continue
-        facts = {key: outcome[key] for key in ("images_per_second", "memory_peak", "settings")}
+        facts = {key: outcome[key] for key in ("images_per_second", "memory", "settings")}
         keep(job, outcome["device"], {**facts, "devices": machine.devices, "measured": outcome["ended"]})
         measured.append((job, outcome))
     if json:
@@ -110,14 +114,14 @@ def _row(job: Job, outcome: dict[str, Any]) -> list[str]:
         f"{job.run.recipe.batch_size:,}",
         f"{rate:,.1f}",
         f"{rate * 6 * job.macs / outcome['n_devices'] / 1e9:,.1f}",
-        f"{outcome['memory_peak'] / 2**30:.3g}",
+        f"{outcome['memory'] / 2**30:.3g}",
         str(outcome["settings"]["micro_batch"]),
         outcome["device"],
     ]
 
 
 def _document(job: Job, outcome: dict[str, Any]) -> dict[str, Any]:
-    kept = ("images_per_second", "steps", "memory_peak", "settings", "device", "n_devices")
+    kept = ("images_per_second", "steps", "memory", "settings", "device", "n_devices")
     return {
         "model": job.label,
         "resolution": job.run.data.resolution,

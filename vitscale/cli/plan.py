@@ -9,11 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vitscale.cli import options
+from vitscale.cli.plan_memory import HEADER as MEMORY_HEADER
+from vitscale.cli.plan_memory import memory_rows
 from vitscale.cli.plan_screen import HEADER, Terms, bill, totals, unequal
 from vitscale.cli.screen import print_json, print_table, reports_errors, say
 from vitscale.errors import MISSING, VitscaleError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from vitscale.study.job import Job
     from vitscale.study.plan import Plan
 
 
@@ -28,7 +33,10 @@ def plan(
         int | None, typer.Option("--micro-batch", min=1, help="Memory: images at once on a device. Default: its part.")
     ] = None,
     memory: Annotated[
-        float | None, typer.Option("--memory", min=0.0, help="GiB of a device: name the runs that cannot fit.")
+        float | None,
+        typer.Option(
+            "--memory", min=0.0, metavar="GIB", help="Of a device: what each shape needs of it, and what cannot fit."
+        ),
     ] = None,
     device: Annotated[
         str | None,
@@ -55,7 +63,6 @@ def plan(
     if diff:
         _print_changes(now, runs, results / loaded.name, json)
         return
-    states = {job.id: folders.state_of(job, runs) for job in now.jobs}
     everything = [*now.jobs, *now.waiting]
     terms = Terms(
         counting=counting,
@@ -65,18 +72,25 @@ def plan(
         memory=memory,
         price=price,
     )
+    states = {job.id: folders.state_of(job, runs) for job in now.jobs}
     if json:
         documents = [terms.document(job, states.get(job.id, "waiting for [select]")) for job in everything]
         facts = {"counting": counting, "rates": terms.rates.how, "jobs": documents}
         print_json({"study": loaded.name, "title": loaded.title, **facts})
-        return
-    training = [job for job in everything if job.kind == "pretrain"]
-    published = [job for job in now.jobs if job.kind == "import"]
+    else:
+        _print_plan(everything, states, terms)
+
+
+def _print_plan(jobs: Sequence[Job], states: Mapping[str, str], terms: Terms) -> None:
+    training = [job for job in jobs if job.kind == "pretrain"]
+    published = [job for job in jobs if job.kind == "import"]
     print_table([terms.row(job, states.get(job.id, "selecting")) for job in [*training, *published]], HEADER)
+    if terms.memory is not None:
+        print_table(list(memory_rows(training, terms)), MEMORY_HEADER)
     for line in [
-        *totals(everything, states, counting),
-        *bill(everything, states, terms),
-        *unequal(training, counting),
+        *totals(jobs, states, terms.counting),
+        *bill(jobs, states, terms),
+        *unequal(training, terms.counting),
     ]:
         say(line)
     if any(job.dataset.fingerprint is None for job in training):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vitscale.cli.plan_memory import memory_document
 from vitscale.study.cost import checkpoint_bytes
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class Terms:
             "flops_alone": job.flops_alone_by(self.counting) if job.kind == "pretrain" else None,
             "device_seconds": self.rates.seconds(job),
             "memory_bytes": self.memory_bytes(job),
+            "memory_measured": memory_document(job, self),
             "parent": job.parent,
             "trunk": job.branch.trunk if job.branch else None,
             "transfer": None if transfer is None else f"{transfer.protocol} {transfer.task}",

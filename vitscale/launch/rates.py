@@ -1,11 +1,12 @@
-"""How fast each shape of a study trains: as `vitscale bench` has measured it, else a guess that is called one."""
+"""How fast each shape of a study trains, and in how much memory: as `vitscale bench` has measured it. A rate that was
+not measured is a guess that is called one."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -19,6 +20,8 @@ from vitscale.study.job import Job
 FILE = "throughput.json"
 OF_SPEED = ("batch_size", "precision", "ema", "grad_clip", "dropout", "stochastic_depth", "mixup", "objective")
 """Settings of a recipe that a step's time depends on."""
+CUT_UP = ("micro_batch", "zero_stage", "activation_checkpointing", "offload")
+"""Settings of the engine that a step's memory depends on."""
 GUESSED_MFU = 0.4
 """Share of a GPU's peak that training is guessed to reach until it is measured."""
 
@@ -42,6 +45,33 @@ def keep(job: Job, device: str, found: Mapping[str, Any]) -> None:
     remember(FILE, shape, {**(known if isinstance(known, dict) else {}), device: dict(found)})
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peak:
+    """What each device held at most while steps were timed, and how these were cut up."""
+
+    bytes: int
+    devices: int
+    micro_batch: int
+    zero_stage: int
+    activation_checkpointing: bool
+    offload: bool
+
+    @property
+    def cut_up(self) -> tuple[int, int, int, bool, bool]:
+        """Devices, images at once, ZeRO stage, activation checkpointing, offload."""
+        return self.devices, self.micro_batch, self.zero_stage, self.activation_checkpointing, self.offload
+
+    def planned(self, job: Job) -> int:
+        """What `plan` counts of a job that is cut up so."""
+        return job.memory_bytes(
+            stage=self.zero_stage,
+            devices=self.devices,
+            micro_batch=self.micro_batch,
+            recompute=self.activation_checkpointing,
+            offload=self.offload,
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rates:
     """Training FLOP/s of one device, by shape, and where they come from."""
@@ -51,10 +81,16 @@ class Rates:
     guess: float
     """Of shapes that were not measured: the mean of those that were, or what `how` says."""
     how: str
+    peaks: Mapping[str, Peak] = field(default_factory=dict)
+    """Of memory, by shape, where it was measured."""
 
     def seconds(self, job: Job) -> float:
         """Device-seconds that a job computes; start-up, data and evaluation left out."""
         return job.flops / self.measured.get(shape_of(job), self.guess)
+
+    def peak(self, job: Job) -> Peak | None:
+        """Of memory, in pre-training; None where it was not measured."""
+        return self.peaks.get(shape_of(job)) if job.kind == "pretrain" else None
 
 
 def rates_of(jobs: Iterable[Job], device: str | None, cores: int) -> Rates:
@@ -68,25 +104,40 @@ def rates_of(jobs: Iterable[Job], device: str | None, cores: int) -> Rates:
     if not names:
         return _guess(shapes.values(), device, cores)
     name = max(sorted(set(names)), key=names.count)
-    measured = {s: found[name] * 6 * shapes[s].macs for s, found in known.items() if name in found}
+    here = {shape: found[name] for shape, found in known.items() if name in found}
+    measured = {shape: _images_per_second(facts) * 6 * shapes[shape].macs for shape, facts in here.items()}
     guess = sum(measured.values()) / len(measured)
     how = f"as measured on {name}"
     if len(measured) < len(shapes):
         missing = f"{len(shapes) - len(measured)} of {len(shapes)} shapes"
         how += f"; {missing} were not, and are guessed at the others' mean rate"
-    return Rates(device=name, measured=measured, guess=guess, how=how)
+    peaks = {shape: peak for shape, facts in here.items() if (peak := _peak(facts)) is not None}
+    return Rates(device=name, measured=measured, guess=guess, how=how, peaks=peaks)
 
 
-def _known(found: Any, device: str | None) -> dict[str, float]:
-    """Images/s of one device by its name; what is damaged is not known."""
+def _known(found: Any, device: str | None) -> dict[str, Mapping[str, Any]]:
+    """What was measured by the device's name; what is damaged is not known."""
     try:
         return {
-            name: float(facts["images_per_second"]) / int(facts["devices"])
+            name: facts
             for name, facts in found.items()
-            if device is None or device.lower() in name.lower()
+            if _images_per_second(facts) > 0 and (device is None or device.lower() in name.lower())
         }
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError):
         return {}
+
+
+def _images_per_second(facts: Mapping[str, Any]) -> float:
+    """Of one device."""
+    return float(facts["images_per_second"]) / int(facts["devices"])
+
+
+def _peak(facts: Mapping[str, Any]) -> Peak | None:
+    try:
+        cut_up = {name: facts["settings"][name] for name in CUT_UP}
+        return Peak(bytes=int(facts["memory"]), devices=int(facts["devices"]), **cut_up)
+    except (KeyError, TypeError, ValueError):  # of before memory was measured, or damaged
+        return None
 
 
 def _guess(jobs: Iterable[Job], device: str | None, cores: int) -> Rates:

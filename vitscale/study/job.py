@@ -151,18 +151,31 @@ class Job:
         trainings = (len(transfer.lr) if len(transfer.lr) > 1 else 0) + transfer.seeds
         return cost.training_flops(macs, transfer.steps * transfer.batch_size * trainings)
 
+    def images_at_once(self, devices: int, micro_batch: int | None) -> int:
+        """Of a device; None: its part of the batch, which is the most there can be."""
+        batch_size = self.run.recipe.batch_size
+        return min(micro_batch or batch_size, -(-batch_size // devices))
+
     def memory_bytes(
-        self, *, stage: int = 0, devices: int = 1, micro_batch: int | None = None, recompute: bool = False
+        self,
+        *,
+        stage: int = 0,
+        devices: int = 1,
+        micro_batch: int | None = None,
+        recompute: bool = False,
+        offload: bool = False,
     ) -> int:
         """What pre-training keeps on each device in fp32: model states, and activations of a micro-batch (None: the
-        device's part of the batch). Workspaces come on top: a tenth for ViTs, as much again for small ResNets."""
+        device's part of the batch). Workspaces come on top: `vitscale bench` measures them."""
         if self.kind == "import":
             return 4 * self.params.total
         recipe = self.run.recipe
-        images = min(micro_batch or recipe.batch_size, -(-recipe.batch_size // devices))
+        images = self.images_at_once(devices, micro_batch)
         kept = self.arch.activations(self.run.data.resolution, self.head, recompute=recompute)
         averaged = recipe.ema > 0
-        states = cost.model_state_bytes(self.params.total, stage=stage, devices=devices, averaged=averaged)
+        states = cost.model_state_bytes(
+            self.params.total, stage=stage, devices=devices, offload=offload, averaged=averaged
+        )
         return states + kept.bytes(images)
 
     def document(self) -> dict[str, Any]:
