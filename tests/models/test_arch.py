@@ -143,6 +143,17 @@ def bytes_kept(net: torch.nn.Module, *inputs: torch.Tensor) -> int:
     return sum(storage.nbytes() for storage in storages.values())
 
 
+@pytest.mark.parametrize("name", ["ViT-single/7", "R5"])
+def test_what_is_computed_again_is_the_largest_block(name: str) -> None:
+    """Alone in its network, it is all that is kept otherwise."""
+    arch = models.parse(name, stem="small", sizes={**SMALL, "single": {**SMALL["nano"], "depth": 1}})
+    assert arch is not None
+    plain, recomputed = (arch.activations(28, Head(num_classes=17), recompute=again) for again in (False, True))
+    assert recomputed.per_image + recomputed.again == plain.per_image
+    assert (plain.again, plain.peak_bytes(3)) == (0, plain.bytes(3))
+    assert recomputed.peak_bytes(3) == recomputed.bytes(3) + 12 * recomputed.again
+
+
 @pytest.mark.parametrize(("name", "resolution", "options"), MASKED)
 def test_counts_of_masked_patch_prediction_equal_the_built_network(
     name: str, resolution: int, options: dict[str, object]

@@ -52,12 +52,22 @@ class Activations:
     per_image: int
     fixed: int = 0
     """Whatever the batch: standardised kernels."""
+    again: int = 0
+    """Of an image: what the largest block that is computed again keeps, beside its input, until its own backward."""
 
     def bytes(self, batch: int) -> int:
         return 4 * (self.per_image * batch + self.fixed)
 
+    def peak_bytes(self, batch: int) -> int:
+        """With what is computed again for a moment."""
+        return self.bytes(batch) + 4 * self.again * batch
+
     def __add__(self, other: Activations) -> Activations:
-        return Activations(per_image=self.per_image + other.per_image, fixed=self.fixed + other.fixed)
+        return Activations(
+            per_image=self.per_image + other.per_image,
+            fixed=self.fixed + other.fixed,
+            again=max(self.again, other.again),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

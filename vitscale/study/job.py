@@ -166,7 +166,10 @@ class Job:
         offload: bool = False,
     ) -> int:
         """What pre-training keeps on each device in fp32: model states, and activations of a micro-batch (None: the
-        device's part of the batch). Workspaces come on top: `vitscale bench` measures them."""
+        device's part of the batch), with those of a block that is computed again.
+
+        Workspaces come on top: `vitscale bench` measures them.
+        """
         if self.kind == "import":
             return 4 * self.params.total
         recipe = self.run.recipe
@@ -176,7 +179,7 @@ class Job:
         states = cost.model_state_bytes(
             self.params.total, stage=stage, devices=devices, offload=offload, averaged=averaged
         )
-        return states + kept.bytes(images)
+        return states + kept.peak_bytes(images)
 
     def document(self) -> dict[str, Any]:
         """What a worker is told: `run.json`, but for provenance and the machine's settings."""

@@ -113,19 +113,23 @@ class Arch:
         side, kept = self._stem_activations(resolution)
         how, norm = self.weight_standardization, 2 * self.groups
         fixed = kernel_copies(how, 3, self.backbone_width, 3 if self.stem == "small" else 7)
+        again = 0
         for inputs, inside, stride in bottlenecks(self.blocks, self.backbone_width):
             after, outside, projected = ceil(side / stride), 4 * inside, inputs != 4 * inside
             kept += outside * after**2
-            if not recompute:
-                padded = inside * (side + 1) ** 2 if stride == 2 and side % 2 == 0 else 0
-                kept += 2 * inside * side**2 + padded + (2 * inside + outside) * after**2 + 3 * norm
-                kept += outside * after**2 + norm if projected else 0
+            padded = inside * (side + 1) ** 2 if stride == 2 and side % 2 == 0 else 0
+            block = 2 * inside * side**2 + padded + (2 * inside + outside) * after**2 + 3 * norm
+            block += outside * after**2 + norm if projected else 0
+            if recompute:
+                again = max(again, block)
+            else:
+                kept += block
                 fixed += kernel_copies(how, inputs, inside, 1) + kernel_copies(how, inside, inside, 3)
                 fixed += kernel_copies(how, inside, outside, 1)
                 fixed += kernel_copies(how, inputs, outside, 1) if projected else 0
             side = after
         transformer = self.vit.activations_behind_image(side, head, recompute=recompute)
-        return Activations(per_image=kept, fixed=fixed) + transformer
+        return Activations(per_image=kept, fixed=fixed, again=again) + transformer
 
     def _stem_activations(self, resolution: int) -> tuple[int, int]:
         """(side of the stem's output, what is kept of it: the image, both sides of the norm's ReLU, the pooling's)."""

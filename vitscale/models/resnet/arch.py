@@ -94,18 +94,22 @@ class Arch:
             half = ceil(resolution / 2)
             side = ceil(half / 2)
             kept += self.width * (half + 2) ** 2 + 2 * self.width * side**2  # the padded map, and where its maxima lie
+        again = 0
         for inputs, inside, stride in bottlenecks(self.blocks, self.width):
             after = ceil(side / stride)
             kept += inputs * side**2
-            if not recompute:
-                kept += (inputs + 2 * inside) * side**2 + 2 * inside * after**2 + 3 * norm
+            block = (inputs + 2 * inside) * side**2 + 2 * inside * after**2 + 3 * norm
+            if recompute:
+                again = max(again, block)
+            else:
+                kept += block
                 fixed += kernel_copies(how, inputs, inside, 1) + kernel_copies(how, inside, inside, 3)
                 fixed += kernel_copies(how, inside, 4 * inside, 1)
                 fixed += kernel_copies(how, inputs, 4 * inside, 1) if inputs != 4 * inside else 0
             side = after
         features = self.feature_width
         kept += 2 * features * side**2 + norm + features + head.kept()
-        return Activations(per_image=kept, fixed=fixed)
+        return Activations(per_image=kept, fixed=fixed, again=again)
 
 
 def bottlenecks(blocks: tuple[int, ...], width: int) -> Iterator[tuple[int, int, int]]:

@@ -140,7 +140,8 @@ class Arch:
             around = 4 * self.side(resolution) ** 2 + head.patches * (2 + 2 * width + 2) + 4
         else:
             around = tokens * width + (2 if self.pool == "token" else 2 * tokens) + width
-        return Activations(per_image=blocks + around + head.kept())
+        again = (self.layers // self.depth) * self._layer_activations(tokens) - tokens * width if recompute else 0
+        return Activations(per_image=blocks + around + head.kept(), again=again)
 
     def _layer_activations(self, tokens: int) -> int:
         """Input, its norm, queries, keys and values, what they mix to, the sum, its norm, both sides of the GELU;
