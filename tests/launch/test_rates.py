@@ -10,10 +10,10 @@ import pytest
 
 import tiny
 from vitscale.cli.plan_memory import HEADER, memory_document, memory_rows
-from vitscale.cli.plan_screen import Terms, bill
+from vitscale.cli.plan_screen import Terms, bill, totals
 from vitscale.launch.changes import changes
 from vitscale.launch.estimate import expected_seconds
-from vitscale.launch.folders import prepare
+from vitscale.launch.folders import prepare, shares_left
 from vitscale.launch.rates import GUESSED_MFU, Rates, keep, rates_of
 from vitscale.launch.sweep import current_plan
 from vitscale.results.store import Held
@@ -129,6 +129,24 @@ def test_the_bill_is_of_what_is_left(folder: Path) -> None:
     (_, _, small) = bill(jobs, left, Terms(counting="dense", rates=rates, memory=1e-6))
     assert small.startswith(f"does not fit: {vit.id} ViT-nano/7: 0.0")
     assert resnet.id not in small
+
+
+def test_of_what_has_begun_what_lies_behind_its_checkpoint_is_left(folder: Path) -> None:
+    text = tiny.STUDY.replace("steps = 12\n", 'schedule = "constant"\ncooldown = 0.5\n')
+    text = text[: text.index("[[transfer]]")] + '[[axes]]\n"recipe.steps" = [20, 40]\n'
+    (folder / "study.toml").write_text(text)
+    trunk, short, long = trained(folder)
+    assert (trunk.steps, long.branch and long.branch.step) == (20, 20)
+    for job, step in ((trunk, 15), (long, 35), (short, 10)):  # that of `short` is its trunk's still
+        (folder / "runs" / job.id / "checkpoints" / f"step-{step:08d}").mkdir(parents=True)
+    begun = shares_left([trunk, short, long], folder / "runs")
+    assert begun == {trunk.id: 0.25, long.id: 0.25}
+    rates = Rates(device="x", measured={}, guess=trunk.flops / 3600, how="by hand")
+    terms = Terms(counting="dense", rates=rates, begun=begun)
+    assert terms.hours([trunk, short, long]) == pytest.approx(0.25 + 0.5 + 0.25)
+    assert terms.document(trunk, "stopped")["share_left"] == 0.25
+    left = trunk.flops * 0.25 + short.flops + long.flops * 0.25
+    assert totals([trunk, short, long], {}, begun=begun)[-1] == f"left to run: 3 jobs, {left:.2e} FLOPs"
 
 
 def test_changes_are_told_by_the_run_that_differs_least(folder: Path) -> None:

@@ -71,6 +71,7 @@ def plan(
         micro_batch=micro_batch,
         memory=memory,
         price=price,
+        begun=folders.shares_left(now.jobs, runs),
     )
     states = {job.id: folders.state_of(job, runs) for job in now.jobs}
     if json:
@@ -88,7 +89,7 @@ def _print_plan(jobs: Sequence[Job], states: Mapping[str, str], terms: Terms) ->
     if terms.memory is not None:
         print_table(list(memory_rows(training, terms)), MEMORY_HEADER)
     for line in [
-        *totals(jobs, states, terms.counting),
+        *totals(jobs, states, terms.counting, begun=terms.begun),
         *bill(jobs, states, terms),
         *unequal(training, terms.counting),
     ]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vitscale.cli.plan_memory import memory_document
@@ -30,6 +30,7 @@ HEADER = (
     "GiB/device",
     "state",
 )
+ENDED = ("done", "failed")
 KEPT = 2  # checkpoints of a run, unless --keep-last says otherwise
 
 
@@ -47,9 +48,12 @@ class Terms:
     price: float | None = None
     """Of a device-hour."""
 
+    begun: Mapping[str, float] = field(default_factory=dict)
+    """By the ids of runs that have begun, the share of each that is left."""
+
     def hours(self, jobs: Sequence[Job]) -> float:
-        """Device-hours that they compute."""
-        return sum(self.rates.seconds(job) for job in jobs) / 3600
+        """Device-hours that are left of them."""
+        return sum(self.rates.seconds(job) * self.begun.get(job.id, 1.0) for job in jobs) / 3600
 
     def memory_bytes(self, job: Job) -> list[dict[str, Any]] | None:
         """Bytes on a device by ZeRO stage, with activation checkpointing and without; None of what trains nothing."""
@@ -93,6 +97,7 @@ class Terms:
             "macs": job.macs_by(self.counting),
             "flops": job.flops_by(self.counting),
             "flops_alone": job.flops_alone_by(self.counting) if job.kind == "pretrain" else None,
+            "share_left": 0.0 if state in ENDED else self.begun.get(job.id, 1.0),
             "device_seconds": self.rates.seconds(job),
             "memory_bytes": self.memory_bytes(job),
             "memory_measured": memory_document(job, self),
@@ -119,7 +124,7 @@ class Terms:
             "to select" if selecting else f"{job.run.recipe.lr:g}",
         ]
         alone = "-" if job.role == "trunk" else f"{job.flops_alone_by(self.counting) / 1e18:.4g}"
-        spent = [alone, f"{job.flops_by(self.counting) / 1e18:.4g}", f"{self.hours([job]):.3g}"]
+        spent = [alone, f"{job.flops_by(self.counting) / 1e18:.4g}", f"{self.rates.seconds(job) / 3600:.3g}"]
         return [
             "-" if selecting else job.id,
             "published" if published else job.role,
@@ -135,7 +140,7 @@ class Terms:
 
 def bill(jobs: Sequence[Job], states: Mapping[str, str], terms: Terms) -> Iterator[str]:
     """Device-hours, money and disk of what is left; what cannot fit."""
-    left = [job for job in jobs if states.get(job.id) not in ("done", "failed")]
+    left = [job for job in jobs if states.get(job.id) not in ENDED]
     hours = terms.hours(left)
     money = "" if terms.price is None else f", {hours * terms.price:,.2f} at {terms.price:g} a device-hour"
     shown = f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
@@ -162,9 +167,16 @@ def _disk(job: Job, cleaned: bool) -> int:
     return one * (KEPT + (recipe.keep == "best") + len({step for step, _ in job.branches}))
 
 
-def totals(jobs: Sequence[Job], states: Mapping[str, str], counting: Counting = "dense") -> list[str]:
-    """Counts and FLOPs of all jobs and of those still to do."""
-    left = [job for job in jobs if states.get(job.id) not in ("done", "failed")]
+def totals(
+    jobs: Sequence[Job],
+    states: Mapping[str, str],
+    counting: Counting = "dense",
+    *,
+    begun: Mapping[str, float] | None = None,
+) -> list[str]:
+    """Counts and FLOPs of all jobs and of what is still to do; `begun` as in `Terms`."""
+    left = [job for job in jobs if states.get(job.id) not in ENDED]
+    flops_left = sum(job.flops_by(counting) * (begun or {}).get(job.id, 1.0) for job in left)
     pretraining = sum(job.kind == "pretrain" and job.role != "trunk" for job in jobs)
     trunks = sum(job.role == "trunk" for job in jobs)
     published = sum(job.kind == "import" for job in jobs)
@@ -175,7 +187,7 @@ def totals(jobs: Sequence[Job], states: Mapping[str, str], counting: Counting = 
         f"{pretraining} pre-training runs, {checkpoints}{transfers} transfers, {baselines} baselines; "
         f"{sum(job.flops_by(counting) for job in jobs):.2e} FLOPs",
         *_saved(jobs, trunks, counting),
-        f"left to run: {len(left)} jobs, {sum(job.flops_by(counting) for job in left):.2e} FLOPs",
+        f"left to run: {len(left)} job{'' if len(left) == 1 else 's'}, {flops_left:.2e} FLOPs",
     ]
 
 

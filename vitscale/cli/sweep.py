@@ -80,6 +80,7 @@ def sweep(
 
     Stop it at any time: the next sweep goes on where this one was.
     """
+    from vitscale.launch.folders import shares_left
     from vitscale.study.load import load
 
     options.check_alone()
@@ -135,7 +136,11 @@ def sweep(
         _set_failed_aside(loaded, runs, wanted, share)
         everything, states = _planned(loaded, runs, wanted, share)
     say(loaded.title)
-    for line in [*totals(everything, states), *unequal([job for job in everything if job.kind == "pretrain"])]:
+    begun = shares_left(everything, runs)
+    for line in [
+        *totals(everything, states, begun=begun),
+        *unequal([job for job in everything if job.kind == "pretrain"]),
+    ]:
         say(line)
     if dry_run:
         _print_open(everything, states)
