@@ -78,6 +78,7 @@ def small_images(folder: Path) -> None:
     fractals.write(folder, classes=10, per_class=800, resolution=28, seed=0, workers=1, shard_samples=8_000 // SHARDS)
 
 
+SMALL = ("model.width=64", "model.depth=4", "model.mlp=256", "model.heads=2")
 CASES = (
     Case(
         name="ViT-Ti/16",
@@ -90,7 +91,7 @@ CASES = (
     Case(
         name="ViT-small/4 (64 wide, 4 deep)",
         model="ViT-Ti/4",
-        settings=("model.width=64", "model.depth=4", "model.mlp=256", "model.heads=2"),
+        settings=SMALL,
         resolution=28,
         batch_size=64,
         steps=120,
@@ -99,7 +100,7 @@ CASES = (
     Case(
         name="ViT-small/7 (64 wide, 4 deep)",
         model="ViT-Ti/7",
-        settings=("model.width=64", "model.depth=4", "model.mlp=256", "model.heads=2"),
+        settings=SMALL,
         resolution=28,
         batch_size=64,
         steps=120,

@@ -16,6 +16,11 @@ def recalled(file: str, key: str) -> Any:
     return _known(cache_folder() / file).get(key)
 
 
+def all_recalled(file: str) -> dict[str, Any]:
+    """All that was remembered in this file, for those who ask for many keys of it."""
+    return _known(cache_folder() / file)
+
+
 def remember(file: str, key: str, value: Any) -> None:
     """Keeps it, where the disk allows: it is a memory, and can be done without."""
     path = cache_folder() / file

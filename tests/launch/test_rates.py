@@ -12,7 +12,7 @@ import tiny
 from vitscale.cli.plan_memory import HEADER, memory_document, memory_rows
 from vitscale.cli.plan_screen import Terms, bill, totals
 from vitscale.launch.changes import changes
-from vitscale.launch.estimate import expected_seconds
+from vitscale.launch.estimate import SECONDS_PER_JOB, SECONDS_PER_PROCESS, expected
 from vitscale.launch.folders import prepare, shares_left
 from vitscale.launch.rates import GUESSED_MFU, Rates, keep, rates_of
 from vitscale.launch.sweep import current_plan
@@ -195,12 +195,34 @@ def test_what_is_left_of_a_branch_counts_from_where_it_left_its_trunk(folder: Pa
     jobs = trained(folder)
     (branch,) = [job for job in jobs if job.branch and job.steps == 40]
 
-    def expected(step: int) -> float:
+    def after(step: int) -> float:
         run = folder / "runs" / branch.id
         run.mkdir(parents=True, exist_ok=True)
         event = {"event": "step", "step": step, "steps": 40, "images_per_second": 1.0}
         (run / "events.jsonl").write_text(json.dumps(event) + "\n")
-        return expected_seconds(jobs, [branch], folder / "runs", processes=1, threads=1)[0]
+        return expected(jobs, [branch], folder / "runs", processes=1).seconds
 
-    assert expected(20) - expected(30) == pytest.approx(10 * 16)  # images, at one a second
-    assert expected(20) - expected(40) == pytest.approx(20 * 16)
+    assert after(20) - after(30) == pytest.approx(10 * 16)  # images, at one a second
+    assert after(20) - after(40) == pytest.approx(20 * 16)
+
+
+def test_before_a_run_of_its_shape_has_begun_a_study_takes_as_long_as_bench_says(folder: Path) -> None:
+    vit, resnet = jobs = trained(folder)
+    runs = folder / "runs"
+
+    def seconds(job: Job, **more: int) -> tuple[float, str]:
+        found = expected(jobs, [job], runs, processes=1, **more)
+        return found.seconds - SECONDS_PER_PROCESS - SECONDS_PER_JOB, found.how
+
+    assert seconds(vit, threads=2) == (pytest.approx(vit.flops / 4e10), "a guess before anything has run here")
+    keep(vit, "Some CPU", {"images_per_second": 10.0, "devices": 1, "threads": 2})
+    assert seconds(vit, threads=2) == (pytest.approx(12 * 16 / 10), "as vitscale bench has timed it")
+    assert seconds(vit, threads=1)[0] == pytest.approx(12 * 16 / 5)
+    assert seconds(vit, threads=2, devices=3)[0] == pytest.approx(12 * 16 / 30)
+    assert seconds(resnet, threads=2)[0] == pytest.approx(resnet.flops / (10 * 6 * vit.macs))
+    keep(resnet, "Some CPU", {"images_per_second": 40.0, "devices": 1, "threads": 2})
+    (runs / vit.id).mkdir(parents=True)
+    event = {"event": "step", "step": 0, "steps": 12, "images_per_second": 1.0}
+    (runs / vit.id / "events.jsonl").write_text(json.dumps(event) + "\n")
+    assert seconds(vit, threads=2) == (pytest.approx(12 * 16), "at the rate of its runs so far")
+    assert seconds(resnet, threads=2)[0] == pytest.approx(12 * 16 / 40)

@@ -66,7 +66,7 @@ def bench(
             say(f"failed: {outcome['reason']}")
             failed.append(job)
             continue
-        facts = {key: outcome[key] for key in ("images_per_second", "memory", "settings")}
+        facts = {key: outcome[key] for key in ("images_per_second", "memory", "settings", "threads")}
         keep(job, outcome["device"], {**facts, "devices": machine.devices, "measured": outcome["ended"]})
         measured.append((job, outcome))
     if json:

@@ -207,17 +207,16 @@ def _print_open(jobs: Sequence[Job], states: Mapping[str, str]) -> None:
 
 
 def _say_how_long(jobs: Sequence[Job], states: Mapping[str, str], runs: Path, launch: Launch) -> None:
-    from vitscale.launch.estimate import expected_seconds
+    from vitscale.launch.estimate import expected
     from vitscale.launch.progress import duration
 
     if launch.at_a_time is None:
         return
     left = [job for job in jobs if states.get(job.id) not in ("done", "failed")]
-    threads = launch.machine.threads
-    seconds, measured = expected_seconds(jobs, left, runs, processes=launch.at_a_time, threads=threads)
-    if seconds:
-        how = "at the rate of its finished runs" if measured else "a guess before anything has run here"
-        say(f"{_at_a_time(launch.at_a_time, threads)}; about {duration(seconds)} ({how})")
+    cut_up = {"threads": launch.machine.threads, "devices": launch.machine.devices}
+    rest = expected(jobs, left, runs, processes=launch.at_a_time, **cut_up)
+    if left:
+        say(f"{_at_a_time(launch.at_a_time, launch.machine.threads)}; about {duration(rest.seconds)} ({rest.how})")
 
 
 def _at_a_time(jobs: int, threads: int) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vitscale.launch import folders
-from vitscale.launch.estimate import expected_seconds
+from vitscale.launch.estimate import expected
 from vitscale.launch.progress import duration, progress, title
 from vitscale.study.job import Job
 from vitscale.study.plan import Plan
@@ -38,7 +38,7 @@ class Board:
     counts: Mapping[str, int]
     """By the names of `STATES`; what was stopped, or waits for a selection, is to do."""
     seconds_left: float | None
-    """At the rate of the runs so far; None before there is one."""
+    """At the rate of the runs so far, or as bench has timed them; None before there is one."""
     note: str = ""
     """What else is going on."""
 
@@ -73,11 +73,11 @@ def board(
     counts: Counter[str] = Counter(state if state in STATES else "to do" for state in states.values())
     counts["to do"] += sum(wanted(job) for job in now.waiting)
     left = [job for job in [*jobs, *now.waiting] if states.get(job.id) not in ("done", "failed")]
-    seconds, measured = expected_seconds(jobs, left, runs, processes=at_once or max(len(running), 1), threads=1)
+    rest = expected(jobs, left, runs, processes=at_once or max(len(running), 1))
     return Board(
         lines=tuple(_line(job, runs / job.id) for job in running),
         counts={state: counts[state] for state in STATES},
-        seconds_left=seconds if measured else None,
+        seconds_left=rest.seconds if rest.measured else None,
         note=note,
     )
 

@@ -1,34 +1,75 @@
-"""How long jobs will take here: by the rate of runs that are done, else by a guess."""
+"""How long jobs will take here: by the rate of runs so far, else as `vitscale bench` has timed it, else by a guess."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 
 from vitscale.launch import folders
+from vitscale.launch.rates import Rates, rates_of, shape_of
 from vitscale.study.job import Job
 
-FLOPS_PER_CORE = 2e10
-"""A guess for fp32 training of small models on one server core, until something has been measured."""
 SECONDS_PER_PROCESS = 8.0
 """Starting Python, torch and DeepSpeed on a server core."""
 SECONDS_PER_JOB = 4.0
 """What a run spends beside its steps there: its engine, its data, its record."""
 
 
-def expected_seconds(
-    jobs: Sequence[Job], left: Sequence[Job], runs: Path, *, processes: int, threads: int
-) -> tuple[float, bool]:
-    """(wall-clock seconds that those `left` of the jobs take here, whether the rate was measured by earlier runs)."""
-    measured, done = [], {}
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """Wall-clock seconds, and what they are judged by."""
+
+    seconds: float
+    how: str
+    measured: bool
+
+
+def expected(
+    jobs: Sequence[Job],
+    left: Sequence[Job],
+    runs: Path,
+    *,
+    processes: int,
+    devices: int = 1,
+    threads: int | None = None,
+) -> Expected:
+    """What those `left` of the jobs take here, so many `processes` at once.
+
+    `threads` of a run where that is known: what was timed on another number of them is scaled.
+    """
+    seen, done = _so_far(jobs, runs)
+    timed = rates_of(jobs, None, threads or 1)
+    scale = devices * (threads / timed.threads if threads and timed.threads else 1.0)
+    flops = ((job, job.flops * (1 - done.get(job.id, 0.0))) for job in left)
+    computing = sum(number / _rate(job, seen, timed, scale) for job, number in flops)
+    groups = {job.id if job.kind != "transfer" else job.parent or job.run.model.name for job in left}
+    overhead = len(groups) * SECONDS_PER_PROCESS + len(left) * SECONDS_PER_JOB
+    how = "a guess before anything has run here"
+    if seen or timed.measured:
+        how = "at the rate of its runs so far" if seen else "as vitscale bench has timed it"
+    return Expected((computing + overhead) / processes, how, measured=bool(seen or timed.measured))
+
+
+def _so_far(jobs: Sequence[Job], runs: Path) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Of runs that have logged a step: FLOP/s by shape, and by id the share of its own steps that each has done."""
+    rates: dict[str, list[float]] = {}
+    done = {}
     for job in jobs:
         event = folders.last_event(runs / job.id) if job.kind == "pretrain" else None
         if event is not None:
-            measured.append(event["images_per_second"] * 6 * job.macs)
+            rates.setdefault(shape_of(job), []).append(event["images_per_second"] * 6 * job.macs)
             first = job.branch.step if job.branch else 0
             done[job.id] = max(event["step"] - first, 0) / max(event["steps"] - first, 1)
-    rate = sum(measured) / len(measured) if measured else FLOPS_PER_CORE * threads
-    groups = {job.id if job.kind != "transfer" else job.parent or job.run.model.name for job in left}
-    overhead = len(groups) * SECONDS_PER_PROCESS + len(left) * SECONDS_PER_JOB
-    flops = sum(job.flops * (1 - done.get(job.id, 0.0)) for job in left)
-    return (flops / rate + overhead) / processes, bool(measured)
+    return rates, done
+
+
+def _rate(job: Job, seen: Mapping[str, Sequence[float]], timed: Rates, scale: float) -> float:
+    """FLOP/s of a run: of its own shape where that is known, of others where it is not."""
+    shape = shape_of(job)
+    if shape in seen:
+        return mean(seen[shape])
+    if shape in timed.measured or not seen:
+        return timed.measured.get(shape, timed.guess) * scale
+    return mean(rate for rates in seen.values() for rate in rates)

@@ -11,13 +11,14 @@ from functools import lru_cache
 from typing import Any
 
 from vitscale import models
-from vitscale.launch.estimate import FLOPS_PER_CORE
 from vitscale.models.counts import Head
 from vitscale.peaks import gpu_peak
-from vitscale.remember import recalled, remember
+from vitscale.remember import all_recalled, recalled, remember
 from vitscale.study.job import Job
 
 FILE = "throughput.json"
+FLOPS_PER_CORE = 2e10
+"""A guess for fp32 training of small models on one server core, until something has been measured."""
 OF_SPEED = ("batch_size", "precision", "ema", "grad_clip", "dropout", "stochastic_depth", "mixup", "objective")
 """Settings of a recipe that a step's time depends on."""
 CUT_UP = ("micro_batch", "zero_stage", "activation_checkpointing", "offload")
@@ -83,6 +84,8 @@ class Rates:
     how: str
     peaks: Mapping[str, Peak] = field(default_factory=dict)
     """Of memory, by shape, where it was measured."""
+    threads: int | None = None
+    """Of a processor on which it was measured."""
 
     def seconds(self, job: Job) -> float:
         """Device-seconds that a job computes; start-up, data and evaluation left out."""
@@ -99,7 +102,8 @@ def rates_of(jobs: Iterable[Job], device: str | None, cores: int) -> Rates:
     None: on the kind of device that most of them were measured on.
     """
     shapes = {shape_of(job): job for job in jobs if job.kind == "pretrain"}
-    known = {shape: _known(recalled(FILE, shape), device) for shape in shapes}
+    kept = all_recalled(FILE)
+    known = {shape: _known(kept[shape], device) for shape in shapes if shape in kept}
     names = [name for found in known.values() for name in found]
     if not names:
         return _guess(shapes.values(), device, cores)
@@ -112,7 +116,9 @@ def rates_of(jobs: Iterable[Job], device: str | None, cores: int) -> Rates:
         missing = f"{len(shapes) - len(measured)} of {len(shapes)} shapes"
         how += f"; {missing} were not, and are guessed at the others' mean rate"
     peaks = {shape: peak for shape, facts in here.items() if (peak := _peak(facts)) is not None}
-    return Rates(device=name, measured=measured, guess=guess, how=how, peaks=peaks)
+    threads = {facts.get("threads") for facts in here.values()}
+    same = threads.pop() if len(threads) == 1 else None
+    return Rates(device=name, measured=measured, guess=guess, how=how, peaks=peaks, threads=same)
 
 
 def _known(found: Any, device: str | None) -> dict[str, Mapping[str, Any]]:

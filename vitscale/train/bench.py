@@ -70,6 +70,7 @@ def bench(rundir: RunDir, stop: Stop) -> dict[str, Any]:
         "steps": steps,
         "memory": int(held),
         "settings": settings,
+        "threads": None if torch.cuda.is_available() else torch.get_num_threads(),
     }
 
 
