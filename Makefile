@@ -11,7 +11,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(PIP_CONSTRAINT)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow soak check bench bench-models bench-engine bench-data bench-pretrain bench-fits bench-report format data clean
+.PHONY: help venv demo test test-slow soak check bench bench-models bench-engine bench-data bench-pretrain bench-fits bench-report bench-sweep format data clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -49,7 +49,7 @@ check: venv  ## format, lint, types, import contracts
 	$(BIN)/mypy vitscale
 	$(BIN)/lint-imports
 
-bench: bench-models bench-engine bench-data bench-pretrain bench-fits bench-report  ## all benchmarks (60 minutes)
+bench: bench-models bench-engine bench-data bench-pretrain bench-fits bench-report bench-sweep  ## all benchmarks (75 minutes)
 
 bench-models: venv  ## a training step beside Hugging Face's ViT and torch's matmul peak (5 minutes)
 	$(BIN)/python benchmarks/models.py
@@ -70,6 +70,9 @@ bench-fits: venv  ## a law found beside 4,500 starts, bootstrap times, coverage 
 
 bench-report: venv  ## vitscale report on made-up studies of 1,000 and 10,000 rows (2 minutes)
 	$(BIN)/python benchmarks/report.py
+
+bench-sweep: venv  ## what a sweep adds to its runs, studies of 10,000 runs, what a trunk saves (15 minutes)
+	$(BIN)/python benchmarks/sweep.py
 
 format: venv  ## put the code into shape
 	$(BIN)/ruff format .

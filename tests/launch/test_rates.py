@@ -13,9 +13,10 @@ from vitscale.cli.plan_memory import HEADER, memory_document, memory_rows
 from vitscale.cli.plan_screen import Terms, bill, totals
 from vitscale.launch.changes import changes
 from vitscale.launch.estimate import SECONDS_PER_JOB, SECONDS_PER_PROCESS, expected
-from vitscale.launch.folders import prepare, shares_left
+from vitscale.launch.folders import prepare
 from vitscale.launch.rates import GUESSED_MFU, Rates, keep, rates_of
 from vitscale.launch.sweep import current_plan
+from vitscale.launch.trunks import shares_left
 from vitscale.results.store import Held
 from vitscale.study.job import Job
 from vitscale.study.load import load

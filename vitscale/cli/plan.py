@@ -53,7 +53,7 @@ def plan(
 
     Memory is that of a device, without sharing and at the least: with ZeRO and activation checkpointing.
     """
-    from vitscale.launch import folders
+    from vitscale.launch import folders, trunks
     from vitscale.launch.rates import rates_of
     from vitscale.launch.sweep import current_plan
     from vitscale.study.load import load
@@ -71,7 +71,7 @@ def plan(
         micro_batch=micro_batch,
         memory=memory,
         price=price,
-        begun=folders.shares_left(now.jobs, runs),
+        begun=trunks.shares_left(now.jobs, runs),
     )
     states = {job.id: folders.state_of(job, runs) for job in now.jobs}
     if json:

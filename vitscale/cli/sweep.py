@@ -80,7 +80,7 @@ def sweep(
 
     Stop it at any time: the next sweep goes on where this one was.
     """
-    from vitscale.launch.folders import shares_left
+    from vitscale.launch.trunks import shares_left
     from vitscale.study.load import load
 
     options.check_alone()

@@ -150,17 +150,6 @@ def goes_to(trunk: Path) -> int:
     return int(document(trunk)["steps"]) if (trunk / "run.json").is_file() else 0
 
 
-def shares_left(jobs: Iterable[Job], runs: Path) -> dict[str, float]:
-    """Of those pre-trainings that have begun the share of their own steps that the newest checkpoint leaves."""
-    found = {}
-    for job in jobs:
-        reached = max(checkpoint_steps(runs / job.id), default=0) if job.kind == "pretrain" else 0
-        first = job.branch.step if job.branch else 0
-        if reached > first:
-            found[job.id] = max(job.steps - reached, 0) / (job.steps - first)
-    return found
-
-
 def scores(runs: Path, ids: Iterable[str]) -> dict[str, float | None]:
     """Upstream validation score of each ended run among `ids`, larger is better; None for one that failed."""
     found = {}

@@ -30,7 +30,7 @@ GUESSED_MFU = 0.4
 def shape_of(job: Job) -> str:
     """All that a step's time depends on but the machine, in short."""
     recipe = tuple((name, getattr(job.run.recipe, name)) for name in OF_SPEED)
-    return _shape(job.arch, job.head, job.run.data.resolution, recipe)  # type: ignore[arg-type]  # an Arch is frozen
+    return _shape(job.arch, job.head, job.run.data.resolution, recipe)
 
 
 @lru_cache(maxsize=1024)

@@ -46,6 +46,17 @@ def reached(folder: Path) -> int:
     return max(folders.checkpoint_steps(folder), default=0)
 
 
+def shares_left(jobs: Iterable[Job], runs: Path) -> dict[str, float]:
+    """Of those pre-trainings that have begun the share of their own steps that the newest checkpoint leaves."""
+    found = {}
+    for job in jobs:
+        step = reached(runs / job.id) if job.kind == "pretrain" else 0
+        first = job.branch.step if job.branch else 0
+        if step > first:
+            found[job.id] = max(job.steps - step, 0) / (job.steps - first)
+    return found
+
+
 def _has_begun(folder: Path) -> bool:
     return folders.result(folder) is not None or bool(folders.checkpoint_steps(folder))
 

@@ -24,6 +24,7 @@ Sizes = Mapping[str, Mapping[str, Any]]
 class Arch(Protocol):
     """What every family's `Arch` offers; a frozen dataclass of the numbers that define the network."""
 
+    def __hash__(self) -> int: ...
     @property
     def family(self) -> str: ...
     @property

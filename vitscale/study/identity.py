@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 from vitscale import models
@@ -73,7 +74,7 @@ def transfer_id(origin: Origin, transfer: Transfer, task: Task) -> str:
         start = {"parent": origin_identity(origin)}
     elif transfer.init == "untrained":
         start = {
-            "arch": models.to_dict(arch),
+            "arch": _numbers(arch),
             "pre_logits": run.model.pre_logits and origin.checkpoint is None,
             # The head's size moves what the generator gives the rest.
             "num_classes": num_classes(origin.dataset, run.data) or task.num_classes,
@@ -91,7 +92,7 @@ def origin_identity(origin: Origin) -> dict[str, Any]:
     run, arch = origin.run, origin.arch
     if origin.checkpoint is not None:
         return {
-            "arch": models.to_dict(arch),
+            "arch": _numbers(arch),
             "checkpoint": origin.checkpoint,
             "resolution": run.data.resolution,
             "precision": run.recipe.precision,
@@ -123,7 +124,7 @@ def origin_identity(origin: Origin) -> dict[str, Any]:
     if arch.family == "resnet":
         recipe.pop("dropout", None)
     return {
-        "arch": models.to_dict(arch),
+        "arch": _numbers(arch),
         "model": model,
         "data": data,
         "recipe": recipe,
@@ -174,6 +175,12 @@ def _without_effect(data: Data) -> list[str]:
 def _differing(part: Any, default: Any) -> dict[str, Any]:
     values = {f.name: getattr(part, f.name) for f in fields(part)}
     return {key: value for key, value in values.items() if value != getattr(default, key)}
+
+
+@lru_cache(maxsize=1024)
+def _numbers(arch: models.Arch) -> Mapping[str, Any]:
+    """Looked up once for the many runs that share an architecture; not to be changed."""
+    return models.to_dict(arch)
 
 
 def _digest(document: Mapping[str, Any]) -> str:

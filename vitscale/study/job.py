@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from vitscale import models
 from vitscale.config import Run, Task
 from vitscale.locations import locate
-from vitscale.models.counts import Counting, Head
+from vitscale.models.counts import Activations, Counting, Head
 from vitscale.models.masked import masked_head
 from vitscale.study import cost
 from vitscale.study.datasets import Dataset
@@ -98,7 +98,7 @@ class Job:
         before = self.branch.step if self.branch else 0
         return (self.steps - before) * self.run.recipe.batch_size
 
-    @property
+    @cached_property
     def head(self) -> Head:
         """Behind the representation in pre-training; of a published checkpoint none, of its transfers the task's."""
         if self.checkpoint is not None:
@@ -113,7 +113,7 @@ class Job:
 
     @cached_property
     def params(self) -> models.Params:
-        return self.arch.params(self.run.data.resolution, self.head)
+        return _params(self.arch, self.run.data.resolution, self.head)
 
     @cached_property
     def macs(self) -> int:
@@ -121,7 +121,7 @@ class Job:
         return self.macs_by("dense")
 
     def macs_by(self, counting: Counting) -> int:
-        return self.arch.macs(self.run.data.resolution, self.head, counting).total
+        return _macs(self.arch, self.run.data.resolution, self.head, counting)
 
     @property
     def pretrain_flops(self) -> int:
@@ -145,7 +145,7 @@ class Job:
         if transfer.init == "pixels":
             return 0
         resolution = transfer.resolution or self.run.data.resolution
-        macs = self.arch.macs(resolution, Head(num_classes=task.num_classes), counting).total
+        macs = _macs(self.arch, resolution, Head(num_classes=task.num_classes), counting)
         if transfer.protocol == "fewshot":
             return cost.forward_flops(macs, task.train_examples + task.test_examples)
         trainings = (len(transfer.lr) if len(transfer.lr) > 1 else 0) + transfer.seeds
@@ -174,7 +174,7 @@ class Job:
             return 4 * self.params.total
         recipe = self.run.recipe
         images = self.images_at_once(devices, micro_batch)
-        kept = self.arch.activations(self.run.data.resolution, self.head, recompute=recompute)
+        kept = _activations(self.arch, self.run.data.resolution, self.head, recompute)
         averaged = recipe.ema > 0
         states = cost.model_state_bytes(
             self.params.total, stage=stage, devices=devices, offload=offload, averaged=averaged
@@ -201,6 +201,22 @@ class Job:
             "branches": self.branches,
             "flops_per_example": cost.training_flops(self.macs, 1),
         }
+
+
+# Thousands of runs have a few architectures in common.
+@lru_cache(maxsize=1024)
+def _params(arch: models.Arch, resolution: int, head: Head) -> models.Params:
+    return arch.params(resolution, head)
+
+
+@lru_cache(maxsize=1024)
+def _macs(arch: models.Arch, resolution: int, head: Head, counting: Counting) -> int:
+    return arch.macs(resolution, head, counting).total
+
+
+@lru_cache(maxsize=1024)
+def _activations(arch: models.Arch, resolution: int, head: Head, recompute: bool) -> Activations:
+    return arch.activations(resolution, head, recompute=recompute)
 
 
 def files_of(study_base: Path, run: Run) -> dict[str, str]:
