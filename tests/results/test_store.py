@@ -186,3 +186,14 @@ def test_a_plan_that_cannot_be_read_is_named(tmp_path: Path, text: str, complain
         read_plan(tmp_path)
     assert caught.value.exit_code == MISSING
     assert len(str(caught.value).splitlines()) == 2
+
+
+def test_what_is_recorded_again_unchanged_is_not_written_again(tmp_path: Path) -> None:
+    """So that a sweep with nothing left to do leaves a folder under version control as it was, and takes no time."""
+    path = write_part([{"value": 0.1}], tmp_path, run_id="a", attempt=1)
+    before = path.stat()
+    write_part([{"value": 0.1}], tmp_path, run_id="a", attempt=1)
+    assert path.stat().st_ino == before.st_ino
+    write_part([{"value": 0.2}], tmp_path, run_id="a", attempt=1)
+    assert list(read(tmp_path)["value"]) == [0.2]
+    assert [each.name for each in tmp_path.iterdir()] == ["a-1.parquet"]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitscale.errors import MISSING, VitscaleError
-from vitscale.files import sync, write_whole
+from vitscale.files import write_whole
 from vitscale.results.schema import COLUMNS, NAMES, SCHEMA, Column, arrow_schema
 
 PLAN = "_plan.json"  # Parquet readers skip names that begin with an underscore
@@ -32,21 +30,19 @@ def write_part(rows: list[dict[str, Any]], folder: Path, *, run_id: str, attempt
     JSON columns take text or the object itself; times take a `datetime` with a zone, ISO text or seconds since 1970.
     Raises ValueError for a column that is not in the schema or a value of the wrong type.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     table = _table([{"run_id": run_id, "attempt": attempt, "schema": SCHEMA, **row} for row in rows])
+    buffer = pa.BufferOutputStream()
+    # Of a few rows, dictionaries and statistics of 57 columns are most of the file, and of the time to read it.
+    pq.write_table(table, buffer, compression="zstd", use_dictionary=False, write_statistics=False)
+    data = buffer.getvalue().to_pybytes()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{run_id}-{attempt}.parquet"
-    # Parquet readers skip names that begin with a dot, so a crash in here leaves the folder readable.
-    temporary = folder / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}"
-    try:
-        # Of a few rows, dictionaries and statistics of 57 columns are most of the file, and of the time to read it.
-        pq.write_table(table, temporary, compression="zstd", use_dictionary=False, write_statistics=False)
-        sync(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync(folder)
+    # The end of a sweep records everything again, and most of it is there.
+    if not (path.is_file() and path.read_bytes() == data):
+        write_whole(path, data)  # under a name with a dot at first, which Parquet readers skip
     return path
 
 
