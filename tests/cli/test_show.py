@@ -9,6 +9,7 @@ import pytest
 
 import tiny
 from vitscale.launch import folders
+from vitscale.results.store import write_part
 from vitscale.study.load import load
 from vitscale.study.plan import plan
 
@@ -52,6 +53,26 @@ def test_show_gives_results_as_means_over_draws(runs: tuple[Path, list[str]]) ->
     assert "task\tprotocol\tmetric\tshots\tmean\tsd\tdraws" in lines
     assert "digits\tfewshot\taccuracy\t5\t0.5\t0.353553\t2" in lines
     assert "outcome\tflops_eval\t2e+09" in lines
+
+
+def test_show_says_what_a_setting_was_chosen_from(runs: tuple[Path, list[str]]) -> None:
+    folder, (one, _) = runs
+    told = {"study": "mine", "role": "cell", "settings": {"recipe.lr": 0.01}, "lr": 0.01, "lr_at_edge": True}
+    tried = [{"recipe.lr": 0.001, "score": 0.25}, {"recipe.lr": 0.01, "score": 0.5}, {"recipe.lr": 0.1, "score": None}]
+    write_part([{**told, "lr_at_edge": False}], folder / "results" / "mine", run_id=one, attempt=1)
+    write_part([{**told, "tried": tried}] * 2, folder / "results" / "mine", run_id=one, attempt=2)
+    write_part([{**told, "study": "other", "role": "tuning"}], folder / "results" / "other", run_id=one, attempt=1)
+    lines = [line for line in vitscale(folder, "show", one).stdout.splitlines() if line.startswith("study ")]
+    assert lines[:5] == [
+        "study mine\trole\tcell",
+        "study mine\ttried recipe.lr 0.001\t0.25",
+        "study mine\ttried recipe.lr 0.01\t0.5 (chosen)",
+        "study mine\ttried recipe.lr 0.1\tfailed",
+        "study mine\tnote\tthe choice lies at the edge of what was tried; a better one may lie beyond",
+    ]
+    assert lines[5] == "study other\trole\ttuning"
+    document = json.loads(vitscale(folder, "show", one, "--json").stdout)
+    assert [(study["study"], study["tried"]) for study in document["studies"]] == [("mine", tried), ("other", None)]
 
 
 def test_diff_names_the_settings_that_differ(runs: tuple[Path, list[str]]) -> None:

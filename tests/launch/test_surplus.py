@@ -72,10 +72,10 @@ def test_without_a_terminal_it_only_says_what_it_would_free(runs: Path) -> None:
     before = names(runs)
     said = clean()
     assert said.stdout.splitlines()[1].startswith(str(runs / "done" / "checkpoints" / "step-00000010"))
-    assert said.stderr == "1 checkpoint, 0.00 GB could be freed; --yes does it\n"
+    assert said.stderr == "1 checkpoint, 0.0 MB could be freed; --yes does it\n"
     assert json.loads(clean("--json").stdout)["freed"] is False
     assert names(runs) == before
-    assert clean("--yes").stderr == "freed: 1 checkpoint, 0.00 GB\n"
+    assert clean("--yes").stderr == "freed: 1 checkpoint, 0.0 MB\n"
     assert len(names(runs)) == len(before) - 1
     assert clean().stderr == f"nothing to free in {runs}\n"
 

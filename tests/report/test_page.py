@@ -117,6 +117,13 @@ def test_the_box_tells_of_families_that_do_not_cost_the_same(frame: pd.DataFrame
     assert "differ by 40% between models" in changed(frame, frame["family"] == "resnet", flops_per_example=5.6e7 * 1.35)
 
 
+def test_the_box_tells_what_a_rate_was_chosen_from(frame: pd.DataFrame) -> None:
+    tuned = (frame["family"] == "vit") & (frame["examples"] == 1000) & (frame["protocol"] == "pretrain")
+    tried = json.dumps([{"recipe.lr": 1e-3, "score": 0.25}, {"recipe.lr": 0.01, "score": None}])
+    text = changed(frame, tuned, tried=tried)
+    assert text.count("0.001, of lr 0.001 (0.25); lr 0.01 (failed)") == 2, "its grid's edge, and what tuning has chosen"
+
+
 def test_two_versions_of_a_task_are_refused_with_the_way_out(frame: pd.DataFrame, tmp_path: Path) -> None:
     older = (frame["task"] == "digits") & (frame["seed"] == 0)
     mixed = frame.assign(task_version=frame["task_version"].mask(older, 2))

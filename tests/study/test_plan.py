@@ -271,6 +271,7 @@ def test_the_choice_is_the_best_by_validation_and_is_shared_with_its_cell(tmp_pa
     assert len({job.id for job in cells}) == 8
     first = cells[0]
     assert first.flops_tuning == 2 * first.flops  # beside itself
+    assert first.tried == tuple({"recipe.lr": lr, "score": 0.5 + 0.5 * (lr == 3e-3)} for lr in (1e-3, 3e-3, 1e-2))
     assert cells[1].flops_tuning == 3 * first.flops
 
 
@@ -279,7 +280,9 @@ def test_an_optimum_on_the_edge_is_flagged_and_a_failed_trial_is_passed_over(tmp
     assert all(job.at_edge for job in pretraining(finished(study, best=1e-2)) if job.role == "cell")
     tuning = [job for job in plan(study, {}).jobs if job.role == "tuning"]
     scores = {job.id: None if job.run.recipe.lr == 1e-2 else job.run.recipe.lr for job in tuning}
-    assert {job.run.recipe.lr for job in pretraining(plan(study, scores)) if job.role == "cell"} == {3e-3}
+    cells = [job for job in pretraining(plan(study, scores)) if job.role == "cell"]
+    assert {job.run.recipe.lr for job in cells} == {3e-3}
+    assert cells[0].tried[-1] == {"recipe.lr": 1e-2, "score": None}
 
 
 def test_sizes_that_are_not_tuned_take_the_nearest_choice(tmp_path: Path) -> None:

@@ -34,7 +34,8 @@ def clean(
         print_json({"bytes": total, "freed": yes, "checkpoints": rows})
     else:
         print_table([(str(each.folder), f"{each.bytes:,}", each.why) for each in found], ["checkpoint", "bytes", "why"])
-    amount = f"{len(found)} checkpoint{'' if len(found) == 1 else 's'}, {total / 1e9:,.2f} GB"
+    size = f"{total / 1e9:,.2f} GB" if total >= 1e8 else f"{total / 1e6:,.1f} MB"
+    amount = f"{len(found)} checkpoint{'' if len(found) == 1 else 's'}, {size}"
     if not found:
         say(f"nothing to free in {runs}")
     elif yes or (sys.stdin.isatty() and not json and typer.confirm(f"free {amount}?", err=True)):

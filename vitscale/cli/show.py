@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from json import loads
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
@@ -11,19 +12,27 @@ from vitscale.cli.screen import print_json, print_table, reports_errors, say
 from vitscale.cli.transfer import RunId, find
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 MEASURE = ("task", "protocol", "metric", "shots")
 
 
 @reports_errors
-def show(run: RunId, runs: options.Runs = Path("runs"), json: options.Json = False) -> None:
-    """Say what RUN is and gave: its settings, cost, provenance and results, and the command that makes it again."""
+def show(
+    run: RunId,
+    runs: options.Runs = Path("runs"),
+    results: options.Results = Path("results"),
+    json: options.Json = False,
+) -> None:
+    """Say what RUN is and gave: its settings, cost, provenance and results, and the command that makes it again.
+
+    Where its settings were chosen: from which, and how each of these did on validation images.
+    """
     from vitscale.launch import folders
     from vitscale.study import describe
 
     folder = find(run, runs)
-    told, outcome = folders.document(folder), folders.result(folder)
+    told, outcome, studies = folders.document(folder), folders.result(folder), _studies(results, folder.name)
     again = describe.command(told)
     facts = {"id": told["id"], "kind": told["kind"], "state": folders.state(folder), "folder": str(folder)}
     parts = {
@@ -36,9 +45,18 @@ def show(run: RunId, runs: options.Runs = Path("runs"), json: options.Json = Fal
     }
     if json:
         rows = (outcome or {}).get("rows", [])
-        print_json({**parts, "rows": rows, "git_diff": told["provenance"].get("git_diff"), "command": again})
+        print_json(
+            {
+                **parts,
+                "studies": studies,
+                "rows": rows,
+                "git_diff": told["provenance"].get("git_diff"),
+                "command": again,
+            }
+        )
         return
     rows = [(part, key, _short(value)) for part, facts in parts.items() for key, value in facts.items()]
+    rows += [line for study in studies for line in _choice(study)]
     print_table(rows, ["of", "name", "value"])
     if outcome and outcome["rows"]:
         print_table(_measured(outcome["rows"]), [*MEASURE, "mean", "sd", "draws"])
@@ -88,6 +106,38 @@ def _outcome(outcome: Mapping[str, Any] | None) -> dict[str, Any]:
 def _provenance(facts: Mapping[str, Any]) -> dict[str, Any]:
     plain = {key: value for key, value in facts.items() if key not in ("git_diff", "versions")}
     return {**plain, "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items())}
+
+
+def _studies(results: Path, run_id: str) -> list[dict[str, Any]]:
+    """Each study that has recorded the run: as what, and how its settings were chosen there."""
+    from vitscale.results.store import read_run
+
+    rows = read_run(results, run_id).sort_values(["study", "attempt"]).drop_duplicates("study", keep="last")
+    plain = rows.astype(object).where(rows.notna(), None)
+    return [
+        {
+            "study": row["study"],
+            "role": row["role"],
+            "chosen": {**loads(row["settings"] or "{}"), "transfer.lr": row["lr"]},
+            "tried": loads(row["tried"] or "null"),
+            "at_edge": row["lr_at_edge"],
+        }
+        for row in plain.to_dict("records")
+    ]
+
+
+def _choice(study: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """What was tried, and which of it was taken."""
+    of = f"study {study['study']}"
+    yield of, "role", study["role"]
+    for trial in study["tried"] or []:
+        values = {key: value for key, value in trial.items() if key != "score"}
+        taken = " (chosen)" if all(study["chosen"].get(key) == value for key, value in values.items()) else ""
+        name = ", ".join(f"{key} {_short(value)}" for key, value in values.items())
+        score = "failed" if trial["score"] is None else _short(trial["score"])
+        yield of, f"tried {name}", f"{score}{taken}"
+    if study["at_edge"]:
+        yield of, "note", "the choice lies at the edge of what was tried; a better one may lie beyond"
 
 
 def _measured(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:

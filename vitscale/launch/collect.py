@@ -19,9 +19,18 @@ def collect(job: Job, runs: Path, results: Path, study: str) -> bool:
     if job.kind == "import":
         return True  # nothing was measured; its transfers are rows
     told = folders.document(runs / job.id)
+    found = rows(job, outcome, told, study)
+    if job.run.transfer is not None and job.run.transfer.protocol == "finetune":
+        found = [{**row, "tried": _rates_tried(runs / job.id)} for row in found]
     with disk_errors(results):
-        store.write_part(rows(job, outcome, told, study), results / study, run_id=job.id, attempt=outcome["attempt"])
+        store.write_part(found, results / study, run_id=job.id, attempt=outcome["attempt"])
     return True
+
+
+def _rates_tried(folder: Path) -> list[dict[str, Any]] | None:
+    """The rates that a fine-tuning compared on its dev split; None where it had no choice."""
+    event = folders.last_event(folder, "chose")
+    return None if event is None else [{"transfer.lr": float(lr), "score": s} for lr, s in event["grid"].items()]
 
 
 def collect_orphan(job: Job, origin: Job, outcome: dict[str, Any], results: Path, study: str) -> None:
@@ -41,10 +50,7 @@ def rows(job: Job, outcome: dict[str, Any], told: dict[str, Any], study: str) ->
     tuning = known.pop("flops_tuning")
     found = []
     for row in outcome["rows"]:
-        merged = {**known, "status": "done", **row, "flops_tuning": tuning + row.get("flops_tuning", 0)}
-        if job.at_edge is not None and row.get("lr_at_edge") is None:
-            merged["lr_at_edge"] = job.at_edge
-        found.append(merged)
+        found.append({**known, "status": "done", **row, "flops_tuning": tuning + row.get("flops_tuning", 0)})
     return found
 
 
@@ -78,6 +84,8 @@ def _of_job(job: Job) -> dict[str, Any]:
         "flops_standalone": None if job.checkpoint or job.role == "trunk" else float(job.pretrain_flops),
         "flops_tuning": float(job.flops_tuning),
     }
+    if job.run.transfer is None or job.run.transfer.protocol == "fewshot":  # whose `lr` is that of the pre-training
+        columns |= {"lr_at_edge": job.at_edge, "tried": list(job.tried) or None}
     if not pixels:
         params = job.params
         columns |= {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from itertools import product
 
@@ -177,10 +178,20 @@ def _mixed_code(found: Curves) -> list[Note]:
 def _edges(newest: pd.DataFrame) -> list[Note]:
     at_edge = newest[newest["lr_at_edge"].fillna(False).astype(bool) & (newest["role"] != "tuning")]
     at_edge = at_edge[at_edge["protocol"] != "fewshot"]  # a few-shot row repeats its pre-training run's
-    details = sorted({f"{_cell(row, seed=False)}, {_what(row)}: {row['lr']:g}" for row in _records(at_edge)})
+    details = sorted({f"{_cell(row, seed=False)}, {_what(row)}: {row['lr']:g}{_of(row)}" for row in _records(at_edge)})
     if not details:
         return []
     return [Note("The chosen learning rate is at the edge of its grid; a better one may lie beyond.", tuple(details))]
+
+
+def _of(row: dict[str, object]) -> str:
+    """What the row's settings were chosen from, with the validation score of each, where that is on record."""
+    told = []
+    for trial in json.loads(str(row["tried"] or "[]")):
+        score = "failed" if trial["score"] is None else f"{trial['score']:.3g}"
+        values = (f"{key.rpartition('.')[2]} {value}" for key, value in trial.items() if key != "score")
+        told.append(f"{', '.join(values)} ({score})")
+    return f", of {'; '.join(told)}" if told else ""
 
 
 def _changing_rates(found: Curves) -> list[Note]:
@@ -216,11 +227,12 @@ def _few_seeds(found: Curves) -> list[Note]:
 def _left_out(newest: pd.DataFrame) -> list[Note]:
     tuning = newest[newest["role"] == "tuning"]
     runs = tuning["run_id"].nunique()
-    return (
-        [Note(f"{_count(runs, 'tuning run')} left out of the curves; their FLOPs are not on the x axes.")]
-        if runs
-        else []
-    )
+    if not runs:
+        return []
+    chosen = newest[newest["tried"].notna() & (newest["role"] == "cell") & (newest["protocol"] == "pretrain")]
+    details = sorted({f"{_cell(row, seed=False)}: {row['lr']:g}{_of(row)}" for row in _records(chosen)})
+    text = f"{_count(runs, 'tuning run')} left out of the curves; their FLOPs are not on the x axes."
+    return [Note(text, tuple(details))]
 
 
 def _cell(row: dict[str, object], seed: bool = True) -> str:

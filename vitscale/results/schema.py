@@ -63,6 +63,11 @@ COLUMNS = (
     Column("lr", "float64", "peak learning rate, chosen or given"),
     Column("lr_at_edge", "bool", "the chosen rate lies at the edge of its grid; null: not tuned"),
     Column(
+        "tried",
+        "json",
+        "what the settings of this row were chosen from: each combination with its validation `score`; null: not tuned",
+    ),
+    Column(
         "settings",
         "json",
         "the dotted config fields that vary in the study, with this run's values;"

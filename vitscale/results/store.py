@@ -71,6 +71,16 @@ def read(folder: Path) -> pd.DataFrame:
     return _frame(pa.concat_tables([pa.concat_tables(map(_read_part, some)).combine_chunks() for some in groups]))
 
 
+def read_run(root: Path, run_id: str) -> pd.DataFrame:
+    """The rows of one run in every study's folder under `root`; none where it was not recorded."""
+    files = [path for path in sorted(root.glob(f"*/{run_id}-*.parquet")) if not path.parent.name.startswith(".")]
+    if not files:
+        return frame_of([])
+    import pyarrow as pa
+
+    return _frame(pa.concat_tables([_read_part(path) for path in files]))
+
+
 def frame_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Rows that lie in no part, as `read` would give them."""
     return _frame(_table(rows))

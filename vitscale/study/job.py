@@ -58,6 +58,8 @@ class Job:
     """What choosing this job's settings cost beside itself."""
     at_edge: bool | None = None
     """The chosen settings lie at the edge of their grid; None: nothing was chosen."""
+    tried: tuple[Mapping[str, Any], ...] = ()
+    """That grid: settings by dotted key, and the validation `score` that each got; None of one that failed."""
 
     @property
     def kind(self) -> Literal["pretrain", "import", "transfer"]:

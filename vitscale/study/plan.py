@@ -52,7 +52,8 @@ def plan(study: Study, scores: Scores) -> Plan:
         job = facts.pretrain(cell, choice.values if choice else {}, role="cell")
         if choice is not None:
             own = job.flops if job.id in tuning else 0
-            job = replace(job, flops_tuning=tuning_flops[group] - own, at_edge=choice.at_edge)
+            spent = tuning_flops[group] - own
+            job = replace(job, flops_tuning=spent, at_edge=choice.at_edge, tried=choice.tried)
         pretrained.append((job, known, tuned and cell is trials_at.get(group)))
     for job, known, tried in pretrained:
         if known:
@@ -146,7 +147,8 @@ def _tune(
         ended = [(values, scores[job.id]) for values, job in trials if job.id in scores]
         good = [(values, score) for values, score in ended if score is not None]
         if len(ended) == len(trials) and good:
-            choices[group] = select.choose(study.select, good)
+            tried = tuple({**values, "score": score} for values, score in ended)
+            choices[group] = replace(select.choose(study.select, good), tried=tried)
     return choices, jobs, flops
 
 
@@ -183,6 +185,7 @@ def transfer_job(parent: Job, transfer: Transfer, task: Task, *, differing: Mapp
         },
         flops_tuning=0 if baseline else parent.flops_tuning,
         at_edge=None if baseline else parent.at_edge,
+        tried=() if baseline else parent.tried,
     )
 
 

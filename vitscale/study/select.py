@@ -19,6 +19,8 @@ class Choice:
     values: Mapping[str, Any]
     at_edge: bool
     """Some chosen number is the smallest or largest of its grid (of at least two)."""
+    tried: tuple[Mapping[str, Any], ...] = ()
+    """All that was tried, each with its `score`; None of a run that failed."""
 
 
 Group = tuple[Any, ...]

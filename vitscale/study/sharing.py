@@ -57,6 +57,7 @@ def trunk(id_: str, branches: Sequence[Job]) -> Job:
         varied={key: value for key, value in longest.varied.items() if key not in DURATIONS},
         flops_tuning=0,
         at_edge=None,
+        tried=(),
     )
 
 

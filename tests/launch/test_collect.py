@@ -1,0 +1,61 @@
+"""From an outcome to rows: what only the study knows, and what only the run's folder tells."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import tiny
+from vitscale.launch import folders
+from vitscale.launch.collect import collect
+from vitscale.results.store import read
+from vitscale.study.job import Job
+from vitscale.study.load import load
+from vitscale.study.plan import plan
+
+TUNED = '[select]\nover = { "recipe.lr" = [0.001, 0.01, 0.1] }\nby = "upstream_val"\nper = ["model.name"]\n'
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> list[Job]:
+    """Of the small study, whose rate is selected: 0.1, the largest, wins."""
+    study = load(tiny.write(tmp_path, tiny.STUDY.replace("lr = 1e-2\n", "") + TUNED), base=tmp_path)
+    scores = {job.id: job.run.recipe.lr for job in plan(study, {}).jobs if job.role == "tuning"}
+    return list(plan(study, scores).jobs)
+
+
+def recorded(job: Job, base: Path, *events: dict[str, Any], **row: Any) -> pd.Series:
+    """The row of a job that measured one number."""
+    folder = folders.prepare(job, base / "runs", base=base, machine={})
+    (folder / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    times = dict.fromkeys(("started", "ended"), "2026-01-01T00:00:00+00:00")
+    outcome = {"status": "done", "attempt": 1, **times, "rows": [{"value": 0.5, **row}]}
+    (folder / "result.json").write_text(json.dumps(outcome))
+    assert collect(job, base / "runs", base / "results", "study")
+    found = read(base / "results" / "study")
+    return found[found["run_id"] == job.id].iloc[0]
+
+
+def test_a_selected_rate_is_recorded_with_what_it_was_chosen_from(jobs: list[Job], tmp_path: Path) -> None:
+    cell = next(job for job in jobs if job.kind == "pretrain" and job.role == "cell")
+    row = recorded(cell, tmp_path, protocol="pretrain", lr=0.1)
+    assert json.loads(row["tried"]) == [{"recipe.lr": lr, "score": lr} for lr in (0.001, 0.01, 0.1)]
+    assert row["lr_at_edge"]
+    fewshot = next(job for job in jobs if job.parent == cell.id and job.run.transfer.protocol == "fewshot")  # type: ignore[union-attr]
+    row = recorded(fewshot, tmp_path, protocol="fewshot", shots=1)
+    assert (row["lr"], bool(row["lr_at_edge"]), len(json.loads(row["tried"]))) == (0.1, True, 3)
+
+
+def test_a_fine_tuning_s_rate_is_its_own_and_so_is_its_edge(jobs: list[Job], tmp_path: Path) -> None:
+    """Not that of the pre-training, which lies at one."""
+    job = next(job for job in jobs if job.parent and job.run.transfer and job.run.transfer.protocol == "finetune")
+    chose = {"event": "chose", "lr": 0.01, "grid": {"0.001": 0.25, "0.01": 0.5, "0.1": None}}
+    row = recorded(job, tmp_path, chose, protocol="finetune", lr=0.01, lr_at_edge=False)
+    assert not row["lr_at_edge"]
+    tried = [{"transfer.lr": lr, "score": s} for lr, s in ((0.001, 0.25), (0.01, 0.5), (0.1, None))]
+    assert json.loads(row["tried"]) == tried
+    given = recorded(job, tmp_path, protocol="finetune", lr=0.01, lr_at_edge=None)  # the only rate it was given
+    assert pd.isna(given["lr_at_edge"])
+    assert given["tried"] is None or pd.isna(given["tried"])
