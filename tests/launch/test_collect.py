@@ -10,6 +10,7 @@ import pytest
 import tiny
 from vitscale.launch import folders
 from vitscale.launch.collect import collect
+from vitscale.results import provenance
 from vitscale.results.store import read
 from vitscale.study.job import Job
 from vitscale.study.load import load
@@ -59,3 +60,18 @@ def test_a_fine_tuning_s_rate_is_its_own_and_so_is_its_edge(jobs: list[Job], tmp
     given = recorded(job, tmp_path, protocol="finetune", lr=0.01, lr_at_edge=None)  # the only rate it was given
     assert pd.isna(given["lr_at_edge"])
     assert given["tried"] is None or pd.isna(given["tried"])
+
+
+def test_uncommitted_changes_are_kept_beside_the_parts(
+    jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = provenance.collect()
+    told = {**known, "git_dirty": True, "git_diff": "diff --git a/x b/x\n", "host": "here"}
+    monkeypatch.setattr(provenance, "collect", lambda: told)
+    row = recorded(jobs[0], tmp_path, protocol="pretrain")
+    results = tmp_path / "results" / "study"
+    assert (results / "_changes" / row["git_diff"]).read_text() == told["git_diff"]
+    assert row["host"] == "here", "of before workers said where they are"
+    assert len(pd.read_parquet(results)) == 1
+    monkeypatch.setattr(provenance, "collect", lambda: {**known, "git_dirty": False, "git_diff": ""})
+    assert pd.isna(recorded(jobs[1], tmp_path, protocol="pretrain")["git_diff"])

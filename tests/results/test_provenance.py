@@ -79,6 +79,27 @@ def test_commit_changes_and_new_files_are_recorded(package: Path) -> None:
     assert "new.py" in dirty["git_diff"]
 
 
+def test_what_is_recorded_makes_the_same_code_of_the_commit(package: Path) -> None:
+    commit(package)
+    (package / "config.py").write_text("# edited\n")
+    (package / "new file.py").write_text("# new\n")
+    (package / "binary").write_bytes(bytes(range(256)))
+    found = provenance._git(package)["git_diff"]
+    wanted = {path.name: path.read_bytes() for path in package.iterdir() if path.is_file()}
+    git(package.parent, "stash", "--include-untracked")
+    patch = package.parent / "changes.patch"
+    patch.write_text(found)
+    git(package.parent, "apply", str(patch))
+    assert {path.name: path.read_bytes() for path in package.iterdir() if path.is_file()} == wanted
+
+
+def test_of_a_large_new_file_the_name_is_recorded(package: Path) -> None:
+    commit(package)
+    (package / "weights.bin").write_bytes(bytes(provenance.LARGE + 1))
+    found = provenance._git(package)
+    assert (found["git_dirty"], found["git_diff"]) == (True, "?? package/weights.bin\n")
+
+
 def test_results_beside_the_package_do_not_make_it_dirty(package: Path) -> None:
     commit(package)
     (package.parent / "results.parquet").write_text("x")

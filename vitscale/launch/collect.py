@@ -23,6 +23,8 @@ def collect(job: Job, runs: Path, results: Path, study: str) -> bool:
     if job.run.transfer is not None and job.run.transfer.protocol == "finetune":
         found = [{**row, "tried": _rates_tried(runs / job.id)} for row in found]
     with disk_errors(results):
+        changes = store.write_changes(told["provenance"].get("git_diff"), results / study)
+        found = [{**row, "git_diff": changes} for row in found]
         store.write_part(found, results / study, run_id=job.id, attempt=outcome["attempt"])
     return True
 
@@ -115,6 +117,7 @@ def _of_attempt(outcome: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]
     source = told["provenance"]
     return {
         "attempt": outcome["attempt"],
+        "host": outcome.get("host") or source.get("host"),
         "device": outcome.get("device"),
         "n_devices": outcome.get("n_devices"),
         "git_commit": source["git_commit"],

@@ -16,6 +16,8 @@ import vitscale
 PACKAGE = Path(vitscale.__file__).parent
 # What can change a trained result. The rest of the package plans, prices, records and draws.
 TRAINING_CODE = ("models", "data", "train", "study/schedule.py", "study/archs.py", "study/fields.py", "config.py")
+DIFF = ("diff", "--no-ext-diff", "--no-color", "--binary")
+LARGE = 2**20
 
 
 def collect() -> dict[str, Any]:
@@ -52,26 +54,31 @@ def _git(package: Path) -> dict[str, Any]:
     if _run(package, "ls-files", "--error-unmatch", "__init__.py") is None:
         return unknown
     commit = _run(package, "rev-parse", "HEAD")
-    status = _run(package, "status", "--porcelain", "--untracked-files=all", "--", ".")
-    diff = _run(package, "diff", "--no-ext-diff", "--no-color", "HEAD", "--", ".")
-    if commit is None or status is None or diff is None:
+    root = _run(package, "rev-parse", "--show-toplevel")
+    diff = _run(package, *DIFF, "HEAD", "--", ".")
+    new = _run(package, "ls-files", "--others", "--exclude-standard", "--full-name", "-z", "--", ".")
+    if commit is None or root is None or diff is None or new is None:
         return unknown
-    untracked = [line for line in status.splitlines() if line.startswith("??")]
-    return {
-        "git_commit": commit.strip(),
-        "git_dirty": bool(status.strip()),
-        "git_diff": diff + "".join(f"{line}\n" for line in untracked),
-    }
+    added = [_added(Path(root.rstrip("\n")), name) for name in new.split("\0") if name]
+    return {"git_commit": commit.strip(), "git_dirty": bool(diff or added), "git_diff": diff + "".join(added)}
 
 
-def _run(folder: Path, *arguments: str) -> str | None:
+def _added(root: Path, name: str) -> str:
+    """A file that git does not track, as a patch that makes it; of a large one its name."""
+    large = (root / name).stat().st_size > LARGE
+    patch = None if large else _run(root, *DIFF, "--no-index", "--", "/dev/null", name, good=1)
+    return f"?? {name}\n" if patch is None else patch
+
+
+def _run(folder: Path, *arguments: str, good: int = 0) -> str | None:
+    """What git prints; None unless it ends so."""
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *arguments], capture_output=True, text=True, errors="replace", check=False
         )
     except OSError:
         return None
-    return done.stdout if done.returncode == 0 else None
+    return done.stdout if done.returncode == good else None
 
 
 def _versions() -> dict[str, str | None]:

@@ -83,6 +83,7 @@ COLUMNS = (
         "float64",
         "FLOPs computed again after an interruption, to the last logged step (5 s at most are missed each time)",
     ),
+    Column("host", "string", "name of the machine, or of all of them"),
     Column("device", "string", "name of the device"),
     Column("n_devices", "int64", "devices used at once"),
     Column(
@@ -108,6 +109,9 @@ COLUMNS = (
     Column("n_test", "int64", "images it was measured on"),
     Column("git_commit", "string", "commit of the code that produced the row"),
     Column("git_dirty", "bool", "the code differed from that commit"),
+    Column(
+        "git_diff", "string", "file in `_changes`, beside the parts, that holds the difference; null: there is none"
+    ),
     Column("code_hash", "string", "SHA-256 over the source files that can change a trained result"),
     Column("versions", "json", "versions of torch, deepspeed, numpy, python and vitscale"),
     Column("schema", "int64", "version of this table"),

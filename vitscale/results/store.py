@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from vitscale.results.schema import COLUMNS, NAMES, SCHEMA, Column, arrow_schema
 
 PLAN = "_plan.json"  # Parquet readers skip names that begin with an underscore
 PLAN_SCHEMA = 1
+CHANGES = "_changes"
 TOGETHER = 256
 
 if TYPE_CHECKING:
@@ -44,6 +46,18 @@ def write_part(rows: list[dict[str, Any]], folder: Path, *, run_id: str, attempt
     if not (path.is_file() and path.read_bytes() == data):
         write_whole(path, data)  # under a name with a dot at first, which Parquet readers skip
     return path
+
+
+def write_changes(diff: str | None, folder: Path) -> str | None:
+    """Keeps in what code differed from its commit, once; the file's name in `_changes`, None for no difference."""
+    if not diff:
+        return None
+    data = diff.encode()
+    path = folder / CHANGES / f"{hashlib.sha256(data).hexdigest()[:12]}.patch"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, data)
+    return path.name
 
 
 def parts(folder: Path) -> list[Path]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import signal
 import sys
 import traceback
@@ -85,8 +86,11 @@ def work(rundir: RunDir, stop: Stop, lost: group.Lost = lambda: None) -> int:
             return DONE  # another worker was quicker
         attempt = 1 + sum(event["event"] == "start" for event in rundir.events())
         started = now()
-        rundir.log("start", {"attempt": attempt, "device": device_name()})
-        facts = {"attempt": attempt, "started": started, "device": device_name(), "n_devices": group.world_size()}
+        where = {"device": device_name(), "host": ", ".join(sorted(group.union({platform.node()})))}
+        source = rundir.document.get("provenance", {})
+        code = {key: source.get(key) for key in ("git_commit", "code_hash")}
+        rundir.log("start", {"attempt": attempt, **where, **code})
+        facts = {"attempt": attempt, "started": started, **where, "n_devices": group.world_size()}
         watchdog = Watchdog(
             folder=rundir.folder,
             stop=stop,
