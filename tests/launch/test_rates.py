@@ -10,7 +10,7 @@ import pytest
 
 import tiny
 from vitscale.cli.plan_memory import HEADER, memory_document, memory_rows
-from vitscale.cli.plan_screen import Terms, bill, totals
+from vitscale.cli.plan_screen import Terms, bill, totals, totals_document
 from vitscale.launch.changes import changes
 from vitscale.launch.estimate import SECONDS_PER_JOB, SECONDS_PER_PROCESS, expected
 from vitscale.launch.folders import prepare
@@ -148,6 +148,12 @@ def test_of_what_has_begun_what_lies_behind_its_checkpoint_is_left(folder: Path)
     assert terms.document(trunk, "stopped")["share_left"] == 0.25
     left = trunk.flops * 0.25 + short.flops + long.flops * 0.25
     assert totals([trunk, short, long], {}, begun=begun)[-1] == f"left to run: 3 jobs, {left:.2e} FLOPs"
+    numbers = totals_document([trunk, short, long], {short.id: "done"}, replace(terms, price=2.0))
+    assert numbers["flops_left"] == left - short.flops
+    assert numbers["device_hours_left"] == pytest.approx(0.5)
+    assert numbers["price_left"] == pytest.approx(1.0)
+    assert numbers["pretrain_flops_alone"] == 60 / 20 * trunk.flops
+    assert numbers["pretrain_flops_shared"] == 50 / 20 * trunk.flops == numbers["flops"]
 
 
 def test_changes_are_told_by_the_run_that_differs_least(folder: Path) -> None:

@@ -11,7 +11,7 @@ import typer
 from vitscale.cli import options
 from vitscale.cli.plan_memory import HEADER as MEMORY_HEADER
 from vitscale.cli.plan_memory import memory_rows
-from vitscale.cli.plan_screen import HEADER, Terms, bill, totals, unequal
+from vitscale.cli.plan_screen import HEADER, Terms, bill, totals, totals_document, unequal
 from vitscale.cli.screen import print_json, print_table, reports_errors, say
 from vitscale.errors import MISSING, VitscaleError
 
@@ -76,7 +76,8 @@ def plan(
     states = {job.id: folders.state_of(job, runs) for job in now.jobs}
     if json:
         documents = [terms.document(job, states.get(job.id, "waiting for [select]")) for job in everything]
-        facts = {"counting": counting, "rates": terms.rates.how, "jobs": documents}
+        numbers = totals_document(everything, states, terms)
+        facts = {"counting": counting, "rates": terms.rates.how, "totals": numbers, "jobs": documents}
         print_json({"study": loaded.name, "title": loaded.title, **facts})
     else:
         _print_plan(everything, states, terms)

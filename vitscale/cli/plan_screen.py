@@ -167,6 +167,22 @@ def _disk(job: Job, cleaned: bool) -> int:
     return one * (KEPT + (recipe.keep == "best") + len({step for step, _ in job.branches}))
 
 
+def totals_document(jobs: Sequence[Job], states: Mapping[str, str], terms: Terms) -> dict[str, Any]:
+    """What `totals` and `bill` say, in numbers for `--json`."""
+    left = [job for job in jobs if states.get(job.id) not in ENDED]
+    pretraining = [job for job in jobs if job.kind == "pretrain"]
+    hours = terms.hours(left)
+    return {
+        "flops": sum(job.flops_by(terms.counting) for job in jobs),
+        "flops_left": sum(job.flops_by(terms.counting) * terms.begun.get(job.id, 1.0) for job in left),
+        "pretrain_flops_alone": sum(job.flops_alone_by(terms.counting) for job in pretraining),
+        "pretrain_flops_shared": sum(job.flops_by(terms.counting) for job in pretraining),
+        "device_hours_left": hours,
+        "price_left": None if terms.price is None else hours * terms.price,
+        "checkpoint_bytes": sum(_disk(job, cleaned=False) for job in left if job.kind == "pretrain"),
+    }
+
+
 def totals(
     jobs: Sequence[Job],
     states: Mapping[str, str],
