@@ -3,8 +3,8 @@
 `overhead`: a sweep of short runs, one at a time, beside the seconds that its workers' own attempts took: what is left
 is starting Python, torch and DeepSpeed for each run, planning and recording. `scale`: commands on made-up studies whose
 runs all have an outcome, written by the code that writes real ones. `sharing`: the ViT of studies/compute.toml with one
-seed, swept with its trunk and then with each run alone; device-seconds are those of the rows, so evaluation counts and
-start-up does not. The images are fractals, made here.
+seed and a part of its budgets' images, swept with its trunk and then with each run alone; device-seconds are those of
+the rows, so evaluation counts and start-up does not. The images are fractals, made here.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,7 @@ from vitscale.study.load import load
 from vitscale.train.device import processor
 
 COMPUTE = Path(__file__).parents[1] / "studies" / "compute.toml"
+BUDGET = re.compile(r'^("recipe.examples" = )\[(.*)\]$', re.MULTILINE)
 STUDY = """
 [sizes.nano]
 width = 64
@@ -168,12 +170,13 @@ def outcome(job: Job) -> dict[str, Any]:
 
 def sharing(scratch: Path, given: argparse.Namespace) -> list[list[str]]:
     images(scratch / "images")
+    (scratch / "compute.toml").write_text(BUDGET.sub(lambda line: smaller(line, given.divide), COMPUTE.read_text()))
     settings = [f"data.shards={scratch / 'images'}", "data.test=", "data.val_examples=500", "seed=0"]
     settings += [f"model.name={given.model}"]
     told = [word for setting in settings for word in ("--set", setting)]
     found, spent = [], {}
     for way in ("--share", "--no-share"):
-        command = ["sweep", str(COMPUTE), *told, way, "--jobs", "1", "--threads", "1", "--runs", way.strip("-")]
+        command = ["sweep", "compute.toml", *told, way, "--jobs", "1", "--threads", "1", "--runs", way.strip("-")]
         wall = vitscale(*command, "--results", f"results-{way.strip('-')}", cwd=scratch)
         rows = store.read(scratch / f"results-{way.strip('-')}" / "compute")
         each = rows[rows["protocol"] == "pretrain"].drop_duplicates("run_id")
@@ -183,6 +186,11 @@ def sharing(scratch: Path, given: argparse.Namespace) -> list[list[str]]:
     saved = 1 - spent["--share"] / spent["--no-share"]
     found.append(["saved", "", "", f"{saved:.0%}", ""])
     return found
+
+
+def smaller(line: re.Match[str], by: int) -> str:
+    """The study's list of budgets, each divided."""
+    return line[1] + str([int(number) // by for number in line[2].replace("_", "").split(",")])
 
 
 COLUMNS = {
@@ -199,6 +207,7 @@ def main() -> None:
     parser.add_argument("--runs", type=at_least(1), default=8, help="overhead: runs of the sweep")
     parser.add_argument("--sizes", type=at_least(20), nargs="+", default=[1_000, 10_000], help="scale: runs of a study")
     parser.add_argument("--model", default="ViT-nano/7", help="sharing: the model")
+    parser.add_argument("--divide", type=at_least(1), default=4, help="sharing: of a budget's images one in so many")
     parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
     given = parser.parse_args()
     print(f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
