@@ -172,7 +172,7 @@ def sharing(scratch: Path, given: argparse.Namespace) -> list[list[str]]:
     images(scratch / "images")
     (scratch / "compute.toml").write_text(BUDGET.sub(lambda line: smaller(line, given.divide), COMPUTE.read_text()))
     settings = [f"data.shards={scratch / 'images'}", "data.test=", "data.val_examples=500", "seed=0"]
-    settings += [f"model.name={given.model}"]
+    settings += [f"model.name={given.model}", "recipe.warmup_steps=10"]
     told = [word for setting in settings for word in ("--set", setting)]
     found, spent = [], {}
     for way in ("--share", "--no-share"):
