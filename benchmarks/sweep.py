@@ -2,9 +2,9 @@
 
 `overhead`: a sweep of short runs, one at a time, beside the seconds that its workers' own attempts took: what is left
 is starting Python, torch and DeepSpeed for each run, planning and recording. `scale`: commands on made-up studies whose
-runs all have an outcome, written by the code that writes real ones. `sharing`: the ViT of studies/compute.toml with one
-seed and a part of its budgets' images, swept with its trunk and then with each run alone; device-seconds are those of
-the rows, so evaluation counts and start-up does not. The images are fractals, made here.
+runs all have an outcome, written by the code that writes real ones, in seconds on a processor. `sharing`: the ViT of
+studies/compute.toml with one seed and a part of its budgets' images, swept with its trunk and then with each run alone;
+device-seconds are those of the rows, so evaluation counts and start-up does not. The images are fractals, made here.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -57,6 +58,7 @@ cooldown = {cooldown}
 "recipe.examples" = {examples}
 seed = {seeds}
 """
+COMMANDS = ("plan many.toml", "status many.toml", "results many", "sweep many.toml")
 BUDGETS = [1000 * 2**k for k in range(10)]
 ROW = {"protocol": "pretrain", "flops_eval": 1e9, "flops_lost": 0.0, "device_seconds": 60.0, "value": 0.5}
 MEASURED = [
@@ -66,9 +68,9 @@ MEASURED = [
 ]
 
 
-def vitscale(*arguments: str, cwd: Path) -> float:
-    """Seconds that the command takes."""
-    begun = time.perf_counter()
+def vitscale(*arguments: str, cwd: Path) -> tuple[float, float]:
+    """Seconds that the command takes by the clock, and on a processor."""
+    begun, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, "-m", "vitscale", *arguments],
         cwd=cwd,
@@ -78,7 +80,9 @@ def vitscale(*arguments: str, cwd: Path) -> float:
     )
     if done.returncode:
         sys.exit(f"vitscale {' '.join(arguments)} ends with {done.returncode}\n{done.stderr.decode()}")
-    return time.perf_counter() - begun
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - begun, busy
 
 
 def images(folder: Path) -> None:
@@ -94,7 +98,7 @@ def overhead(scratch: Path, given: argparse.Namespace) -> list[list[str]]:
     for jobs in (1, 2):
         runs = scratch / f"runs-{jobs}"
         command = ["sweep", "short.toml", "--jobs", str(jobs), "--threads", "1", "--runs", str(runs)]
-        wall = vitscale(*command, "--results", str(scratch / f"results-{jobs}"), cwd=scratch)
+        wall, _ = vitscale(*command, "--results", str(scratch / f"results-{jobs}"), cwd=scratch)
         own = sum(map(_seconds, runs.glob("*/result.json")))
         added = (wall * jobs - own) / given.runs
         found.append([f"{given.runs}", f"{jobs}", f"{wall:.1f} s", f"{own:.1f} s", f"{added:.1f} s"])
@@ -120,12 +124,9 @@ def scale(scratch: Path, given: argparse.Namespace) -> Iterator[list[str]]:
             (folder / "many.toml").write_text(STUDY.format(**numbers, **how))
             before = vitscale("plan", "many.toml", cwd=folder)
             count = fill(folder)
-            after = (
-                vitscale(*command.split(), cwd=folder)
-                for command in ("plan many.toml", "status many.toml", "results many", "sweep many.toml")
-            )
+            after = [vitscale(*command.split(), cwd=folder) for command in COMMANDS]
             trunks = "with trunks" if shared else "none shared"
-            yield [f"{count:,}", trunks, *(f"{seconds:.2f} s" for seconds in (before, *after))]
+            yield [f"{count:,}", trunks, *(f"{busy:.2f} s" for _, busy in (before, *after))]
 
 
 def fill(folder: Path) -> int:
@@ -177,7 +178,7 @@ def sharing(scratch: Path, given: argparse.Namespace) -> list[list[str]]:
     found, spent = [], {}
     for way in ("--share", "--no-share"):
         command = ["sweep", "compute.toml", *told, way, "--jobs", "1", "--threads", "1", "--runs", way.strip("-")]
-        wall = vitscale(*command, "--results", f"results-{way.strip('-')}", cwd=scratch)
+        wall, _ = vitscale(*command, "--results", f"results-{way.strip('-')}", cwd=scratch)
         rows = store.read(scratch / f"results-{way.strip('-')}" / "compute")
         each = rows[rows["protocol"] == "pretrain"].drop_duplicates("run_id")
         spent[way] = each["device_seconds"].sum()
