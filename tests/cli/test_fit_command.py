@@ -126,6 +126,30 @@ def test_olmo_s_ladder(run: Run) -> None:
     assert curve["joint"]["names"] == ["E", "log A", "log B", "alpha", "beta"]
 
 
+def test_a_budget_is_split_by_6nd_or_by_the_runs_own_flops(run: Run, tmp_path: Path) -> None:
+    """Against the minimum of the law along the budget."""
+    n, d = (grid.ravel() for grid in np.meshgrid(np.geomspace(1e6, 1e8, 6), np.geomspace(1e7, 1e9, 6)))
+    loss = 0.5 + 30 * n**-0.3 + 60 * d**-0.25
+    rows = pd.DataFrame({"n": n, "d": d, "loss": loss, "cost": 20 * n**0.9 * d})
+    rows.to_csv(tmp_path / "nd.csv", index=False)
+    options = (str(tmp_path / "nd.csv"), "--n", "n", "--d", "d", "--y", "loss", *FEW)
+    sizes = np.geomspace(1e5, 1e10, 200_001)
+    for more, k, g in (((), 6, 1.0), (("--flops", "cost"), 20, 0.9)):
+        (best,) = answer(run(*options, *more, "--at", "1e17", "--json"))["optima"]
+        left = 1e17 / (k * sizes**g)
+        law = 0.5 + 30 * sizes**-0.3 + 60 * left**-0.25
+        (budget,) = best["budgets"]
+        assert budget["n"]["value"] == pytest.approx(sizes[law.argmin()], rel=1e-3)
+        assert budget["d"]["value"] == pytest.approx(left[law.argmin()], rel=1e-3)
+        assert budget["law"]["value"] == pytest.approx(law.min(), rel=1e-6)
+        assert best["a"] == pytest.approx(0.25 / (0.3 + g * 0.25), rel=1e-4)
+        assert (best["flops"]["k"], best["flops"]["g"]) == (pytest.approx(k), pytest.approx(g))
+    result = run(*options, "--at", "1e17", "--at", "1e7,1e8")
+    assert [row["at"] for row in tables(result.stdout)[3]] == ["1e+07, 1e+08"]
+    assert tables(result.stdout)[4][0]["budget"] == "1e+17"
+    assert "A run is taken to cost 6 N D FLOPs, by the usual rule." in result.stderr
+
+
 def test_the_paper_s_families_compared(run: Run) -> None:
     options = (
         "--x",
@@ -243,7 +267,9 @@ def test_a_range_leaves_rows_out_and_says_so(run: Run, csv_file: Path) -> None:
         (["T", "--x", "flops", "--y", "accuracy", "--at", "soon"], USAGE, "--at soon: not a positive number", "--at 1e21"),
         (["T", "--n", "flops", "--d", "flops", "--y", "accuracy"], USAGE, "'flops' is given twice", "two different columns"),
         (["T", "--n", "flops", "--d", "n_test", "--y", "accuracy", "--relative-to", "a"], USAGE, "and parametric is none", "--x COL"),
-        (["T", "--n", "flops", "--d", "n_test", "--y", "accuracy", "--at", "1e9"], USAGE, "--at 1e9: not N,D", "--at 1e9,1e12"),
+        (["T", "--n", "flops", "--d", "n_test", "--y", "accuracy", "--at", "1,2,3"], USAGE, "--at 1,2,3: neither N,D nor a budget", "--at 1e9,1e12 or --at 1e21"),
+        (["T", "--n", "flops", "--d", "n_test", "--y", "accuracy", "--at", "-1"], USAGE, "--at -1: neither N,D nor a budget", "--at 1e9,1e12"),
+        (["T", "--n", "flops", "--d", "n_test", "--y", "accuracy", "--flops", "cost"], USAGE, "no column 'cost'", "there are: flops"),
         (["T", "--x", "kind", "--y", "accuracy"], MISSING, "column 'kind' is not numeric: row 1 holds 'a'", "--where"),
         (["T", "--x", "flops", "--y", "accuracy", "--where", "flops <"], USAGE, "--where 'flops <'", "a condition"),
         (["T", "--x", "flops", "--y", "accuracy", "--from", "1e12"], MISSING, "none of the table's 12 rows is left", "--where, --from and --to"),

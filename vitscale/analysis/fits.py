@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from vitscale.analysis import search
 from vitscale.analysis.forms import Form
 from vitscale.analysis.residuals import HUBER, PUBLISHED_DELTA, Binomial, LogLoss, Residuals, scale
-from vitscale.analysis.solver import Problem, polish, solve
+from vitscale.analysis.solver import Problem, Solution, polish, solve
 
 SCALES = 20  # rounds in which the residuals' scale and the fit agree with each other
 FIRST_STEPS = 15  # of every start
@@ -100,7 +100,12 @@ def fit(form: Form, observations: Observations, *, least_squares: bool = False) 
 def _best(problem: Problem, observations: Observations, log_x0: np.ndarray, begin: np.ndarray) -> Fit:
     """All starts a little way, and the best few to their minimum."""
     tried = solve(problem, begin, steps=FIRST_STEPS)
-    solution = solve(problem, tried.theta[np.argsort(tried.objective, kind="stable")[:FINALISTS]])
+    finalists = tried.theta[np.argsort(tried.objective, kind="stable")[:FINALISTS]]
+    return lowest(solve(problem, finalists), problem, observations, log_x0)
+
+
+def lowest(solution: Solution, problem: Problem, observations: Observations, log_x0: np.ndarray) -> Fit:
+    """The fit at the best of a solution's minima."""
     best = int(np.argmin(solution.objective))
     return Fit(
         problem=problem,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vitscale.analysis.fits import Fit, Observations
+from vitscale.analysis.fits import Fit, Observations, lowest
 from vitscale.analysis.intervals import Sample, sample
 from vitscale.analysis.residuals import Binomial, LogLoss, Residuals
 from vitscale.analysis.solver import solve
@@ -117,16 +117,7 @@ def with_point(fit: Fit, inputs: np.ndarray, y: np.ndarray, near: np.ndarray) ->
     z = np.concatenate([fit.problem.z, fit.scaled(inputs)])
     problem = replace(fit.problem, z=z, residuals=observations.residuals)
     begin = np.clip(np.stack([fit.theta, near]), problem.lower, problem.upper)
-    solution = solve(problem, begin)
-    best = int(np.argmin(solution.objective))
-    return replace(
-        fit,
-        problem=problem,
-        observations=observations,
-        theta=solution.theta[best],
-        objective=float(solution.objective[best]),
-        converged=bool(solution.converged[best]),
-    )
+    return lowest(solve(problem, begin), problem, observations, fit.log_x0)
 
 
 def _extended(residuals: Residuals, y: np.ndarray) -> Residuals:

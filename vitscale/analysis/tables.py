@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from vitscale.analysis.facts import Fact, count
 from vitscale.analysis.fits import Observations
@@ -41,6 +42,8 @@ class Columns:
     """Which name a point's configuration; none: each row is one, by its number in the whole table."""
     trials: float | None = None
     """Test images behind each accuracy; None: the column n_test, and unknown without it."""
+    flops: str | None = None
+    """What each run cost; None: nothing tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,8 @@ class Curve:
     what: str
     """What is fitted, in words: `error = 1 - imagenet`."""
     facts: tuple[Fact, ...] = field(default=())
+    flops: Float[np.ndarray, " points"] | None = None
+    """What each point's run cost; NaN where it is not known."""
 
 
 def curves_of(table: pd.DataFrame, columns: Columns) -> tuple[list[Curve], list[Fact]]:
@@ -63,8 +68,8 @@ def curves_of(table: pd.DataFrame, columns: Columns) -> tuple[list[Curve], list[
         VitscaleError: a column that is not there (exit 2); values that cannot be fitted, measures that cannot share a
             curve, or nothing left to fit (exit 5).
     """
-    named = [*columns.inputs, columns.y, *columns.by, *columns.labels]
-    known(table, [*named, *([columns.cluster] if columns.cluster else [])])
+    maybe = [name for name in (columns.cluster, columns.flops) if name is not None]
+    known(table, [*columns.inputs, columns.y, *columns.by, *columns.labels, *maybe])
     if table.empty:
         raise VitscaleError("the table has no rows", hint="give one with a row for each point", exit_code=MISSING)
     if not (table.index.is_unique and pd.api.types.is_integer_dtype(table.index)):
@@ -200,7 +205,9 @@ def _curve(name: str, rows: pd.DataFrame, columns: Columns, *, percent: bool) ->
     clusters = pd.factorize(cluster, use_na_sentinel=False)[0].astype(np.int64)
     residuals, facts = _residuals(y, measure, inputs, _trials(rows, columns))
     facts += _varying(rows, columns)
-    return Curve(name, columns, Observations(inputs, residuals, clusters), _labels(rows, columns), what, tuple(facts))
+    flops = numeric(rows, columns.flops).to_numpy() if columns.flops else None
+    points = Observations(inputs, residuals, clusters)
+    return Curve(name, columns, points, _labels(rows, columns), what, tuple(facts), flops)
 
 
 def _varying(rows: pd.DataFrame, columns: Columns) -> list[Fact]:

@@ -62,7 +62,17 @@ def fit(
         MeasureName | None, typer.Option("--y-is", help="What y is. Default: by its name; else an accuracy.")
     ] = None,
     at: Annotated[
-        list[str] | None, typer.Option("--at", metavar="X", help="Forecast here: X, or N,D. Can be given again.")
+        list[str] | None,
+        typer.Option(
+            "--at",
+            metavar="X",
+            help="Forecast here: X, or N,D; of parametric and isoflop, a budget of FLOPs: its best size. "
+            "Can be given again.",
+        ),
+    ] = None,
+    flops: Annotated[
+        str | None,
+        typer.Option(help="Column of each run's FLOPs, for parametric's budgets. Default: 6 N D; of a study: flops."),
     ] = None,
     where: Annotated[str | None, typer.Option(help="Fit these rows only, e.g. \"task == 'digits'\".")] = None,
     low: Annotated[float | None, typer.Option("--from", help="Leave out smaller x (of parametric: N times D).")] = None,
@@ -106,7 +116,7 @@ def fit(
     from vitscale.analysis.tables import Columns, curves_of
     from vitscale.cli import fit_answers, fit_source
 
-    asked = _asked(at or [], 2 if name == "parametric" else 1)
+    places, budgets = _asked(at or [], name)
     table, facts, study = fit_source.table(source, results)
     table, y = fit_source.averaged(table, y)
     columns = Columns(
@@ -117,6 +127,7 @@ def fit(
         measure=y_is.value if y_is else None,
         labels=_names(label) if label else fit_source.labels(table, study=study),
         trials=n_test,
+        flops=flops or (fit_source.FLOPS if study and name == "parametric" else None),
     )
     ranged = inputs if name == "parametric" else inputs[:1]
     rows, left_out = fit_source.between(fit_source.where(table, where), ranged, low, high)
@@ -129,9 +140,9 @@ def fit(
     curves, more = curves_of(rows, columns)
     draws = fit_answers.Draws(resamples, seed)
     if name == "isoflop":
-        answer = fit_answers.isoflops(curves, asked[:, 0], draws)
+        answer = fit_answers.isoflops(curves, places[:, 0], draws)
     else:
-        answer = fit_answers.laws(curves, name, asked, draws, relative_to)
+        answer = fit_answers.laws(curves, name, places, draws, relative_to, budgets)
     fit_answers.give(answer.with_facts([*facts, *left_out, *more]), source, as_json=json)
 
 
@@ -168,21 +179,22 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _asked(at: list[str], inputs: int) -> np.ndarray:
-    """Where to forecast: a row for each place."""
+def _asked(at: list[str], form: str) -> tuple[np.ndarray, np.ndarray]:
+    """Where to forecast, a row for each place; and where two make a place, the lone numbers: budgets."""
     import numpy as np
 
     try:
         rows = [[float(part) for part in text.split(",")] for text in at]
     except ValueError:
         rows = [[0.0]]
-    if inputs == 1:
-        rows = [[value] for row in rows for value in row]
-    if any(len(row) != inputs or not all(np.isfinite(v) and v > 0 for v in row) for row in rows):
-        example = "--at 1e21" if inputs == 1 else "--at 1e9,1e12"
-        raise VitscaleError(f"--at {' '.join(at)}: not {'a positive number' if inputs == 1 else 'N,D'}",
-                            hint=f"e.g. {example}", exit_code=USAGE)  # fmt: skip
-    return np.array(rows, dtype=float).reshape(-1, inputs)
+    inputs = 2 if form == "parametric" else 1
+    budgets = [row[0] for row in rows if len(row) < inputs]
+    places = [row for row in rows if len(row) == 2] if inputs == 2 else [[value] for row in rows for value in row]
+    if any(len(row) > 2 for row in rows if inputs == 2) or not all(np.isfinite(v) and v > 0 for r in rows for v in r):
+        wrong = "not a positive number" if inputs == 1 else "neither N,D nor a budget of FLOPs"
+        example = "--at 1e21" if inputs == 1 else "--at 1e9,1e12 or --at 1e21"
+        raise VitscaleError(f"--at {' '.join(at)}: {wrong}", hint=f"e.g. {example}", exit_code=USAGE)
+    return np.array(places, dtype=float).reshape(-1, inputs), np.array(budgets, dtype=float)
 
 
 def _selftest(json: bool) -> None:

@@ -15,6 +15,7 @@ from vitscale.analysis.frontier import Choice, choose, configurations, frontier,
 from vitscale.analysis.isoflop import IsoFlop, isoflop
 from vitscale.analysis.multiplier import Multiplier, multiplier
 from vitscale.analysis.tables import Curve
+from vitscale.cli import fit_optimum
 from vitscale.cli.fit_screen import Table, document, ends, finite, number, pair, show, tables
 from vitscale.cli.screen import print_json
 from vitscale.errors import USAGE, VitscaleError
@@ -47,8 +48,10 @@ def give(answer: Answer, source: str, *, as_json: bool) -> None:
         show(answer.tables, answer.facts)
 
 
-def laws(curves: Sequence[Curve], form: str, at: np.ndarray, draws: Draws, relative_to: str | None) -> Answer:
-    """`form`: a name in FORMS, auto or envelope."""
+def laws(
+    curves: Sequence[Curve], form: str, at: np.ndarray, draws: Draws, relative_to: str | None, budgets: np.ndarray
+) -> Answer:
+    """`form`: a name in FORMS, auto or envelope. `budgets` are split between N and D."""
     envelope = form == "envelope"
     law = "auto" if envelope else form
     lawless = {c.name: fact for c in curves if envelope and (fact := without_law(c.observations))}
@@ -70,6 +73,11 @@ def laws(curves: Sequence[Curve], form: str, at: np.ndarray, draws: Draws, relat
         shown = shown + multiplier_tables(compared, relative_to)
         told["multipliers"] = multiplier_document(compared)
     facts = [*lawless.items(), *((a.curve.name, fact) for a in found for fact in a.facts)]
+    if len(budgets):
+        best = fit_optimum.optima(found, budgets)
+        shown = shown + fit_optimum.tables(best)
+        told["optima"] = fit_optimum.document(best)
+        facts += [(a.curve.name, fact) for a, one in best for fact in one.facts]
     return Answer(shown, told, tuple(facts))
 
 

@@ -19,6 +19,7 @@ FILES = (".csv", ".tsv", ".parquet")
 STUDY_CURVES = ("family", "variant")
 NAMES = ("name", "model")  # columns that tell configurations of a table apart
 TRUNK = "trunk_id"
+FLOPS = "flops"
 
 
 def table(source: str, results: Path) -> tuple[pd.DataFrame, list[Fact], bool]:
