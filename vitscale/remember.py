@@ -1,12 +1,14 @@
-"""What a machine was found to be capable of, kept between runs."""
+"""What a machine was found to be capable of, and what took long to make, kept between runs."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from vitscale.errors import VitscaleError
 from vitscale.files import locked, write_whole
 from vitscale.locations import cache_folder
 
@@ -28,6 +30,17 @@ def remember(file: str, key: str, value: Any) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path.with_name(f".{file}.lock"), wait=True):
             write_whole(path, json.dumps({**_known(path), key: value}, indent=1).encode())
+
+
+def made_once(name: str, make: Callable[[], str]) -> str:
+    """The text that `make` gives; kept under `name`, which says what it depends on, where the disk allows."""
+    with suppress(OSError, UnicodeError, VitscaleError):
+        return (cache_folder() / name).read_text("utf-8")
+    text = make()
+    with suppress(OSError, VitscaleError):
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        write_whole(cache_folder() / name, text.encode())
+    return text
 
 
 def _known(path: Path) -> dict[str, Any]:

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from importlib import metadata
 from typing import Any
 
 import altair as alt
 import vl_convert
+
+from vitscale.remember import made_once
 
 # The page's style sheet has the colours, for light, dark and paper.
 INK, SOFT, RULE = "var(--ink)", "var(--soft)", "var(--rule)"
@@ -25,7 +28,9 @@ TOOLTIP = {"run": "run", "model": "model", "images": "images", "seen": "images s
 def scripts() -> str:
     """Vega, Vega-Lite and vega-embed as one script that needs no network."""
     version = alt.SCHEMA_VERSION.removeprefix("v").rpartition(".")[0]
-    return vl_convert.javascript_bundle(vl_version=version)  # type: ignore[call-arg]  # its stub wants a snippet
+    name = f"vega-lite-{version}-of-vl-convert-{metadata.version('vl-convert-python')}.js"
+    # Bundling takes as long as drawing two figures.
+    return made_once(name, lambda: vl_convert.javascript_bundle(vl_version=version))  # type: ignore[call-arg]  # its stub wants a snippet
 
 
 def chart(series: Sequence[Mapping[str, Any]], *, sized: bool) -> dict[str, Any]:

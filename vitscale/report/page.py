@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pandas as pd
 
 from vitscale.analysis.curves import Curves, counted, curves, of_plan, one_version, summary
 from vitscale.report.document import Table, html
+from vitscale.report.drawing import drawing
 from vitscale.report.figures import FIGURES
+from vitscale.report.interactive import scripts
 from vitscale.report.notes import Note, notes, plan_notes
-from vitscale.report.panels import save
 from vitscale.report.records import Sources, records
 from vitscale.report.table import run_table, table
 from vitscale.results.store import Held
@@ -65,23 +65,20 @@ def write(
     one_version(found)
     out.mkdir(parents=True, exist_ok=True)
     remarks = [*first, *plan_notes(everything, plan), *notes(frame, found)]
-    drawn: dict[str, list[Path]] = {}
-    for name, draw in FIGURES.items():
-        figure = draw(found)
-        if figure is None:
-            if name in NOTHING:
-                remarks.append(Note(f"Not drawn: {TITLES[name].lower()} ({NOTHING[name]})."))
-            _forget(out, name)
-            continue
-        drawn[name] = save(figure, out, name)
-        plt.close(figure)
-    summary(frame).to_csv(out / "table.csv", index=False)
+    with drawing(FIGURES, found, out) as wait:
+        summary(frame).to_csv(out / "table.csv", index=False)
+        told = records(found, sources or Sources())
+        cells, runs = Table(*table(found)), Table(*run_table(told))
+        scripts()  # which takes as long as a figure the first time
+        drawn = {name: paths for name, paths in wait().items() if paths}
+    for name in FIGURES.keys() - drawn.keys():
+        _forget(out, name)
+    remarks += [
+        Note(f"Not drawn: {TITLES[name].lower()} ({why}).") for name, why in NOTHING.items() if name not in drawn
+    ]
     pictures = {name: (TITLES[name], (out / f"{name}.svg").read_text("utf-8")) for name in drawn}
-    told = records(found, sources or Sources())
-    cells = Table(*table(found))
     page = out / "report.html"
-    document = html(title, facts(frame, found), remarks, pictures, (cells, Table(*run_table(told))), told)
-    page.write_text(document, "utf-8")
+    page.write_text(html(title, facts(frame, found), remarks, pictures, (cells, runs), told), "utf-8")
     files = tuple(path for paths in drawn.values() for path in paths)
     return Report(page, files, tuple(remarks), cells)
 

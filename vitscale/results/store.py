@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -82,7 +83,10 @@ def read(folder: Path) -> pd.DataFrame:
         )
     # Merged a few hundred at a time: thousands of tables of a few rows take a gigabyte.
     groups = (files[start : start + TOGETHER] for start in range(0, len(files), TOGETHER))
-    return _frame(pa.concat_tables([pa.concat_tables(map(_read_part, some)).combine_chunks() for some in groups]))
+    with ThreadPoolExecutor() as pool:  # Arrow decodes without Python's lock
+        return _frame(
+            pa.concat_tables([pa.concat_tables(pool.map(_read_part, some)).combine_chunks() for some in groups])
+        )
 
 
 def read_run(root: Path, run_id: str) -> pd.DataFrame:

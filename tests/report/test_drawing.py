@@ -1,0 +1,39 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from vitscale.analysis.curves import Curves, curves
+from vitscale.report import drawing
+from vitscale.report.figures import accuracy_by_flops, accuracy_by_params, upstream_vs_downstream
+
+FEW = {"by_flops": accuracy_by_flops, "by_params": accuracy_by_params, "both": upstream_vs_downstream}
+
+
+@pytest.fixture
+def found(frame: pd.DataFrame) -> Curves:
+    return curves(frame[frame["shots"].isna() | (frame["shots"] == 1)])
+
+
+def test_figures_drawn_side_by_side_are_those_drawn_one_by_one(
+    found: Curves, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = []
+    for processors in (1, 2):
+        monkeypatch.setattr("vitscale.report.drawing._processors", lambda processors=processors: processors)
+        out = tmp_path / str(processors)
+        with drawing.drawing(FEW, found, out) as wait:
+            drawn = wait()
+        assert {name: len(paths) for name, paths in drawn.items()} == {"by_flops": 3, "by_params": 0, "both": 3}
+        contents.append({path.name: path.read_bytes() for paths in drawn.values() for path in paths})
+    assert contents[0] == contents[1]
+
+
+@pytest.mark.parametrize("processors", [1, 2])
+def test_what_goes_wrong_with_a_figure_is_raised_where_it_is_waited_for(
+    found: Curves, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processors: int
+) -> None:
+    monkeypatch.setattr("vitscale.report.drawing._processors", lambda: processors)
+    (tmp_path / "file").write_text("")
+    with drawing.drawing(FEW, found, tmp_path / "file") as wait, pytest.raises(OSError, match="file"):
+        wait()
