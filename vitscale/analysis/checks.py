@@ -97,7 +97,7 @@ def held_out(form: Form, points: Observations) -> HeldOut | None:
     found = fit(form, points.only(kept))
     rest = points.only(~kept)
     foreseen = found.predict(rest.inputs)
-    misses = np.abs(rest.residuals.of(foreseen[None])[0][0])
+    misses = np.abs(rest.residuals.alone(foreseen[None])[0])
     relative = isinstance(rest.residuals, LogLoss)
     error = float(np.mean(np.abs(foreseen - rest.y) / (rest.y if relative else 1.0)))
     return HeldOut(found, len(rest), above, misses, error, relative)

@@ -68,7 +68,7 @@ class Fit:
     @property
     def r(self) -> Float[np.ndarray, " points"]:
         """The residuals of the fitted points."""
-        return self.problem.residuals.of(self.form.value(self.theta[None], self.problem.z))[0][0]
+        return self.problem.r(self.theta[None])[0]
 
     def scaled(self, inputs: Float[np.ndarray, "points inputs"]) -> Float[np.ndarray, "points inputs"]:
         return np.log(inputs) - self.log_x0

@@ -161,20 +161,36 @@ def _m4(theta: Theta, z: Inputs) -> tuple[Curve, Gradient]:
     target = log_beta - rate * z[:, 0] - (1 - alpha) * np.log(reach)
     v = np.where(target < 0, target, target / alpha)
     for _ in range(60):
-        step = (target - log_expit(v) + alpha * log_expit(-v)) / (expit(-v) + alpha * expit(v))
+        u, rest, log_u, log_rest = _logistic(v)
+        step = (target - log_u + alpha * log_rest) / (rest + alpha * u)
         v = v + step
         if np.abs(step).max(initial=0.0) < 1e-13:
             break
-    u, rest = expit(v), expit(-v)
+    u, rest, _, log_rest = _logistic(v)
     swing = u * rest / (rest + alpha * u)  # du / dtarget
     slopes = [
         rest + swing * (1 - alpha),
         u - swing * (1 - alpha),
-        reach * swing * (log_expit(-v) + np.log(reach)),
+        reach * swing * (log_rest + np.log(reach)),
         reach * swing,
         -reach * swing * z[:, 0],
     ]
     return floor + reach * u, np.stack(slopes, -1)
+
+
+def _logistic(v: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """expit of v and of -v, and their logarithms, from one exponential and one logarithm."""
+    small = np.exp(-np.abs(v))
+    large = 1 / (1 + small)
+    log_large = -np.log1p(small)
+    up = v >= 0
+    log_small = log_large - np.abs(v)
+    return (
+        np.where(up, large, small * large),
+        np.where(up, small * large, large),
+        np.where(up, log_large, log_small),
+        np.where(up, log_small, log_large),
+    )
 
 
 def _m4_spans(_z: Inputs, y: np.ndarray, highest: float) -> tuple[Span, ...]:

@@ -11,7 +11,7 @@ from scipy.special import chdtri
 
 from vitscale.analysis.fits import Fit, Observations
 from vitscale.analysis.residuals import clipped, scale
-from vitscale.analysis.solver import solve
+from vitscale.analysis.solver import distinct, solve
 
 LEVEL = 0.95
 FEWEST_CLUSTERS = 5  # with fewer, resamples of them are too alike to show a spread
@@ -119,15 +119,13 @@ def resampled(points: Observations, parameters: int, resamples: int, rng: np.ran
     One with fewer distinct places than the law has parameters fits any law; it is drawn again, if others can be had.
     """
     names, cluster = np.unique(points.clusters, return_inverse=True)
-    place = np.unique(points.inputs, axis=0, return_inverse=True)[1].ravel()
-    needed = min(parameters, place.max() + 1)
+    places = distinct(points.inputs)
+    needed = min(parameters, len(places.z))
     weights = np.empty((0, len(points)))
     for _ in range(DRAWS):
         times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
         drawn = times[:, cluster].astype(float)
-        present = np.zeros((resamples, place.max() + 1), dtype=bool)
-        for point, at in enumerate(place):
-            present[:, at] |= drawn[:, point] > 0
+        present = places.sums(drawn) > 0
         weights = np.concatenate([weights, drawn[present.sum(1) >= needed]])
         if len(weights) >= resamples:
             return weights[:resamples]
@@ -136,8 +134,8 @@ def resampled(points: Observations, parameters: int, resamples: int, rng: np.ran
 
 def covariance(fit: Fit) -> Float[np.ndarray, "parameters parameters"]:
     """Of theta, from the curvature at the fit: that of an M-estimator whose residuals are alike everywhere."""
-    _, jacobian = fit.problem.linearised(fit.theta[None])
-    return dispersion(fit) * np.linalg.pinv(jacobian[0].T @ jacobian[0], hermitian=True)
+    normal = fit.problem.linearised(fit.theta[None]).normal()[0]
+    return dispersion(fit) * np.linalg.pinv(normal, hermitian=True)
 
 
 def dispersion(fit: Fit) -> float:

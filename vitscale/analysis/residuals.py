@@ -2,22 +2,35 @@
 
 Both give a residual r and dr/df. Huber's function of it is minimised: r^2 / 2 up to delta, and
 delta (|r| - delta / 2) beyond.
+
+A law is given by its values f at places, and `spread_out` makes of an array over places one over points: what depends
+on the law alone is computed once where many points share a place.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
+from scipy.special import xlog1py, xlogy
 
 Curve = Float[np.ndarray, "B points"]
 Points = Float[np.ndarray, " points"]
+AtPlaces = Float[np.ndarray, "B places"]
+SpreadOut = Callable[[np.ndarray], np.ndarray]
 
 PUBLISHED_DELTA = 1e-3  # Hoffmann et al., arXiv 2203.15556, equation 3
 HUBER = 1.345  # times the scale of the residuals: 95 % efficient where they are normal
 NORMAL_MAD = 1.4826  # makes the median absolute residual a standard deviation where they are normal
 LOWEST, HIGHEST = 1e-12, 0.999  # a law's errors beyond are judged along the tangent there, so that it may pass 1
+NEAR = 5e-3  # of an error: a law that is nearer is judged by a series, as a difference would lose its digits
+
+
+def same(values: np.ndarray) -> np.ndarray:
+    """Where every point has a place of its own."""
+    return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +44,14 @@ class LogLoss:
         """What no y can pass."""
         return np.inf
 
-    def of(self, f: Curve) -> tuple[Curve, Curve]:
+    def of(self, f: AtPlaces, spread_out: SpreadOut = same) -> tuple[Curve, Curve]:
         """Residuals and their derivatives with respect to f."""
         f = np.maximum(f, 1e-300)
-        return np.log(f) - np.log(self.y), 1 / f
+        return spread_out(np.log(f)) - np.log(self.y), spread_out(1 / f)
+
+    def alone(self, f: AtPlaces, spread_out: SpreadOut = same) -> Curve:
+        """Residuals without their derivatives."""
+        return spread_out(np.log(np.maximum(f, 1e-300))) - np.log(self.y)
 
     def weights(self) -> Points:
         """1 / spread of each y, for the least squares that begin a search."""
@@ -60,6 +77,14 @@ class Binomial:
     y: Points
     trials: Points
     tau: float = 0.0
+    effective: Points = field(init=False, repr=False)
+    """Test images that would alone have a point's variance."""
+    entropy: Points = field(init=False, repr=False)
+    """y log y + (1 - y) log(1 - y)."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "effective", self.trials / self.spread)
+        object.__setattr__(self, "entropy", xlogy(self.y, self.y) + xlog1py(1 - self.y, -self.y))
 
     @property
     def highest(self) -> float:
@@ -76,19 +101,31 @@ class Binomial:
         p = self.smoothed
         return 1 + self.tau**2 * self.trials * p * (1 - p)
 
-    def of(self, f: Curve) -> tuple[Curve, Curve]:
+    def of(self, f: AtPlaces, spread_out: SpreadOut = same) -> tuple[Curve, Curve]:
         inside = np.clip(f, LOWEST, HIGHEST)
-        gap = inside - self.y
-        with np.errstate(divide="ignore", invalid="ignore"):
-            part = np.where(self.y > 0, self.y * _less_log1p(gap / self.y), inside)
-            rest = np.where(self.y < 1, (1 - self.y) * _less_log1p(-gap / (1 - self.y)), 1 - inside)
-        effective = self.trials / self.spread
-        information = effective / (inside * (1 - inside))
-        root = np.sqrt(2 * effective * np.maximum(part + rest, 0.0))
-        r = np.sign(gap) * root
+        gap, root = self._roots(inside, spread_out)
+        information = self.effective * spread_out(1 / (inside * (1 - inside)))
         with np.errstate(divide="ignore", invalid="ignore"):
             slope = np.where(root > 0, information * np.abs(gap) / root, np.sqrt(information))
-        return r + slope * (f - inside), slope
+        r = np.copysign(root, gap)
+        beyond = f - inside
+        return r + slope * spread_out(beyond) if beyond.any() else r, slope
+
+    def alone(self, f: AtPlaces, spread_out: SpreadOut = same) -> Curve:
+        inside = np.clip(f, LOWEST, HIGHEST)
+        if (f != inside).any():
+            return self.of(f, spread_out)[0]
+        gap, root = self._roots(inside, spread_out)
+        return np.copysign(root, gap)
+
+    def _roots(self, inside: AtPlaces, spread_out: SpreadOut) -> tuple[Curve, Curve]:
+        """The law less y, and the root of the deviance."""
+        gap = spread_out(inside) - self.y
+        deviance = self.entropy - self.y * spread_out(np.log(inside)) - (1 - self.y) * spread_out(np.log1p(-inside))
+        at, point = np.nonzero(np.abs(gap) < NEAR * np.minimum(self.y, 1 - self.y))
+        y, little = self.y[point], gap[at, point]
+        deviance[at, point] = y * _less_log1p(little / y) + (1 - y) * _less_log1p(-little / (1 - y))
+        return gap, np.sqrt(2 * self.effective * np.maximum(deviance, 0.0))
 
     def weights(self) -> Points:
         p = self.smoothed
@@ -125,7 +162,5 @@ def scale(r: np.ndarray, parameters: int) -> float:
 
 
 def _less_log1p(x: np.ndarray) -> np.ndarray:
-    """x - log(1 + x), to the last digit also where x is small."""
-    series = x * x * (1 / 2 - x * (1 / 3 - x * (1 / 4 - x * (1 / 5 - x * (1 / 6 - x * (1 / 7 - x / 8))))))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(np.abs(x) < 5e-3, series, x - np.log1p(x))
+    """x - log(1 + x) where x is smaller than `NEAR`, to the last digit."""
+    return x * x * (1 / 2 - x * (1 / 3 - x * (1 / 4 - x * (1 / 5 - x * (1 / 6 - x * (1 / 7 - x / 8))))))

@@ -6,18 +6,54 @@ those of iteratively reweighted least squares where they do not; parameters at a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy.optimize import minimize
 
 from vitscale.analysis.forms import Form, Inputs, Theta
 from vitscale.analysis.residuals import Residuals, clipped, huber
 
 STEPS = 200
-CELLS = 1_500_000  # numbers of a Jacobian at once: larger batches leave the processor's cache
+CELLS = 500_000  # numbers of a Jacobian at once: larger batches leave the processor's cache
 TINY = 1e-300
+SHARED = 2  # points a place on average, from which on it pays to compute the law by place
+THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the points are: a law is computed once for all points of a place."""
+
+    z: Float[np.ndarray, "places inputs"]
+    at: Int[np.ndarray, " points"] | None = None
+    """Of each point its place; None: each has one of its own, in their order."""
+    order: Int[np.ndarray, " points"] = field(init=False, repr=False)
+    """The points of the first place, then those of the second, ..."""
+    begins: Int[np.ndarray, " places"] = field(init=False, repr=False)
+    """Where each place begins in that order."""
+
+    def __post_init__(self) -> None:
+        at = np.arange(len(self.z)) if self.at is None else self.at
+        order = np.argsort(at, kind="stable")
+        object.__setattr__(self, "order", order)
+        object.__setattr__(self, "begins", np.searchsorted(at[order], np.arange(len(self.z))))
+
+    def spread_out(self, values: np.ndarray) -> np.ndarray:
+        """Of values over places (the second axis) those over points."""
+        return values if self.at is None else np.take(values, self.at, 1)
+
+    def sums(self, values: Float[np.ndarray, "B points"]) -> Float[np.ndarray, "B places"]:
+        """Of values over points the sum at each place."""
+        return values if self.at is None else np.add.reduceat(values[:, self.order], self.begins, axis=1)
+
+
+def distinct(z: Inputs) -> Places:
+    found, at = np.unique(z, axis=0, return_inverse=True)
+    return Places(found, at.ravel())
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,24 +65,52 @@ class Problem:
     """Of Huber's function; infinite for least squares."""
     lower: Float[np.ndarray, " parameters"]
     upper: Float[np.ndarray, " parameters"]
+    places: Places = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        places = distinct(self.z)
+        object.__setattr__(self, "places", places if SHARED * len(places.z) <= self.points else Places(self.z))
 
     @property
     def points(self) -> int:
         return len(self.z)
 
+    def only(self, kept: Int[np.ndarray, " kept"]) -> Problem:
+        return replace(self, z=self.z[kept], residuals=self.residuals.only(kept))
+
+    def r(self, theta: Theta) -> Float[np.ndarray, "B points"]:
+        return self.residuals.alone(self.form.value(theta, self.places.z), self.places.spread_out)
+
     def objective(self, theta: Theta, weights: np.ndarray | float = 1.0) -> Float[np.ndarray, " B"]:
-        return (weights * huber(self.residuals.of(self.form.value(theta, self.z))[0], self.delta)).sum(-1)
+        return (weights * huber(self.r(theta), self.delta)).sum(-1)
 
     def gradient(self, theta: Theta, weights: np.ndarray | float = 1.0) -> tuple[np.ndarray, Theta]:
         """The objective and its gradient."""
-        r, jacobian = self.linearised(theta)
-        return (weights * huber(r, self.delta)).sum(-1), _project(weights * clipped(r, self.delta), jacobian)
+        at = self.linearised(theta)
+        return (weights * huber(at.r, self.delta)).sum(-1), at.gradient(weights * clipped(at.r, self.delta))
 
-    def linearised(self, theta: Theta) -> tuple[Float[np.ndarray, "B points"], Float[np.ndarray, "B points k"]]:
-        """Residuals and their Jacobian."""
-        f, jacobian = self.form.value_and_jacobian(theta, self.z)
-        r, slope = self.residuals.of(f)
-        return r, jacobian * slope[..., None]
+    def linearised(self, theta: Theta) -> Linearised:
+        f, jacobian = self.form.value_and_jacobian(theta, self.places.z)
+        return Linearised(self.places, *self.residuals.of(f, self.places.spread_out), jacobian)
+
+
+@dataclass(frozen=True, slots=True)
+class Linearised:
+    """Residuals r, with their Jacobian in two factors: dr/df at the points, and the law's own at the places."""
+
+    places: Places
+    r: Float[np.ndarray, "B points"]
+    slope: Float[np.ndarray, "B points"]
+    jacobian: Float[np.ndarray, "B places k"]
+
+    def gradient(self, pull: Float[np.ndarray, "B points"]) -> Theta:
+        """The sum over points of a pull along each residual."""
+        return (self.places.sums(pull * self.slope)[:, None, :] @ self.jacobian)[:, 0]
+
+    def normal(self, curvature: Float[np.ndarray, "B points"] | float = 1.0) -> Float[np.ndarray, "B k k"]:
+        """The weighted sum over points of the outer squares of the Jacobian's rows."""
+        weights = self.places.sums(curvature * self.slope**2)
+        return self.jacobian.transpose(0, 2, 1) @ (self.jacobian * weights[..., None])
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +136,14 @@ def solve(
     `enough` is not lowered further.
     """
     batch = max(1, CELLS // max(problem.points * len(problem.form.parameters), 1))
-    parts = [
-        _solve(problem, starts[some], _of(weights, some), _of(fixed, some), tolerance, steps, enough)
-        for some in (slice(at, at + batch) for at in range(0, len(starts), batch))
-    ]
+
+    def part(at: int) -> Solution:
+        some = slice(at, at + batch)
+        return _solve(problem, starts[some], _of(weights, some), _of(fixed, some), tolerance, steps, enough)
+
+    begins = range(0, len(starts), batch)
+    with ThreadPoolExecutor(THREADS) as pool:  # NumPy computes without Python's lock
+        parts = list(pool.map(part, begins) if len(begins) > 1 else map(part, begins))
     return Solution(
         theta=np.concatenate([part.theta for part in parts]),
         objective=np.concatenate([part.objective for part in parts]),
@@ -154,15 +222,15 @@ def _step(
     problem: Problem, theta: Theta, weights: np.ndarray, damping: np.ndarray, held: np.ndarray
 ) -> tuple[Theta, Float[np.ndarray, " B"]]:
     """The better of Newton's and the reweighted step."""
-    r, jacobian = problem.linearised(theta)
-    pull = clipped(r, problem.delta)
-    gradient = _project(weights * pull, jacobian)
+    at = problem.linearised(theta)
+    r, pull = at.r, clipped(at.r, problem.delta)
+    gradient = at.gradient(weights * pull)
     free = ~(held | ((theta <= problem.lower) & (gradient > 0)) | ((theta >= problem.upper) & (gradient < 0)))
     share = np.abs(pull) / np.maximum(np.abs(r), TINY)  # 1 within delta, delta / |r| beyond
     curvatures = [weights * np.where(r == 0, 1.0, share)]
     if np.isfinite(problem.delta):
         curvatures.append(weights * (np.abs(r) <= problem.delta))
-    tried = [_move(problem, theta, gradient, _normal(jacobian, c), damping, free) for c in curvatures]
+    tried = [_move(problem, theta, gradient, at.normal(c), damping, free) for c in curvatures]
     values = np.stack([problem.objective(t, weights) for t in tried])
     values = np.where(np.isfinite(values), values, np.inf)
     choice = values.argmin(0)
@@ -189,12 +257,3 @@ def _move(
     except np.linalg.LinAlgError:
         step = np.einsum("bij,bj->bi", np.linalg.pinv(system), right) * unit
     return np.clip(theta - step, problem.lower, problem.upper)
-
-
-def _project(pull: np.ndarray, jacobian: np.ndarray) -> np.ndarray:
-    return (pull[:, None, :] @ jacobian)[:, 0]
-
-
-def _normal(jacobian: np.ndarray, curvature: np.ndarray) -> np.ndarray:
-    weighted = jacobian * curvature[..., None]
-    return jacobian.transpose(0, 2, 1) @ weighted
