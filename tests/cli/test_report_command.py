@@ -118,6 +118,12 @@ def test_a_plan_leaves_out_the_runs_that_it_does_not_hold(small: Path) -> None:
     assert "1 run left out: recorded here, but not in the study any more." in [note["text"] for note in one["notes"]]
 
 
+@pytest.mark.usefixtures("small")
+def test_an_overlay_that_has_no_task_in_common_says_so() -> None:
+    (one,) = json.loads(run("one", "--overlay", "paper", "--json").stdout)["reports"]
+    assert one["notes"][0]["text"].startswith("Nothing of the paper's tables is drawn")
+
+
 def test_paper_draws_table_6_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figure_5 = {"accuracy_by_flops": figures.accuracy_by_flops}
     monkeypatch.setattr("vitscale.report.page.FIGURES", figure_5)  # the others are tested where they are drawn
@@ -131,7 +137,8 @@ def test_paper_draws_table_6_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "vitscale sweep" not in (tmp_path / "report.html").read_text()
 
 
-def test_paper_with_a_study_is_refused() -> None:
-    result = run("one", "--paper")
+@pytest.mark.parametrize("arguments", [("one", "--paper"), ("--paper", "--overlay", "paper")])
+def test_paper_with_a_study_is_refused(arguments: tuple[str, ...]) -> None:
+    result = run(*arguments)
     assert result.exit_code == USAGE
     assert result.stderr.count("\n") == 2

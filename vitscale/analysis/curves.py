@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 
@@ -30,6 +30,8 @@ class Curves:
     """One row per cell and measure: `value`, `sd` (over seeds, n - 1; null for one), `n`, and means of OF_TRUNK."""
     baselines: pd.DataFrame
     """One row per line, init and measure: `value`, `sd`, `n`."""
+    theirs: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=[*CELL, *MEASURE, "source"]))
+    """Points that others have published, to be drawn beside: `value`, and OF_TRUNK where they say it; `source`."""
 
 
 def curves(frame: pd.DataFrame) -> Curves:

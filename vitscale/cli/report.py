@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,10 @@ from vitscale.errors import MISSING, USAGE, VitscaleError
 
 if TYPE_CHECKING:
     from vitscale.report.page import Report
+
+
+class Overlay(StrEnum):
+    paper = "paper"
 
 
 @reports_errors
@@ -36,6 +41,10 @@ def report(
         bool,
         typer.Option("--paper", help="Draw the paper's own Table 6 instead of a study, its Figure 5 among others."),
     ] = False,
+    overlay: Annotated[
+        Overlay | None,
+        typer.Option("--overlay", help="Draw the paper's own Tables 5 and 6 beside, where its tasks are the study's."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print paths, notes and table as JSON.")] = False,
 ) -> None:
     """Draw accuracy against data and compute, with what to doubt, as PNG, SVG, PDF and one HTML page.
@@ -43,7 +52,7 @@ def report(
     An unfinished study is drawn as far as it goes; the page says what is missing.
     """
     if paper:
-        _paper(studies, out or results / "_paper", as_json=as_json)
+        _paper(studies, overlay, out or results / "_paper", as_json=as_json)
         return
     folders = [results_folder(study, results) for study in studies or []] or _all(results)
 
@@ -60,7 +69,8 @@ def report(
             with disk_errors(target):
                 rows, plan = store.read(folder), store.read_plan(folder)
                 beside = sources(study, folder.name, runs, rows["run_id"].dropna().unique())
-                written = page.write(rows, target, _title(study, folder.name), plan, beside)
+                title = _title(study, folder.name)
+                written = page.write(rows, target, title, plan, beside, overlay=overlay is not None)
         except VitscaleError as error:  # the other studies are drawn all the same
             refused.append(error)
             continue
@@ -73,10 +83,11 @@ def report(
         raise VitscaleError.of([p for error in refused for p in error.problems], exit_code=refused[0].exit_code)
 
 
-def _paper(studies: list[str] | None, out: Path, *, as_json: bool) -> None:
-    if studies:
+def _paper(studies: list[str] | None, overlay: Overlay | None, out: Path, *, as_json: bool) -> None:
+    if studies or overlay:
+        also = "a study was named" if studies else "--overlay given"
         raise VitscaleError(
-            "--paper draws the paper's table alone, and a study was named, too",
+            f"--paper draws the paper's table alone, and {also}, too",
             hint="leave one of them out",
             exit_code=USAGE,
         )

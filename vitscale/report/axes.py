@@ -12,6 +12,7 @@ from vitscale.report.lines import short
 
 # Of the axis: nearer tick labels would run into each other in a 3-inch panel.
 APART = 0.11  # `55k`
+LETTER = 0.036  # of longer labels: `1.28M`
 HALVES = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
 FIFTHS = (*(tenth / 10 for tenth in range(10, 30, 2)), 3, 3.5, 4, 4.5, 5, 5.5, 6, 7, 8, 9)
 FAR_APART = 0.24  # `$7{\\times}10^{11}$`
@@ -31,11 +32,11 @@ def size_ticks(axes: Axes, values: Sequence[float]) -> None:
     """Ticks at the set sizes themselves; labels only where they fit, the largest first."""
     low, high = log_limits(axes, values)
     sizes = sorted(set(values))
-    room = APART * math.log(high / low)
+    axis = math.log(high / low)
     labels: list[str] = []
     last = math.inf
     for size in reversed(sizes):
-        fits = last - math.log(size) >= room
+        fits = last - math.log(size) >= max(APART, LETTER * len(short(size))) * axis
         labels.append(short(size) if fits else "")
         last = math.log(size) if fits else last
     axes.xaxis.set_major_locator(FixedLocator(sizes))

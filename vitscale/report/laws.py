@@ -25,6 +25,7 @@ from vitscale.errors import VitscaleError
 from vitscale.report.axes import compute_ticks, error_ticks, scientific, size_ticks
 from vitscale.report.labels import end_label, push_apart
 from vitscale.report.lines import GREY, Look, family_styles, looks, measure_title, short
+from vitscale.report.overlay import along, draw_theirs, overlay_text, theirs_along
 from vitscale.report.panels import (
     SERIES,
     accuracy,
@@ -69,7 +70,7 @@ def error_by_flops(found: Curves) -> Figure | None:
     runs = by_run(found)
     runs = accuracy(runs)[(accuracy(runs)["examples"] == examples).fillna(False)]
     panels = [key for key in measures(points) if (of_measure(points, key)["value"] < 1).any()]
-    line_looks = looks(points, SERIES)
+    line_looks, theirs = looks(points, SERIES), theirs_along(found, "flops")
     with style():
         figure, grid = panel_grid(len(panels), columns=2)
         labels, fitted = [], 0
@@ -77,8 +78,10 @@ def error_by_flops(found: Curves) -> Figure | None:
             here, own = of_measure(points, key), of_measure(runs, key)
             laws = {line: law for line, rows in _lines(own) if (law := law_of(rows)) is not None}
             fitted += len(laws)
-            compute_ticks(axes, [*here["flops"], *(law.end for law in laws.values())])
-            labels.append((axes, _draw_laws(axes, here, laws, line_looks)))
+            beside = of_measure(theirs, key)
+            compute_ticks(axes, [*along(here, beside, "flops"), *(law.end for law in laws.values())])
+            texts = _draw_laws(axes, here, laws, line_looks, 100 * (1 - beside["value"]))
+            labels.append((axes, texts + draw_theirs(axes, beside, "flops", error=True)))
             axes.set_title(measure_title(*key))
             axes.set_ylabel("error, %")
             axes.set_xlabel("pre-training compute, FLOPs")
@@ -89,7 +92,8 @@ def error_by_flops(found: Curves) -> Figure | None:
             figure,
             f"{seed_text(points)} Lines: laws of the error fitted to runs with"
             f" {short(examples)} unique images, dashed beyond the largest;\nband: 95 % interval of the law."
-            " In the corner: the law, C the compute in FLOPs; in brackets the 95 % interval of its exponent.",
+            " In the corner: the law, C the compute in FLOPs; in brackets the 95 % interval of its exponent."
+            f"{overlay_text(theirs)}",
         )
         push_apart(figure, labels)
     return figure
@@ -102,18 +106,22 @@ def frontier_by_flops(found: Curves) -> Figure | None:
     panels = [key for key in measures(points) if _budgets(of_measure(points, key)) > 1]
     if not panels:
         return None
+    theirs = theirs_along(found, "flops")
     with style():
         figure, grid = panel_grid(len(panels), columns=2)
         labels = []
         for axes, key in zip(grid, panels, strict=True):
-            here = of_measure(points, key)
-            compute_ticks(axes, list(here["flops"]))
-            error_ticks(axes, list(100 * (1 - here["value"])))
-            labels.append((axes, _draw_frontier(axes, here)))
+            here, beside = of_measure(points, key), of_measure(theirs, key)
+            compute_ticks(axes, along(here, beside, "flops"))
+            error_ticks(axes, [100 * (1 - value) for value in along(here, beside, "value")])
+            texts = _draw_frontier(axes, here)
+            labels.append((axes, texts + draw_theirs(axes, beside, "flops", error=True)))
             axes.set_title(measure_title(*key))
             axes.set_ylabel("error, %")
             axes.set_xlabel("pre-training compute, FLOPs")
-        draw_caption(figure, f"{seed_text(points)} Faint: something cheaper is as good. Names: {NAMING}.")
+        draw_caption(
+            figure, f"{seed_text(points)} Faint: something cheaper is as good. Names: {NAMING}.{overlay_text(theirs)}"
+        )
         push_apart(figure, labels)
     return figure
 
@@ -175,9 +183,14 @@ def _lines(runs: pd.DataFrame) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]
 
 
 def _draw_laws(
-    axes: Axes, points: pd.DataFrame, laws: dict[tuple[str, ...], Law], line_looks: dict[tuple[str, ...], Look]
+    axes: Axes,
+    points: pd.DataFrame,
+    laws: dict[tuple[str, ...], Law],
+    line_looks: dict[tuple[str, ...], Look],
+    beside: pd.Series,
 ) -> list[Annotation]:
-    texts, written, errors = [], [], list(100 * (1 - points.loc[points["value"] < 1, "value"]))
+    """`beside`: further errors that the axis has to hold."""
+    texts, written, errors = [], [], [*(100 * (1 - points.loc[points["value"] < 1, "value"])), *beside]
     areas = marker_areas(points)
     for line, group in _lines(points):
         look, law = line_looks[line], laws.get(line)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
 from vitscale.analysis.curves import Curves, counted, curves, of_plan, one_version, summary
+from vitscale.report import paper
 from vitscale.report.document import Table, html
 from vitscale.report.drawing import drawing
 from vitscale.report.figures import FIGURES
@@ -52,10 +53,12 @@ def write(
     plan: Held | None = None,
     sources: Sources | None = None,
     first: Sequence[Note] = (),
+    *,
+    overlay: bool = False,
 ) -> Report:
     """Draw what `everything` (as `store.read` gives it) holds of the runs in `plan` into `out`, over an earlier report.
 
-    `first`: what the honesty box begins with.
+    `first`: what the honesty box begins with. `overlay`: the paper's own numbers on the study's tasks are drawn, too.
 
     Raises:
         VitscaleError: two runs claim one point, or a task has two versions (exit 5); nothing is written then.
@@ -63,6 +66,9 @@ def write(
     frame = of_plan(everything, plan)
     found = curves(frame)
     one_version(found)
+    if overlay:
+        found = replace(found, theirs=paper.overlay(found.points))
+        first = [*first, paper.overlay_note(found.theirs)]
     out.mkdir(parents=True, exist_ok=True)
     remarks = [*first, *plan_notes(everything, plan), *notes(frame, found)]
     with drawing(FIGURES, found, out) as wait:

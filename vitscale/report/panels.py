@@ -22,6 +22,7 @@ from vitscale.files import write_whole
 from vitscale.report.axes import scientific
 from vitscale.report.labels import end_label, push_apart
 from vitscale.report.lines import BASELINE_NAMES, GREY, NAMES, Look, family_styles, looks, measure_title, upstream_task
+from vitscale.report.overlay import along, draw_theirs, overlay_text, theirs_along
 
 WIDTH = 9.0  # inches
 SERIES = ["family", "variant"]  # a line by compute: a family's models joined
@@ -91,12 +92,15 @@ def small_multiples(
 ) -> Figure:
     panels = measures(points)
     line_looks = looks(points, keys)
+    theirs = theirs_along(found, x)
     with style():
         figure, grid = panel_grid(len(panels))
         labels = []
         for number, (axes, key) in enumerate(zip(grid, panels, strict=True)):
-            ticks(axes, [float(value) for value in points[x]])
+            beside = of_measure(theirs, key)
+            ticks(axes, along(points, beside, x))
             texts = draw_lines(axes, of_measure(points, key), keys, x, line_looks)
+            texts += draw_theirs(axes, beside, x)
             texts += draw_baselines(axes, of_measure(accuracy(found.baselines), key))
             labels.append((axes, texts))
             axes.set_title(measure_title(*key))
@@ -108,7 +112,7 @@ def small_multiples(
             draw_key(figure, len(panels), points, cost_per_image(found), line_looks)
         dashed = " Dashed: baselines." if len(found.baselines) else ""
         band = " Band: ± 1 sd over seeds." if points["n"].max() > 1 else ""
-        draw_caption(figure, f"{seed_text(points)}{band} {spent[0].upper()}{spent[1:]}.{dashed}")
+        draw_caption(figure, f"{seed_text(points)}{band} {spent[0].upper()}{spent[1:]}.{dashed}{overlay_text(theirs)}")
         push_apart(figure, labels)
     return figure
 
