@@ -3,9 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from vitscale.cli.report_sources import POINTS, flops_outside, losses, sources, trace
+from vitscale.cli.report_sources import POINTS, losses, sources, trace
 from vitscale.models import parse
 from vitscale.models.counts import Head
+from vitscale.study.load import load
+from vitscale.study.plan import plan
 
 
 def step(number: int, loss: float) -> str:
@@ -46,11 +48,29 @@ def test_taps_outside_are_those_of_the_study_s_networks(tmp_path: Path, monkeypa
         'title = "one"\n[data]\nsize = 1000\nnum_classes = 10\nresolution = 224\n[recipe]\nexamples = 1000\nwarmup_steps = 0\n'
         '[[axes]]\n"model.name" = ["ViT-B/16", "R50x1"]\n'
     )
-    found = flops_outside(study)
+    found = sources(study, "one", tmp_path / "runs", []).outside
     assert found["ViT-B/16"] == 0
     arch = parse("R50x1")
     assert arch is not None
     head = Head(num_classes=10)
     assert found["R50x1"] == 6 * (arch.macs(224, head).total - arch.macs(224, head, "valid").total) > 0
     study.write_text("not a study")
-    assert flops_outside(study) == {}
+    assert sources(study, "one", tmp_path / "runs", []).outside == {}
+
+
+def test_cells_without_a_result_are_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = tmp_path / "one.toml"
+    study.write_text(
+        'title = "one"\n[data]\nsize = 1000\nnum_classes = 10\nresolution = 224\n[recipe]\nwarmup_steps = 0\nbatch_size = 10\n'
+        '[[axes]]\n"model.name" = ["ViT-B/16", "R50x1"]\n"recipe.steps" = [100, 200]\n'
+    )
+    jobs = plan(load(study), {}).jobs
+    done = next(job for job in jobs if job.run.model.name == "R50x1")
+    planned = sources(study, "one", tmp_path / "runs", [done.id]).planned
+    assert planned is not None
+    assert list(planned["family"]).count("vit") == 2
+    assert list(planned["family"]).count("resnet") == 1
+    assert set(planned["examples"]) == {1000}
+    assert done.pretrain_flops not in set(planned["flops"])
+    assert {job.pretrain_flops for job in jobs} - {done.pretrain_flops} == set(planned["flops"])

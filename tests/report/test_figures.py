@@ -1,17 +1,22 @@
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from itertools import combinations
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Annotation, Text
 
-from vitscale.analysis.curves import curves
-from vitscale.report import figures, laws, panels
+from vitscale.analysis.curves import PLANNED, curves
+from vitscale.analysis.intervals import sample
+from vitscale.report import figures, fitted, laws, panels
 from vitscale.report.labels import LEADER
 
 OF_NETWORKS = (
@@ -202,16 +207,16 @@ def law_frame(exponent: float) -> pd.DataFrame:
 
 
 def test_a_law_is_that_of_the_points_and_its_equation_says_so() -> None:
-    law = laws.law_of(law_frame(0.25))
+    law = fitted.law_of(law_frame(0.25))
     assert law is not None
     assert law.fit.parameters["c"] == pytest.approx(0.25, abs=1e-4)
-    assert laws.equation(law).startswith("$0.17\\,(C/10^{19})^{-0.25}$ [0.25, 0.25]")
+    assert laws.equation(law, sample(law.fit, resamples=100)).startswith("$0.17\\,(C/10^{19})^{-0.25}$ [0.25, 0.25]")
     assert law.end == pytest.approx(law.high * 10)
 
 
 def test_errors_that_do_not_fall_or_are_too_few_have_no_law() -> None:
-    assert laws.law_of(law_frame(-0.1)) is None
-    assert laws.law_of(law_frame(0.25)[:2]) is None
+    assert fitted.law_of(law_frame(-0.1)) is None
+    assert fitted.law_of(law_frame(0.25)[:2]) is None
 
 
 def test_beyond_the_data_a_law_is_dashed(drawn: Callable[[str], Figure], frame: pd.DataFrame) -> None:
@@ -225,6 +230,38 @@ def test_beyond_the_data_a_law_is_dashed(drawn: Callable[[str], Figure], frame: 
     solid, dashed = sorted(blue, key=lambda line: max(line.get_xdata()))
     assert max(solid.get_xdata()) <= measured * 1.001 < min(dashed.get_xdata())
     assert (solid.get_linestyle(), dashed.get_linestyle()) == ("-", "--")
+
+
+def test_planned_runs_are_hollow_where_the_law_sees_them_up_to_its_end(frame: pd.DataFrame) -> None:
+    found = curves(frame)
+    law = fitted.laws_of(found)["upstream_test", "pretrain", None]["vit", ""]
+    planned = [("vit", 55_000, law.high * 2), ("vit", 55_000, law.high * 2), ("vit", 55_000, law.end * 2)]
+    planned += [("vit", 16_000, law.high * 3), ("mixer", 55_000, law.high)]
+    drawn = figures.error_by_flops(replace(found, planned=pd.DataFrame(planned, columns=PLANNED)))
+    assert drawn is not None
+    hollow = [
+        tuple(map(float, at))
+        for points in drawn.axes[0].collections
+        if isinstance(points, PathCollection) and to_hex(points.get_facecolor()[0]) == "#ffffff"
+        for at in points.get_offsets()
+    ]
+    assert hollow == [pytest.approx((law.high * 2, 100 * law.fit.predict(np.array([[law.high * 2]]))[0]))]
+    assert "Hollow: predicted, of planned runs." in drawn.get_supxlabel()
+    plt.close(drawn)
+
+
+@pytest.mark.parametrize("name", ["error_by_flops", "frontier_by_flops"])
+def test_errors_carry_the_spread_of_their_seeds(name: str, drawn: Callable[[str], Figure], frame: pd.DataFrame) -> None:
+    points = curves(frame).points.query("task == 'upstream_test' and metric == 'accuracy' and examples == 55_000")
+    ends = {
+        (round(float(one[0, 1]), 6), round(float(one[1, 1]), 6))
+        for bars in drawn(name).axes[0].collections
+        if isinstance(bars, LineCollection)
+        for one in bars.get_segments()
+    }
+    error, sd = 100 * (1 - points["value"]), 100 * points["sd"]
+    assert {(round(e - s, 6), round(e + s, 6)) for e, s in zip(error, sd, strict=True)} <= ends
+    assert "Bars: ± 1 sd over seeds." in drawn(name).get_supxlabel()
 
 
 def test_the_frontier_joins_what_nothing_cheaper_equals(frame: pd.DataFrame) -> None:

@@ -160,6 +160,18 @@ def test_switches_change_metric_task_axis_counting_and_scale(shown: Browser) -> 
     assert "error, %" in pictures[-1]
 
 
+def test_laws_are_thin_lines_over_compute_dashed_beyond_the_data(shown: Browser) -> None:
+    assert shown.find("#laws").text == ""
+    choose(shown, "x", "flops")
+    dashes = [
+        line.get_attribute("stroke-dasharray") for line in shown.all("#plot .layer_1_marks path, #plot .mark-line path")
+    ]
+    assert "5,4" in dashes
+    assert shown.find("#laws").text.startswith("Thin: laws fitted to the error")
+    choose(shown, "images", "4000")  # another set size than the laws'
+    assert shown.find("#laws").text == ""
+
+
 def test_the_metric_decides_which_tasks_there_are(shown: Browser) -> None:
     assert "digits, 5 shots a class" in shown.find("#task").text
     choose(shown, "metric", "loss")

@@ -15,6 +15,7 @@ LINE = ["family", "model", "variant"]
 CELL = [*LINE, "examples", "examples_seen"]
 # What is drawn of a point's pre-training run, and the column that its own row has it in.
 OF_TRUNK = {"flops": "flops_standalone", "params": "params_total", "ratio": "patch", "seconds": "device_seconds"}
+PLANNED = ["family", "examples", "flops"]
 PARTS = ["trunk", "transfer"]  # of `variant`; they follow from it
 
 
@@ -30,8 +31,12 @@ class Curves:
     """One row per cell and measure: `value`, `sd` (over seeds, n - 1; null for one), `n`, and means of OF_TRUNK."""
     baselines: pd.DataFrame
     """One row per line, init and measure: `value`, `sd`, `n`."""
-    theirs: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=[*CELL, *MEASURE, "source"]))
+    theirs: pd.DataFrame = field(
+        default_factory=lambda: pd.DataFrame(columns=[*CELL, *MEASURE, "value", *OF_TRUNK, "source"])
+    )
     """Points that others have published, to be drawn beside: `value`, and OF_TRUNK where they say it; `source`."""
+    planned: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=PLANNED))
+    """Cells that the study holds and that are not done: `PLANNED`, as far as a plan tells it."""
 
 
 def curves(frame: pd.DataFrame) -> Curves:

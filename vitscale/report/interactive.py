@@ -34,7 +34,7 @@ def scripts() -> str:
 
 
 def chart(series: Sequence[Mapping[str, Any]], *, sized: bool) -> dict[str, Any]:
-    """Runs as markers over their means as lines. Its data are named: runs, lines, bars and active.
+    """Runs as markers over their means as lines. Its data are named: runs, lines, laws, bars and active.
 
     `sized`: models differ in size, and larger ones have larger markers.
     """
@@ -61,6 +61,17 @@ def chart(series: Sequence[Mapping[str, Any]], *, sized: bool) -> dict[str, Any]
         .mark_line(strokeWidth=1.8)
         .encode(x, y, detail="line:N", color=color, strokeDash=dash)
     )
+    laws = (
+        alt.Chart(alt.NamedData("laws"))
+        .mark_line(strokeWidth=1, opacity=0.9)
+        .encode(
+            x,
+            y,
+            detail="law:N",
+            color=color,
+            strokeDash=alt.condition("datum.beyond", alt.value([5, 4]), alt.value([1, 0])),
+        )
+    )
     bars = (
         alt.Chart(alt.NamedData("bars"))
         .mark_rule(strokeDash=[5, 3], strokeWidth=1.2)
@@ -73,7 +84,7 @@ def chart(series: Sequence[Mapping[str, Any]], *, sized: bool) -> dict[str, Any]
     active = (
         alt.Chart(alt.NamedData("active")).mark_point(size=420, color=INK, strokeWidth=2, filled=False).encode(x, y)
     )
-    return _finished(alt.layer(bars, lines, runs, active), HEIGHT)
+    return _finished(alt.layer(bars, laws, lines, runs, active), HEIGHT)
 
 
 def loss_curve() -> dict[str, Any]:

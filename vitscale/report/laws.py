@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -12,10 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
-from vitscale.analysis.checks import choose
 from vitscale.analysis.curves import Curves, compute_axis
-from vitscale.analysis.fits import Fit, fit
-from vitscale.analysis.forms import FORMS
 from vitscale.analysis.frontier import Configuration, frontier
 from vitscale.analysis.intervals import Sample, sample
 from vitscale.analysis.isoflop import Budget, IsoFlop, isoflop
@@ -23,6 +17,7 @@ from vitscale.analysis.measured import CLUSTER, by_run
 from vitscale.analysis.tables import Columns, curves_of
 from vitscale.errors import VitscaleError
 from vitscale.report.axes import compute_ticks, error_ticks, scientific, size_ticks
+from vitscale.report.fitted import Law, Line, laws_of, lines_of
 from vitscale.report.labels import end_label, push_apart
 from vitscale.report.lines import GREY, Look, family_styles, looks, measure_title, short
 from vitscale.report.overlay import along, draw_theirs, overlay_text, theirs_along
@@ -38,62 +33,42 @@ from vitscale.report.panels import (
     style,
 )
 
-LAWS = ("power", "saturating")  # what few points can tell apart
-FEWEST = 3  # places in x of a law
-CHOICE = 5  # places from which on the dearest can be held out to choose a form
-BEYOND = 10.0  # times the largest compute: further a forecast is a guess
 RESAMPLES = 200  # enough for the eye; `vitscale fit` takes more
 GRID = 60
 NAMING = "model, and as far as they differ, unique images and images seen"
+PLANNED = " Hollow: predicted, of planned runs."
+FAINT = 0.3
+LOWEST = 1e-3  # of an error in %: a logarithmic axis has no 0
 NAMED = 4  # configurations of a frontier: the dearest
-
-
-@dataclass(frozen=True, slots=True)
-class Law:
-    fit: Fit
-    sample: Sample
-    low: float
-    high: float
-    """The computes between which it was fitted."""
-
-    @property
-    def end(self) -> float:
-        """As far beyond the data as the data reach, up to `BEYOND` times."""
-        return self.high * min(self.high / self.low, BEYOND)
 
 
 def error_by_flops(found: Curves) -> Figure | None:
     """Small multiples in logarithms: each family's runs, and the law of its best, solid where fitted, dashed beyond."""
     points, examples = compute_axis(accuracy(found.points))
-    if examples is None:
+    laws = laws_of(found)
+    if examples is None or not laws:
         return None
-    runs = by_run(found)
-    runs = accuracy(runs)[(accuracy(runs)["examples"] == examples).fillna(False)]
     panels = [key for key in measures(points) if (of_measure(points, key)["value"] < 1).any()]
     line_looks, theirs = looks(points, SERIES), theirs_along(found, "flops")
+    planned = found.planned[found.planned["examples"] == examples]
     with style():
         figure, grid = panel_grid(len(panels), columns=2)
-        labels, fitted = [], 0
+        labels, hollow = [], 0
         for axes, key in zip(grid, panels, strict=True):
-            here, own = of_measure(points, key), of_measure(runs, key)
-            laws = {line: law for line, rows in _lines(own) if (law := law_of(rows)) is not None}
-            fitted += len(laws)
-            beside = of_measure(theirs, key)
-            compute_ticks(axes, [*along(here, beside, "flops"), *(law.end for law in laws.values())])
-            texts = _draw_laws(axes, here, laws, line_looks, 100 * (1 - beside["value"]))
+            here, beside, own = of_measure(points, key), of_measure(theirs, key), laws.get(key, {})
+            compute_ticks(axes, [*along(here, beside, "flops"), *(law.end for law in own.values())])
+            texts = _draw_laws(axes, here, own, line_looks, 100 * (1 - beside["value"]))
+            hollow += sum(_draw_planned(axes, planned, line, own, line_looks) for line in own)
             labels.append((axes, texts + draw_theirs(axes, beside, "flops", error=True)))
             axes.set_title(measure_title(*key))
             axes.set_ylabel("error, %")
             axes.set_xlabel("pre-training compute, FLOPs")
-        if not fitted:
-            plt.close(figure)
-            return None
         draw_caption(
             figure,
-            f"{seed_text(points)} Lines: laws of the error fitted to runs with"
-            f" {short(examples)} unique images, dashed beyond the largest;\nband: 95 % interval of the law."
+            f"{seed_text(points)}{_bars(points)} Lines: laws of the error fitted to runs with {short(examples)} unique"
+            f" images, dashed beyond the largest;\nband: 95 % interval of the law."
             " In the corner: the law, C the compute in FLOPs; in brackets the 95 % interval of its exponent."
-            f"{overlay_text(theirs)}",
+            f"{PLANNED if hollow else ''}{overlay_text(theirs)}",
         )
         push_apart(figure, labels)
     return figure
@@ -119,9 +94,8 @@ def frontier_by_flops(found: Curves) -> Figure | None:
             axes.set_title(measure_title(*key))
             axes.set_ylabel("error, %")
             axes.set_xlabel("pre-training compute, FLOPs")
-        draw_caption(
-            figure, f"{seed_text(points)} Faint: something cheaper is as good. Names: {NAMING}.{overlay_text(theirs)}"
-        )
+        faint = f"Faint: something cheaper is as good.\nNames: {NAMING}."
+        draw_caption(figure, f"{seed_text(points)}{_bars(points)} {faint}{overlay_text(theirs)}")
         push_apart(figure, labels)
     return figure
 
@@ -149,37 +123,15 @@ def isoflop_panels(found: Curves) -> Figure | None:
     return figure
 
 
-def law_of(rows: pd.DataFrame) -> Law | None:
-    """Of one line's runs in one measure: the law of error in compute, if enough places tell one that falls."""
-    columns = Columns(inputs=("flops",), y="value", cluster=CLUSTER, measure="accuracy")
-    if rows["flops"].nunique() < FEWEST:
-        return None
-    try:
-        (curve,), _ = curves_of(rows, columns)
-    except VitscaleError:  # equal values, or versions that are not compared: there is no law to draw
-        return None
-    points = curve.observations
-    several = len(np.unique(points.inputs)) >= CHOICE
-    found = fit(choose(points, LAWS).form if several else FORMS["power"], points)
-    low, high = float(points.inputs.min()), float(points.inputs.max())
-    falls = found.predict(np.array([[high]]))[0] < 0.999 * found.predict(np.array([[low]]))[0]
-    return Law(found, sample(found, resamples=RESAMPLES), low, high) if falls else None
-
-
-def equation(law: Law) -> str:
+def equation(law: Law, drawn: Sample) -> str:
     """Mathtext such as `$0.031 + 0.12\\,(C/10^{20})^{-0.33}$ [0.21, 0.48]`."""
     values = law.fit.parameters
     power = round(np.log10(np.sqrt(law.low * law.high)))
     size = values["b"] * 10.0 ** (-values["c"] * power)
     floor = f"{values['a']:.2g} + " if values.get("a", 0.0) > 1e-6 else ""
-    interval = law.sample.parameters().get("c")
+    interval = drawn.parameters().get("c")
     ends = f" [{interval.low:.2f}, {interval.high:.2f}]" if interval else ""
     return f"${floor}{size:.2g}\\,(C/10^{{{power}}})^{{-{values['c']:.2f}}}${ends}"
-
-
-def _lines(runs: pd.DataFrame) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
-    for line, rows in runs.assign(variant=runs["variant"].fillna("")).groupby(SERIES, sort=True):
-        yield tuple(map(str, line)), rows
 
 
 def _draw_laws(
@@ -192,8 +144,9 @@ def _draw_laws(
     """`beside`: further errors that the axis has to hold."""
     texts, written, errors = [], [], [*(100 * (1 - points.loc[points["value"] < 1, "value"])), *beside]
     areas = marker_areas(points)
-    for line, group in _lines(points):
+    for line, group in lines_of(points):
         look, law = line_looks[line], laws.get(line)
+        _draw_spread(axes, group, look.color)
         axes.scatter(
             group["flops"], 100 * (1 - group["value"]), s=areas[group.index], color=look.color, marker=look.marker,
             edgecolors="white", linewidths=0.6, zorder=3,
@@ -201,9 +154,10 @@ def _draw_laws(
         end = group.sort_values("flops").iloc[-1]
         x, y = float(end["flops"]), 100 * (1 - float(end["value"]))
         if law is not None:
-            x, y = law.end, _draw_law(axes, law, look)
+            drawn = sample(law.fit, resamples=RESAMPLES)
+            x, y = law.end, _draw_law(axes, law, drawn, look)
             errors.append(y)
-            written.append((equation(law), look.color))
+            written.append((equation(law, drawn), look.color))
         texts.append(end_label(axes, look.label, x, y, look.color, 8))
     error_ticks(axes, errors)
     for number, (text, color) in enumerate(written):
@@ -213,17 +167,46 @@ def _draw_laws(
     return texts
 
 
-def _draw_law(axes: Axes, law: Law, look: Look) -> float:
+def _draw_law(axes: Axes, law: Law, drawn: Sample, look: Look) -> float:
     """The error in % at the law's end."""
     x = np.geomspace(law.low, law.end, GRID)
     y = 100 * law.fit.predict(x[:, None])
     inside = x <= law.high * (1 + 1e-9)
     axes.plot(x[inside], y[inside], color=look.color)
     axes.plot(x[~inside], y[~inside], color=look.color, linestyle=(0, (4, 2.5)), linewidth=1.2)
-    if (found := law.sample.predictions(x[:, None])) is not None:
+    if (found := drawn.predictions(x[:, None])) is not None:
         band = 100 * np.array([(one.low, one.high) for one in found[0]])
-        axes.fill_between(x, np.maximum(band[:, 0], 1e-3), band[:, 1], color=look.color, alpha=0.14, linewidth=0)
+        axes.fill_between(x, np.maximum(band[:, 0], LOWEST), band[:, 1], color=look.color, alpha=0.14, linewidth=0)
     return float(y[-1])
+
+
+def _draw_spread(axes: Axes, points: pd.DataFrame, color: str, alpha: float = 1.0) -> None:
+    """One standard deviation over seeds up and down, where there are several."""
+    several = points[points["n"] > 1]
+    if several.empty:
+        return
+    error, sd = 100 * (1 - several["value"]), 100 * several["sd"]
+    low, high = np.maximum(error - sd, LOWEST), error + sd
+    axes.vlines(several["flops"].astype(float), low, high, color=color, linewidth=0.8, alpha=alpha, zorder=2.5)
+
+
+def _bars(points: pd.DataFrame) -> str:
+    return " Bars: ± 1 sd over seeds." if points["n"].max() > 1 else ""
+
+
+def _draw_planned(
+    axes: Axes, planned: pd.DataFrame, line: Line, laws: dict[Line, Law], line_looks: dict[Line, Look]
+) -> int:
+    """Hollow markers where the line's law sees its planned runs, up to its end; how many. Of a family with several
+    lines it is not known which of them a run would belong to."""
+    family, law, look = line[0], laws[line], line_looks[line]
+    if sum(other[0] == family for other in line_looks) > 1:
+        return 0
+    x = np.unique(planned.loc[planned["family"] == family, "flops"].to_numpy(dtype=float))
+    x = x[x <= law.end]
+    y = 100 * law.fit.predict(x[:, None])
+    axes.scatter(x, y, s=22, facecolors="white", edgecolors=look.color, marker=look.marker, linewidths=1, zorder=2.8)
+    return len(x)
 
 
 def _draw_frontier(axes: Axes, points: pd.DataFrame) -> list[Annotation]:
@@ -234,11 +217,14 @@ def _draw_frontier(axes: Axes, points: pd.DataFrame) -> list[Annotation]:
         for number, row in points.iterrows()
     ]
     best = frontier(grid)
-    for number, one in enumerate(grid):
-        color, marker = styles[str(points["family"][number])]
+    is_best = pd.Series([one in best for one in grid], dtype=bool)
+    for (family, top), group in points.groupby([points["family"], is_best]):
+        color, marker = styles[str(family)]
+        alpha = 1.0 if top else FAINT
+        _draw_spread(axes, group, color, alpha)
         axes.scatter(
-            one.compute, one.value, s=areas[number], color=color, marker=marker, edgecolors="white", linewidths=0.6,
-            alpha=1.0 if one in best else 0.3, zorder=3,
+            group["flops"], 100 * (1 - group["value"]), s=areas[group.index], color=color, marker=marker,
+            edgecolors="white", linewidths=0.6, alpha=alpha, zorder=3,
         )  # fmt: skip
     axes.step([one.compute for one in best], [one.value for one in best], where="post", color=GREY, linewidth=1)
     shown = [(int(one.name), one) for one in best[-NAMED:]]

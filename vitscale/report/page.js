@@ -171,10 +171,10 @@ function joined(means) {
   });
 }
 
-function specification(points, bars) {
+function specification(points, laws, bars) {
   const spec = structuredClone(report.chart);
   const titles = { across: axis().title, up: metricTitle() };
-  spec.datasets = { runs: points.map(marked), lines: linesOf(points), bars, active: [] };
+  spec.datasets = { runs: points.map(marked), lines: linesOf(points), laws, bars, active: [] };
   for (const { encoding } of spec.layer) {
     for (const tip of encoding.tooltip ?? []) tip.title = titles[tip.field] ?? tip.title;
     encoding.y.title = titles.up;
@@ -198,24 +198,34 @@ function barsOf() {
     .map((bar) => ({ ...bar, up: written(bar.y, metric) }));
 }
 
+// Laws of the error in compute: of all budgets at one set size.
+function lawsOf() {
+  const metric = $("metric").value, wanted = Number($("task").value), images = $("images").value;
+  if (axis().key !== "flops" || $("counting").value !== "flops" || stored(metric) !== "accuracy" || $("seen").value) return [];
+  return report.laws
+    .filter(({ measure, series, examples }) => measure === wanted && !hidden.has(series) && [ "", String(examples) ].includes(images))
+    .flatMap(({ x, y, series, beyond }, law) => x.map((across, i) => ({ x: across, y: scaled(y[i], metric), series, beyond, law })));
+}
+
 async function draw() {
   $("counting").parentElement.hidden = axis().key !== "flops" || report.countings.length < 2;
   $("xlog").disabled = !axis().log;
   shown = chosen();
   at = -1;
-  const bars = barsOf();
-  describe(bars);
-  const drawn = await vegaEmbed("#plot", specification(shown, bars), OPTIONS);
+  const bars = barsOf(), laws = lawsOf();
+  describe(laws, bars);
+  const drawn = await vegaEmbed("#plot", specification(shown, laws, bars), OPTIONS);
   if (view) view.finalize();
   view = drawn.view;
   view.addEventListener("click", (_, item) => { if (item?.datum?.run) openCard(shown[item.datum.at].run); });
   document.body.dataset.drawn = Number(document.body.dataset.drawn ?? 0) + 1;
 }
 
-function describe(bars) {
+function describe(laws, bars) {
   const task = $("task").selectedOptions[0]?.textContent ?? "";
   $("plot").setAttribute("aria-label", `${task}: ${shown.length} runs by ${axis().title}. `
     + "Arrow keys go from run to run, Enter opens one. The tables below hold all values.");
+  $("laws").textContent = laws.length ? "Thin: laws fitted to the error, dashed beyond the largest run." : "";
   $("bars").textContent = bars.length ? `Dashed: ${bars.map(({ name, up }) => `${name} ${up}`).join("; ")}.` : "";
   $("count").textContent = shown.length
     ? `${shown.length} runs; lines join the means over seeds, of several models those that nothing before them equals.${report.sized ? " Larger: more parameters." : ""}` : "Nothing measured here.";

@@ -66,6 +66,9 @@ def write(
     frame = of_plan(everything, plan)
     found = curves(frame)
     one_version(found)
+    sources = sources or Sources()
+    if sources.planned is not None:
+        found = replace(found, planned=sources.planned)
     if overlay:
         found = replace(found, theirs=paper.overlay(found.points))
         first = [*first, paper.overlay_note(found.theirs)]
@@ -73,7 +76,7 @@ def write(
     remarks = [*first, *plan_notes(everything, plan), *notes(frame, found)]
     with drawing(FIGURES, found, out) as wait:
         summary(frame).to_csv(out / "table.csv", index=False)
-        told = records(found, sources or Sources())
+        told = records(found, sources)
         cells, runs = Table(*table(found)), Table(*run_table(told))
         scripts()  # which takes as long as a figure the first time
         drawn = {name: paths for name, paths in wait().items() if paths}

@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from vitscale.analysis.curves import LINE, Curves
+from vitscale.analysis.curves import LINE, Curves, compute_axis
+from vitscale.report.fitted import laws_of
 from vitscale.report.lines import BASELINE_NAMES, family_styles, looks, measure_title, upstream_task
 from vitscale.report.panels import sized
 
@@ -45,6 +47,7 @@ OF_RUN = (
     "params_total", "flops_standalone", "flops_segment", "flops_tuning", "flops_eval", "flops_lost",
     "device_seconds", "n_devices", "mfu",
 )  # fmt: skip
+LAW_POINTS = 25
 OF_CODE = ("git_commit", "git_dirty", "code_hash", "device", "versions", "dataset")
 
 
@@ -68,6 +71,8 @@ class Sources:
     """By run id."""
     outside: Mapping[str, float] = field(default_factory=dict)
     """Of each model the training FLOPs of one image's taps outside the image."""
+    planned: pd.DataFrame | None = None
+    """As `Curves.planned`."""
 
 
 def records(found: Curves, sources: Sources) -> dict[str, Any]:
@@ -103,6 +108,7 @@ def records(found: Curves, sources: Sources) -> dict[str, Any]:
         "steps": list(steps),
         "values": _values(cells, measures, list(look_of), {str(id_): i for i, id_ in enumerate(pretrained.index)}),
         "baselines": _baselines(found.baselines, measures),
+        "laws": _laws(found, measures, list(look_of)),
     }  # fmt: skip
 
 
@@ -233,6 +239,31 @@ def _baselines(baselines: pd.DataFrame, measures: Sequence[Mapping[str, Any]]) -
                 }
             )
     return found
+
+
+def _laws(
+    found: Curves, measures: Sequence[Mapping[str, Any]], lines: Sequence[tuple[str, ...]]
+) -> list[dict[str, Any]]:
+    """Accuracies along the fitted laws: where they were fitted, and beyond."""
+    measure_at = {tuple(measure["key"]): i for i, measure in enumerate(measures)}
+    _, examples = compute_axis(found.points[found.points["metric"] == "accuracy"])
+    told = []
+    for key, of_lines in laws_of(found).items():
+        for (family, variant), law in of_lines.items():
+            series = next(i for i, line in enumerate(lines) if (line[0], line[2]) == (family, variant))
+            for beyond, ends in enumerate(((law.low, law.high), (law.high, law.end))):
+                x = np.geomspace(*ends, LAW_POINTS)
+                told.append(
+                    {
+                        "measure": measure_at[*key, "accuracy"],
+                        "series": series,
+                        "examples": examples,
+                        "beyond": bool(beyond),
+                        "x": [_rounded(value) for value in x],
+                        "y": [_rounded(1 - value) for value in law.fit.predict(x[:, None])],
+                    }
+                )
+    return told
 
 
 def _tuples(frame: pd.DataFrame) -> list[tuple[Any, ...]]:

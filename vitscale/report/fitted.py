@@ -1,0 +1,75 @@
+"""The laws of error in compute that figures and the page draw: one of each line and measure, at one set size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from vitscale.analysis.checks import choose
+from vitscale.analysis.curves import Curves, compute_axis
+from vitscale.analysis.fits import Fit, fit
+from vitscale.analysis.forms import FORMS
+from vitscale.analysis.measured import CLUSTER, by_run
+from vitscale.analysis.tables import Columns, curves_of
+from vitscale.errors import VitscaleError
+from vitscale.report.panels import SERIES, accuracy, measures, of_measure
+
+Measured = tuple[str, str, int | None]
+Line = tuple[str, ...]
+
+LAWS = ("power", "saturating")  # what few points can tell apart
+FEWEST = 3  # places in x of a law
+CHOICE = 5  # places from which on the dearest can be held out to choose a form
+BEYOND = 10.0  # times the largest compute: further a forecast is a guess
+
+
+@dataclass(frozen=True, slots=True)
+class Law:
+    fit: Fit
+    low: float
+    high: float
+    """The computes between which it was fitted."""
+
+    @property
+    def end(self) -> float:
+        """As far beyond the data as the data reach, up to `BEYOND` times."""
+        return self.high * min(self.high / self.low, BEYOND)
+
+
+def laws_of(found: Curves) -> dict[Measured, dict[Line, Law]]:
+    """Of the set size whose cells differ in compute; only measures and lines that have one."""
+    _, examples = compute_axis(accuracy(found.points))
+    if examples is None:
+        return {}
+    runs = accuracy(by_run(found))
+    runs = runs[(runs["examples"] == examples).fillna(False)]
+    laws = {
+        key: {line: law for line, rows in lines_of(of_measure(runs, key)) if (law := law_of(rows)) is not None}
+        for key in measures(runs)
+    }
+    return {key: of_lines for key, of_lines in laws.items() if of_lines}
+
+
+def law_of(rows: pd.DataFrame) -> Law | None:
+    """Of one line's runs in one measure: the law of error in compute, if enough places tell one that falls."""
+    columns = Columns(inputs=("flops",), y="value", cluster=CLUSTER, measure="accuracy")
+    if rows["flops"].nunique() < FEWEST:
+        return None
+    try:
+        (curve,), _ = curves_of(rows, columns)
+    except VitscaleError:  # equal values, or versions that are not compared: there is no law to draw
+        return None
+    points = curve.observations
+    several = len(np.unique(points.inputs)) >= CHOICE
+    found = fit(choose(points, LAWS).form if several else FORMS["power"], points)
+    low, high = float(points.inputs.min()), float(points.inputs.max())
+    falls = found.predict(np.array([[high]]))[0] < 0.999 * found.predict(np.array([[low]]))[0]
+    return Law(found, low, high) if falls else None
+
+
+def lines_of(rows: pd.DataFrame) -> Iterator[tuple[Line, pd.DataFrame]]:
+    for line, group in rows.assign(variant=rows["variant"].fillna("")).groupby(SERIES, sort=True):
+        yield tuple(map(str, line)), group
