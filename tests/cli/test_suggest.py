@@ -165,6 +165,27 @@ def test_the_expected_interval_is_what_such_runs_do_to_it() -> None:
     assert named.after < 0.8 * named.before
 
 
+@pytest.mark.usefixtures("quick")
+def test_runs_of_one_trunk_pay_it_once_and_hang_on_one_another() -> None:
+    fits = {"vit": fit(FORMS["power"], observations())}
+    short = Candidate("short", "vit", (1e14,), 1e13, 1.0, trunk="t", trunk_flops=9e13, trunk_hours=9.0)
+    long = Candidate("long", "vit", (2e14,), 2e13, 2.0, trunk="t", trunk_flops=1.8e14, trunk_hours=18.0)
+    named = list(suggest(fits, {"vit": np.array([[1e15]])}, [short, long], 1e16, most=2))
+    assert {each.candidate.name for each in named} == {"short", "long"}
+    first, second = named
+    assert first.flops == first.candidate.flops + first.candidate.trunk_flops
+    assert first.flops + second.flops == pytest.approx(1e13 + 2e13 + 1.8e14)
+    assert first.hours + second.hours == pytest.approx(1.0 + 2.0 + 18.0)
+
+
+def test_a_point_of_a_trunk_that_is_there_makes_no_new_cluster() -> None:
+    found = fit(FORMS["power"], observations())
+    far = np.array([[2e14]])
+    shared = with_point(found, far, found.predict(far), found.theta, cluster=3)
+    assert shared.observations.cluster_count == found.observations.cluster_count
+    assert shared.observations.clusters[-1] == 3
+
+
 def test_with_a_point_on_the_law_the_law_stays() -> None:
     found = fit(FORMS["power"], observations())
     at = np.array([[1e14]])

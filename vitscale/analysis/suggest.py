@@ -6,7 +6,7 @@ The law is fitted again with each such point, and the interval of the forecast i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,14 +29,28 @@ class Candidate:
     curve: str
     inputs: tuple[float, ...]
     flops: float
-    """What it would compute itself."""
+    """What it would compute itself, its trunk left out."""
     hours: float
-    """Device-hours."""
+    """Device-hours of that."""
+    trunk: str | None = None
+    """The training that it shares with others: they are not independent, and need it once."""
+    trunk_flops: float = 0.0
+    """Of the trunk, as far as it needs it and it is not there."""
+    trunk_hours: float = 0.0
+
+    def cost(self, paid: float) -> tuple[float, float]:
+        """FLOPs and device-hours where so many of its trunk's FLOPs are there by then."""
+        missing = max(self.trunk_flops - paid, 0.0)
+        share = missing / self.trunk_flops if self.trunk_flops else 0.0
+        return self.flops + missing, self.hours + share * self.trunk_hours
 
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
     candidate: Candidate
+    flops: float
+    """What it computes, with what its trunk lacks after the runs that were suggested before."""
+    hours: float
     before: float
     """Width of the forecast's 95 % interval, those suggested before included."""
     after: float
@@ -56,35 +70,46 @@ def suggest(
     budget: float,
     *,
     most: int,
+    trunks: Mapping[str, Mapping[str, int]] | None = None,
     seed: int = 0,
 ) -> Iterator[Suggestion]:
     """Names up to `most` runs, one after another, that together compute at most `budget` FLOPs.
 
     `fits` and where each is to forecast, `at` (one row), by curve; of curves without an interval nothing is suggested.
+    `trunks`: of each curve the cluster that its points of a trunk are in.
     """
-    found = {name: _Forecast(each, at[name], seed) for name, each in fits.items()}
+    found = {name: _Forecast(each, at[name], dict((trunks or {}).get(name, {})), seed) for name, each in fits.items()}
+    paid: dict[str | None, float] = {}
     left = [c for c in candidates if c.curve in found and np.isfinite(found[c.curve].width)]
     for _ in range(most):
-        left = [candidate for candidate in left if candidate.flops <= budget]
-        after = {key: found[key[0]].expected(np.array([key[1]])) for key in {(c.curve, c.inputs) for c in left}}
-        gains = [1 - after[c.curve, c.inputs] / found[c.curve].width for c in left]
+        left = [c for c in left if c.cost(paid.get(c.trunk, 0.0))[0] <= budget]
+        after = {key: found[key[0]].expected(*key[1:]) for key in {_place(c, found) for c in left}}
+        gains = [1 - after[_place(c, found)] / found[c.curve].width for c in left]
+        hours = [c.cost(paid.get(c.trunk, 0.0))[1] for c in left]
         worth = [i for i, gain in enumerate(gains) if gain > WORTH]
         if not worth:
             return
-        best = left.pop(max(worth, key=lambda i: gains[i] / max(left[i].hours, 1e-12)))
+        best = left.pop(max(worth, key=lambda i: gains[i] / max(hours[i], 1e-12)))
         now = found[best.curve]
-        yield Suggestion(best, now.width, after[best.curve, best.inputs], _why(best, fits[best.curve]))
-        budget -= best.flops
-        # As if it had measured what the law says: what comes next must add to it.
-        inputs = np.array([best.inputs])
-        found[best.curve] = _Forecast(with_point(now.fit, inputs, now.fit.predict(inputs), now.fit.theta), now.at, seed)
+        flops, spent = best.cost(paid.get(best.trunk, 0.0))
+        expected = after[_place(best, found)]
+        yield Suggestion(best, flops, spent, now.width, expected, _why(best, fits[best.curve]))
+        budget -= flops
+        if best.trunk is not None:
+            paid[best.trunk] = max(paid.get(best.trunk, 0.0), best.trunk_flops)
+        found[best.curve] = now.with_run(best)
+
+
+def _place(candidate: Candidate, found: Mapping[str, _Forecast]) -> tuple[str, tuple[float, ...], int | None]:
+    """What its gain depends on: where it is, and which points it would hang on."""
+    return candidate.curve, candidate.inputs, found[candidate.curve].cluster(candidate)
 
 
 class _Forecast:
     """A fit, its interval at one place, and what that would be with one more point."""
 
-    def __init__(self, fit: Fit, at: np.ndarray, seed: int) -> None:
-        self.fit, self.at, self.seed = fit, at, seed
+    def __init__(self, fit: Fit, at: np.ndarray, trunks: dict[str, int], seed: int) -> None:
+        self.fit, self.at, self.trunks, self.seed = fit, at, trunks, seed
         self.sample = sample(fit, resamples=RESAMPLES, seed=seed)
         self.width = self._width(self.sample)
 
@@ -92,8 +117,20 @@ class _Forecast:
         predicted = drawn.predictions(self.at)
         return predicted[0][0].width if predicted else np.inf
 
-    def expected(self, inputs: np.ndarray) -> float:
-        """The median width over what a run at `inputs` might measure."""
+    def cluster(self, candidate: Candidate) -> int | None:
+        """Of the points that share its trunk; None where none does."""
+        return None if candidate.trunk is None else self.trunks.get(candidate.trunk)
+
+    def with_run(self, run: Candidate) -> _Forecast:
+        """As if the run had measured what the law says: what comes next must add to it."""
+        inputs = np.array([run.inputs])
+        fit = with_point(self.fit, inputs, self.fit.predict(inputs), self.fit.theta, self.cluster(run))
+        trunks = self.trunks if run.trunk is None else {**self.trunks, run.trunk: int(fit.observations.clusters[-1])}
+        return _Forecast(fit, self.at, trunks, self.seed)
+
+    def expected(self, place: tuple[float, ...], cluster: int | None) -> float:
+        """The median width over what a run might measure there."""
+        inputs = np.array([place])
         rng = np.random.default_rng(self.seed)
         points, parameters = len(self.fit.observations), len(self.fit.theta)
         spread = self.fit.r * np.sqrt(points / max(points - parameters, 1))
@@ -101,18 +138,19 @@ class _Forecast:
         for theta in self.sample.theta[rng.choice(len(self.sample.theta), DRAWS)]:
             law = self.fit.form.value(theta[None], self.fit.scaled(inputs))[0]
             measured = self.fit.problem.residuals.noisy(law, rng.choice(spread, 1))
-            refit = with_point(self.fit, inputs, measured, theta)
+            refit = with_point(self.fit, inputs, measured, theta, cluster)
             widths.append(self._width(sample(refit, resamples=RESAMPLES, seed=self.seed)))
         return float(np.median(widths))
 
 
-def with_point(fit: Fit, inputs: np.ndarray, y: np.ndarray, near: np.ndarray) -> Fit:
-    """The fit with one more independent point, begun where it is and at `near`; Huber's delta stays."""
+def with_point(fit: Fit, inputs: np.ndarray, y: np.ndarray, near: np.ndarray, cluster: int | None = None) -> Fit:
+    """The fit with one more point, begun where it is and at `near`; Huber's delta stays. No `cluster`: independent."""
     points = fit.observations
+    cluster = int(points.clusters.max()) + 1 if cluster is None else cluster
     observations = Observations(
         np.concatenate([points.inputs, inputs]),
         _extended(points.residuals, y),
-        np.append(points.clusters, points.clusters.max() + 1),
+        np.append(points.clusters, cluster),
     )
     z = np.concatenate([fit.problem.z, fit.scaled(inputs)])
     problem = replace(fit.problem, z=z, residuals=observations.residuals)

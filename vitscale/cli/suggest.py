@@ -15,8 +15,9 @@ from vitscale.cli.screen import print_json, print_table, reports_errors, say
 from vitscale.errors import MISSING, USAGE, VitscaleError
 
 if TYPE_CHECKING:
-    from vitscale.analysis.suggest import Candidate
+    from vitscale.analysis.suggest import Candidate, Suggestion
     from vitscale.analysis.tables import Curve
+    from vitscale.launch.rates import Rates
     from vitscale.study.job import Job
     from vitscale.study.load import Study
 
@@ -77,35 +78,16 @@ def suggest(
         law = choose(curve.observations).form if form.value == "auto" else FORMS[form.value]
         fits[curve.name] = fit(law, curve.observations)
     places = {c.name: np.array([[at or 10 * c.observations.inputs.max()]]) for c in curves}
+    trunks = {c.name: dict(zip(c.labels, c.observations.clusters.tolist(), strict=True)) for c in curves}
     candidates, how = _candidates(loaded, runs, x, by, device)
-    found = list(ranked(fits, places, candidates, budget, most=most, seed=seed))
+    found = list(ranked(fits, places, candidates, budget, most=most, trunks=trunks, seed=seed))
     if json:
-        print_json(
-            {
-                "study": loaded.name,
-                "rates": how,
-                "curves": [
-                    {"curve": name, "form": fits[name].form.name, "at": float(places[name][0, 0])} for name in fits
-                ],
-                "suggestions": [{**asdict(each), "narrower": each.narrower} for each in found],
-            }
-        )
+        laws = [{"curve": name, "form": fits[name].form.name, "at": float(places[name][0, 0])} for name in fits]
+        named = [{**asdict(each), "narrower": each.narrower} for each in found]
+        print_json({"study": loaded.name, "rates": how, "curves": laws, "suggestions": named})
         return
     print_table(
-        [
-            [
-                each.candidate.name,
-                each.candidate.curve,
-                f"{each.candidate.inputs[0]:.4g}",
-                f"{each.candidate.flops:.3g}",
-                f"{each.candidate.hours:.3g}",
-                f"{each.before:.3g}",
-                f"{each.after:.3g}",
-                f"{each.narrower:.0%}",
-                each.why,
-            ]
-            for each in found
-        ],
+        [_row(each) for each in found],
         ["run", "curve", x, "FLOPs", "hours", "interval", "expected", "narrower", "why"],
     )
     for name, place in places.items():
@@ -113,6 +95,20 @@ def suggest(
     say(f"hours {how}")
     if not found:
         say(_nothing(candidates, budget))
+
+
+def _row(each: Suggestion) -> list[str]:
+    return [
+        each.candidate.name,
+        each.candidate.curve,
+        f"{each.candidate.inputs[0]:.4g}",
+        f"{each.flops:.3g}",
+        f"{each.hours:.3g}",
+        f"{each.before:.3g}",
+        f"{each.after:.3g}",
+        f"{each.narrower:.0%}",
+        each.why,
+    ]
 
 
 def _check(x: str, by: str, form: FormName) -> None:
@@ -130,7 +126,7 @@ def _curves(study: Study, results: Path, x: str, y: str, by: str, where: str | N
     from vitscale.cli import fit_source
 
     table, _, _ = fit_source.table(study.name, results)
-    columns = Columns(inputs=(x,), y=y, by=(by,), cluster=fit_source.TRUNK, labels=("model",))
+    columns = Columns(inputs=(x,), y=y, by=(by,), cluster=fit_source.TRUNK, labels=(fit_source.TRUNK,))
     found, facts = curves_of(fit_source.where(table, where), columns)
     for fact in facts:
         say(fact.text)
@@ -138,31 +134,18 @@ def _curves(study: Study, results: Path, x: str, y: str, by: str, where: str | N
 
 
 def _candidates(study: Study, runs: Path, x: str, by: str, device: str | None) -> tuple[list[Candidate], str]:
-    """The cells that are not done, with what each would compute: its trunk's missing steps, too."""
-    from vitscale.analysis.suggest import Candidate
-    from vitscale.launch import folders, trunks
+    """The cells that are not done, with what each would compute, and how much of its trunk is missing."""
+    from vitscale.launch import folders
     from vitscale.launch.rates import rates_of
     from vitscale.launch.sweep import current_plan
 
     now = current_plan(study, runs)
     rates = rates_of(now.jobs, device, options.cores())
-    found = []
-    for job in now.jobs:
-        if job.kind != "pretrain" or job.role != "cell" or folders.state_of(job, runs) in ("done", "failed"):
-            continue
-        missing = 0
-        if job.branch is not None:
-            missing = max(job.branch.step - trunks.reached(runs / job.branch.trunk), 0)
-        share = 1 + missing * job.run.recipe.batch_size / job.examples_trained
-        found.append(
-            Candidate(
-                name=job.id,
-                curve=GROUPS[by](job),
-                inputs=(float(INPUTS[x](job)),),
-                flops=float(job.flops * share),
-                hours=rates.seconds(job) * share / 3600,
-            )
-        )
+    found = [
+        _candidate(job, runs, x, by, rates)
+        for job in now.jobs
+        if job.kind == "pretrain" and job.role == "cell" and folders.state_of(job, runs) not in ("done", "failed")
+    ]
     if not found:
         raise VitscaleError(
             f"every run of {study.name} is done", hint="add values to one of its [[axes]]: suggest chooses among them",
@@ -171,8 +154,28 @@ def _candidates(study: Study, runs: Path, x: str, by: str, device: str | None) -
     return found, rates.how
 
 
+def _candidate(job: Job, runs: Path, x: str, by: str, rates: Rates) -> Candidate:
+    from vitscale.analysis.suggest import Candidate
+    from vitscale.launch import trunks
+
+    flops, hours, share = float(job.flops), rates.seconds(job) / 3600, 0.0
+    if job.branch is not None:
+        missing = max(job.branch.step - trunks.reached(runs / job.branch.trunk), 0)
+        share = missing * job.run.recipe.batch_size / job.examples_trained
+    return Candidate(
+        name=job.id,
+        curve=GROUPS[by](job),
+        inputs=(float(INPUTS[x](job)),),
+        flops=flops,
+        hours=hours,
+        trunk=job.branch.trunk if job.branch else None,
+        trunk_flops=flops * share,
+        trunk_hours=hours * share,
+    )
+
+
 def _nothing(candidates: list[Candidate], budget: float) -> str:
-    cheapest = min(candidate.flops for candidate in candidates)
+    cheapest = min(candidate.cost(0.0)[0] for candidate in candidates)
     if cheapest > budget:
         return f"nothing to suggest: the cheapest run that is not done takes {cheapest:.3g} FLOPs"
     return "nothing to suggest: no run that is not done is expected to narrow the interval by 1 % or more"
