@@ -1,9 +1,12 @@
+import os
+import signal
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from vitscale.analysis.curves import Curves, curves
+from vitscale.errors import VitscaleError
 from vitscale.report import drawing
 from vitscale.report.figures import accuracy_by_flops, accuracy_by_params, upstream_vs_downstream
 
@@ -27,6 +30,19 @@ def test_figures_drawn_side_by_side_are_those_drawn_one_by_one(
         assert {name: len(paths) for name, paths in drawn.items()} == {"by_flops": 3, "by_params": 0, "both": 3}
         contents.append({path.name: path.read_bytes() for paths in drawn.values() for path in paths})
     assert contents[0] == contents[1]
+
+
+def killed(_: Curves) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_is_said(found: Curves, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitscale.report.drawing._processors", lambda: 2)
+    with (
+        drawing.drawing({"one": killed, "other": killed}, found, tmp_path) as wait,
+        pytest.raises(VitscaleError, match="was killed"),
+    ):
+        wait()
 
 
 @pytest.mark.parametrize("processors", [1, 2])

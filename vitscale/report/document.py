@@ -21,9 +21,10 @@ from vitscale.report.table import Cell
 # What the page's own colours replace, so that a figure can be read on dark paper.
 COLORS = {
     **{INK: "ink", "#404040": "ink", GREY: "soft", "#8c8c8c": "soft", "#e2e2e2": "rule", "#ffffff": "paper"},
-    **{KNOWN[family][0]: family for family in ("vit", "hybrid", "resnet")},
-    **{color: f"other{number}" for number, (color, _) in enumerate(OTHERS, 1)},
+    **{KNOWN[family][0].lower(): family for family in ("vit", "hybrid", "resnet")},
+    **{color.lower(): f"other{number}" for number, (color, _) in enumerate(OTHERS, 1)},
 }
+PAINT = re.compile(rf"((?:fill|stroke): )({'|'.join(COLORS)})\b", re.IGNORECASE)
 FONT = "(?:DejaVu|Cmsy|Cmr|Cmmi)"  # what ids of letters begin with
 
 
@@ -73,8 +74,7 @@ def inline(svg: str, label: str, name: str, defined: set[str]) -> str:
     body = re.sub(r'<g id="patch_1">.*?</g>\s*', "", body, count=1, flags=re.DOTALL)  # the figure's white ground
     body = re.sub(r'<g id="[^"]*">', "<g>", body)
     body = re.sub(rf'(\bid="|href="#|url\(#)(?!{FONT})', rf"\g<1>{name}-", body)
-    for color in COLORS:
-        body = re.sub(rf"((?:fill|stroke): ){color}\b", rf"\g<1>{_variable(color)}", body, flags=re.IGNORECASE)
+    body = PAINT.sub(lambda match: match[1] + _variable(match[2]), body)
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
 
     def once(glyph: re.Match[str]) -> str:
@@ -103,7 +103,7 @@ def _data(records: Mapping[str, Any]) -> str:
 
 
 def _variable(color: str) -> str:
-    return f"var(--{COLORS[color]})" if color in COLORS else color
+    return f"var(--{COLORS[color.lower()]})" if color.lower() in COLORS else color
 
 
 def _policy(*scripts: str) -> str:

@@ -8,6 +8,7 @@ import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from vitscale.analysis.curves import Curves
+from vitscale.errors import MISSING, VitscaleError
 from vitscale.report.panels import save
 
 Figures = Mapping[str, Callable[[Curves], Figure | None]]
@@ -42,7 +44,12 @@ def drawing(figures: Figures, found: Curves, out: Path) -> Iterator[Callable[[],
 
 
 def _results(begun: Mapping[str, Future[tuple[Path, ...]]]) -> Drawn:
-    return {name: future.result() for name, future in begun.items()}
+    try:
+        return {name: future.result() for name, future in begun.items()}
+    except BrokenProcessPool as error:
+        message = "a process that drew figures was killed"
+        hint = "was there memory enough? a process takes some 200 MB, and there are as many as processors"
+        raise VitscaleError(message, hint=hint, exit_code=MISSING) from error
 
 
 def _draw(draw: Callable[[Curves], Figure | None], name: str, found: Curves, out: Path) -> tuple[Path, ...]:

@@ -38,6 +38,7 @@ GRID = 60
 NAMING = "model, and as far as they differ, unique images and images seen"
 PLANNED = " Hollow: predicted, of planned runs."
 FAINT = 0.3
+SHORTEST = 0.4  # of an error: an axis need not hold a spread that reaches lower
 LOWEST = 1e-3  # of an error in %: a logarithmic axis has no 0
 NAMED = 4  # configurations of a frontier: the dearest
 
@@ -88,7 +89,7 @@ def frontier_by_flops(found: Curves) -> Figure | None:
         for axes, key in zip(grid, panels, strict=True):
             here, beside = of_measure(points, key), of_measure(theirs, key)
             compute_ticks(axes, along(here, beside, "flops"))
-            error_ticks(axes, [100 * (1 - value) for value in along(here, beside, "value")])
+            error_ticks(axes, [*_errors(here), *(100 * (1 - beside["value"]))])
             texts = _draw_frontier(axes, here)
             labels.append((axes, texts + draw_theirs(axes, beside, "flops", error=True)))
             axes.set_title(measure_title(*key))
@@ -142,7 +143,7 @@ def _draw_laws(
     beside: pd.Series,
 ) -> list[Annotation]:
     """`beside`: further errors that the axis has to hold."""
-    texts, written, errors = [], [], [*(100 * (1 - points.loc[points["value"] < 1, "value"])), *beside]
+    texts, written, errors = [], [], [*_errors(points), *beside]
     areas = marker_areas(points)
     for line, group in lines_of(points):
         look, law = line_looks[line], laws.get(line)
@@ -182,12 +183,22 @@ def _draw_law(axes: Axes, law: Law, drawn: Sample, look: Look) -> float:
 
 def _draw_spread(axes: Axes, points: pd.DataFrame, color: str, alpha: float = 1.0) -> None:
     """One standard deviation over seeds up and down, where there are several."""
-    several = points[points["n"] > 1]
-    if several.empty:
-        return
-    error, sd = 100 * (1 - several["value"]), 100 * several["sd"]
-    low, high = np.maximum(error - sd, LOWEST), error + sd
+    several, low, high = _spread(points)
     axes.vlines(several["flops"].astype(float), low, high, color=color, linewidth=0.8, alpha=alpha, zorder=2.5)
+
+
+def _spread(points: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series, pd.Series]:
+    """The points of several seeds, and their errors in % less and plus one standard deviation."""
+    several = points[points["n"] > 1]
+    error, sd = 100 * (1 - several["value"]), 100 * several["sd"]
+    return several, (error - sd).clip(lower=LOWEST), error + sd
+
+
+def _errors(points: pd.DataFrame) -> list[float]:
+    """What an axis has to hold: errors above 0 and their spread, of which a logarithmic axis would have no end."""
+    error = 100 * (1 - points.loc[points["value"] < 1, "value"])
+    several, low, high = _spread(points)
+    return [*error, *np.maximum(low, SHORTEST * 100 * (1 - several["value"])), *high]
 
 
 def _bars(points: pd.DataFrame) -> str:
