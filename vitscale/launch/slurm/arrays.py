@@ -31,9 +31,8 @@ class Array:
     """As sbatch takes it."""
 
     @property
-    def words(self) -> str:
-        """`12 tasks, ViT-S/16`."""
-        return f"{self.shape.label}" + (f", {len(self.units)} tasks" if len(self.units) > 1 else "")
+    def is_array(self) -> bool:
+        return self.shape.nodes == 1
 
 
 def arrays(units: Sequence[Unit], most: int) -> Iterator[Array]:

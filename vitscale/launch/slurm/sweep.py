@@ -141,7 +141,7 @@ class SlurmSweep(Sweep):
 
     def _submit(self, now: Plan) -> None:
         """Whatever can begin, and then what waits for that, until nothing is left to submit."""
-        while units := [unit for jobs in self._could_start(now) if (unit := self._unit(jobs))]:
+        while units := [self._unit(jobs) for jobs in self._could_start(now)]:
             for array in arrays(units, self.max_array):
                 self._hand_over(array)
 
@@ -157,11 +157,7 @@ class SlurmSweep(Sweep):
         # A trunk that was submitted for shorter runs is submitted again when it has ended.
         return branch is None or not trunks.waits(job, runs) or folders.goes_to(runs / branch.trunk) >= branch.step
 
-    def _unit(self, jobs: list[Job]) -> Unit | None:
-        """With the folders of its runs made; None where none of them may be touched."""
-        jobs = [job for job in jobs if self._prepared(job) is not None]
-        if not jobs:
-            return None
+    def _unit(self, jobs: list[Job]) -> Unit:
         first = jobs[0]
         alone = first.kind == "pretrain"
         of = "" if alone else "transfers of " if first.kind == "transfer" else "import of "
@@ -180,19 +176,21 @@ class SlurmSweep(Sweep):
         return parent if parent is not None and parent.is_live else None
 
     def _hand_over(self, array: Array) -> None:
+        """Makes the folders of its runs, and submits those that may be touched."""
+        tasks = {}
+        for number, unit in array.units.items():
+            if jobs := [job for job in unit.jobs if self._prepared(job) is not None]:
+                tasks[number] = Task(ids=tuple(job.id for job in jobs), title=title(jobs[0]))
+        if not tasks:
+            return
         runs = self.places.runs.absolute()
         folder = submissions.new_folder(runs, self.study.name, array.shape.label)
-        tasks = {
-            number: Task(ids=tuple(job.id for job in unit.jobs), title=title(unit.jobs[0]))
-            for number, unit in array.units.items()
-        }
-        is_array = array.shape.nodes == 1
         text = script(
             folder,
             self.study.name,
             array.shape,
             tasks,
-            array=is_array,
+            array=array.is_array,
             at_once=self.at_once,
             settings=self.settings,
         )
@@ -200,7 +198,7 @@ class SlurmSweep(Sweep):
         submission = Submission(
             name=folder.name,
             study=self.study.name,
-            array=is_array,
+            array=array.is_array,
             tasks={number: task.ids for number, task in tasks.items()},
         )
         submissions.write(runs, submission)
@@ -209,8 +207,9 @@ class SlurmSweep(Sweep):
             for id_ in task.ids:
                 self.tries[id_] += 1
                 self.standing[id_] = submission.pending(number)
-                self.watched[id_] = folders.checkpoints(self.places.runs / id_)
-        self.say(f"submitted {array.words} as Slurm job {submission.job}: {folder / submissions.SCRIPT}")
+                self.watched[id_] = folders.checkpoints(runs / id_)
+        words = f"{array.shape.label}, {len(tasks)} tasks" if len(tasks) > 1 else array.shape.label
+        self.say(f"submitted {words} as Slurm job {submission.job}: {folder / submissions.SCRIPT}")
 
     def _wait(self, now: Plan) -> None:
         end = time.monotonic() + LOOK
