@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,6 @@ def parts(folder: Path) -> list[Path]:
 
 def read(folder: Path) -> pd.DataFrame:
     """All rows of all parts, every attempt, with the schema's columns; integers and booleans are nullable."""
-    import pyarrow as pa
 
     if not folder.is_dir():
         raise VitscaleError(
@@ -84,9 +84,8 @@ def read(folder: Path) -> pd.DataFrame:
     # Merged a few hundred at a time: thousands of tables of a few rows take a gigabyte.
     groups = (files[start : start + TOGETHER] for start in range(0, len(files), TOGETHER))
     with ThreadPoolExecutor() as pool:  # Arrow decodes without Python's lock
-        return _frame(
-            pa.concat_tables([pa.concat_tables(pool.map(_read_part, some)).combine_chunks() for some in groups])
-        )
+        merged = [_concatenated(pool.map(_read_part, some)).combine_chunks() for some in groups]
+    return _frame(_whole(_concatenated(merged)))
 
 
 def read_run(root: Path, run_id: str) -> pd.DataFrame:
@@ -94,9 +93,7 @@ def read_run(root: Path, run_id: str) -> pd.DataFrame:
     files = [path for path in sorted(root.glob(f"*/{run_id}-*.parquet")) if not path.parent.name.startswith(".")]
     if not files:
         return frame_of([])
-    import pyarrow as pa
-
-    return _frame(pa.concat_tables([_read_part(path) for path in files]))
+    return _frame(_whole(_concatenated(map(_read_part, files))))
 
 
 def frame_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -208,7 +205,8 @@ def _read_part(path: Path) -> pa.Table:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.ParquetFile(path).read(use_threads=False)  # of a small file, threads cost more than they save
+        # Of a small file, threads and a file system of Arrow's cost more than they save.
+        table = pq.ParquetFile(pa.py_buffer(path.read_bytes())).read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise VitscaleError(
             f"{path}: not a readable Parquet file (truncated?): {str(error).splitlines()[0]}",
@@ -228,14 +226,33 @@ def _read_part(path: Path) -> pa.Table:
             hint="upgrade vitscale",
             exit_code=MISSING,
         )
-    schema = arrow_schema()
-    if table.schema.equals(schema):
-        return table
-    columns = [
-        table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(table.num_rows, field.type)
-        for field in schema
-    ]
-    return pa.Table.from_arrays(columns, schema=schema)
+    types = _types()
+    for number, field in enumerate(table.schema):
+        if field.name in types and field.type != types[field.name]:
+            table = table.set_column(number, field.name, table[field.name].cast(types[field.name]))
+    return table
+
+
+@cache
+def _types() -> Mapping[str, pa.DataType]:
+    return {field.name: field.type for field in arrow_schema()}
+
+
+def _concatenated(tables: Iterable[pa.Table]) -> pa.Table:
+    """Older parts lack newer columns."""
+    import pyarrow as pa
+
+    return pa.concat_tables(tables, promote_options="default")
+
+
+def _whole(table: pa.Table) -> pa.Table:
+    """With the schema's columns, all of them and no others."""
+    import pyarrow as pa
+
+    missing = [name for name in NAMES if name not in table.column_names]
+    for name in missing:
+        table = table.append_column(name, pa.nulls(table.num_rows, _types()[name]))
+    return table.select(list(NAMES))
 
 
 def _siblings(root: Path, name: str) -> str:
