@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from vitscale.errors import MISSING, USAGE, VitscaleError
+from vitscale.launch import over_ssh
 from vitscale.launch.hostfile import Host, hosts_of
 
 
@@ -48,6 +49,17 @@ def test_too_few_are_refused(tmp_path: Path, text: str, options: dict[str, int],
         read(tmp_path, text, **options)
     assert caught.value.exit_code == USAGE
     assert message in str(caught.value)
+
+
+def test_without_an_ssh_client_it_is_two_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITSCALE_SSH", "/nowhere/ssh")
+    with pytest.raises(VitscaleError) as error:
+        over_ssh.check([Host(name="a", slots=1)])
+    assert error.value.exit_code == MISSING
+    assert str(error.value).splitlines() == [
+        "error: host a: cannot start /nowhere/ssh: No such file or directory",
+        "hint: install an ssh client, or name one in VITSCALE_SSH",
+    ]
 
 
 def test_no_file_is_missing(tmp_path: Path) -> None:

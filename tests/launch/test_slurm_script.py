@@ -11,12 +11,13 @@ import pytest
 from vitscale.errors import DONE, HELD, INTERRUPTED, INVALID_STUDY, MISSING, RUN_FAILED, VitscaleError
 from vitscale.failures import POLICIES, Failure
 from vitscale.launch import folders
-from vitscale.launch.slurm import cluster, settle, submissions
+from vitscale.launch.slurm import cluster, settle, submissions, task
 from vitscale.launch.slurm.arrays import Unit, arrays
 from vitscale.launch.slurm.cluster import Entry
 from vitscale.launch.slurm.script import Shape, Task, ranges, script
 from vitscale.launch.slurm.settings import settings_of
 from vitscale.launch.slurm.submissions import Place, Submission
+from vitscale.results import provenance
 from vitscale.study.launcher import Slurm
 from vitscale.study.load import Study, load
 
@@ -68,7 +69,7 @@ def test_a_script_is_bash_and_asks_for_what_the_settings_say(tmp_path: Path) -> 
         "--exclusive",
         "--gres=gpu:a100:4",
     ]
-    assert "module load cuda/12.4\nexport HF_HOME=/scratch/hf\n" in text
+    assert "module load cuda/12.4 || exit 1\nexport HF_HOME=/scratch/hf || exit 1\n" in text
     assert 'ids[2]="bbb ccc"  # bbb ViT $(rm -rf /)\n' in text
 
 
@@ -153,17 +154,29 @@ def test_several_that_wait_for_one_are_an_array_of_their_own() -> None:
     assert alone.after == "afterok:9"
 
 
+def test_a_cluster_without_arrays_gets_jobs() -> None:
+    assert [array.is_array for array in arrays([unit(), unit()], 0)] == [False, False]
+
+
 def test_a_run_on_several_nodes_is_a_job_of_its_own() -> None:
     wide = Shape(label="ViT-L/16", nodes=2, devices=4)
     found = list(arrays([unit(shape=wide), unit(place("7_1"), wide)], 1001))
     assert [(list(array.units), array.after) for array in found] == [([0], None), ([0], "afterok:7_1")]
 
 
+def begun(folder: Path, **document: Any) -> Path:
+    """A run whose worker has said that it begins."""
+    folder.mkdir()
+    start = {"event": "start", "attempt": 1, "time": "2026-01-01T00:00:00+00:00"}
+    (folder / "events.jsonl").write_text(json.dumps(start) + "\n")
+    told = {"id": folder.name, "kind": "pretrain", "parent": None, "config": {}, "provenance": {}, **document}
+    (folder / "run.json").write_text(json.dumps(told))
+    return folder
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    folder = tmp_path / "abc"
-    folder.mkdir()
-    return folder
+    return begun(tmp_path / "abc")
 
 
 def fail(run: Path, failure: Failure) -> None:
@@ -199,6 +212,18 @@ def test_processes_that_died_without_a_word_have_failed_the_run(run: Path) -> No
     assert (kept["failure"], kept["reason"]) == ("killed", "killed (signal 9): often the machine ran out of memory")
 
 
+def test_what_srun_could_not_start_is_no_signal_and_points_to_the_jobs_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_NAME", "0001-x")
+    folder = tmp_path / "abc"
+    folder.mkdir()
+    assert settle.settle([folder], 255, "1", 3) == RUN_FAILED
+    outcome = folders.result(folder) or {}
+    assert (outcome["failure"], outcome["reason"]) == ("setup", "srun ended with exit code 255 before the run began")
+    assert outcome["hint"].startswith(str(tmp_path / "slurm" / "0001-x" / "3.txt"))
+
+
 @pytest.mark.parametrize("code", [INTERRUPTED, 128 + 15, 128 + 10, HELD])
 def test_what_was_stopped_goes_on_later(run: Path, code: int) -> None:
     assert settle.settle([run], code, "1") == INTERRUPTED
@@ -222,8 +247,7 @@ def test_a_run_that_is_always_stopped_before_it_can_save_does_not_go_round_for_e
 
 
 def test_the_first_run_that_did_not_end_is_blamed(run: Path) -> None:
-    second = run.with_name("def")
-    second.mkdir()
+    second = begun(run.with_name("def"))
     finish(run)
     assert settle.settle([run, second], 1, "1") == RUN_FAILED
     assert (folders.result(run) or {})["status"] == "done"
@@ -259,6 +283,11 @@ def test_a_study_says_more_than_the_users_own_configuration(tmp_path: Path, monk
         ('acount = "x"', "unknown key 'launcher.slurm.acount'", "did you mean 'launcher.slurm.account'?"),
         ("partition = 3", "launcher.slurm.partition: 3 is not a valid string", "'partition' takes a text"),
         ("gpus_per_node = -1", "launcher.slurm.gpus_per_node: -1 is less than 0", "see docs/slurm.md"),
+        (
+            'container = "apptainer exec \'x.sif"',
+            'launcher.slurm.container: "apptainer exec \'x.sif" has a quote',
+            "see",
+        ),
         ("signal = 1.5", "launcher.slurm.signal: 1.5 is not a valid integer", "'signal' takes a whole number"),
         ('time = "1\\n#SBATCH --x"', "launcher.slurm.time: '1\\n#SBATCH --x' has more than one line", "see"),
     ],
@@ -267,7 +296,7 @@ def test_a_mistake_in_the_table_names_its_line(tmp_path: Path, table: str, error
     with pytest.raises(VitscaleError) as raised:
         loaded(tmp_path, table)
     first, second = str(raised.value).splitlines()
-    assert first == f"error: {tmp_path}/study.toml:10: {error}"
+    assert first.startswith(f"error: {tmp_path}/study.toml:10: {error}")
     assert second.startswith(f"hint: {hint}")
 
 
@@ -318,3 +347,48 @@ def test_the_end_of_a_job_is_what_the_controller_knows_or_else_the_accounts(
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     expected = {t: Entry(f"5_{t}", e) if isinstance(e, str) else e for t, e in found.items()}
     assert cluster.ended_as("5") == expected
+
+
+def of_code(run: Path, code_hash: str, **document: Any) -> Path:
+    told = json.loads((run / "run.json").read_text())
+    told["provenance"] = {"code_hash": code_hash, "git_commit": "0123456789"}
+    (run / "run.json").write_text(json.dumps({**told, "machine": {"threads": 1}, **document}))
+    return run
+
+
+@pytest.fixture
+def worked_on(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    found: list[Path] = []
+    monkeypatch.setattr(task, "_work_on", lambda work, *_: found.extend(work) or DONE)
+    return found
+
+
+def test_a_run_that_other_code_began_is_refused_when_its_turn_comes(run: Path, worked_on: list[Path]) -> None:
+    of_code(run, "other")
+    (run / "checkpoints" / "step-1").mkdir(parents=True)
+    assert task.main([str(run.parent), run.name]) == RUN_FAILED
+    outcome = folders.result(run) or {}
+    assert outcome["failure"] == "setup"
+    assert "begun by other code (commit 0123456789)" in outcome["reason"]
+    (run / "result.json").unlink()
+    of_code(run, "other", accept_code_change=True)
+    assert task.main([str(run.parent), run.name]) == DONE
+    assert worked_on == [run]
+
+
+def test_a_run_that_has_not_begun_is_of_the_code_that_trains_it(run: Path, worked_on: list[Path]) -> None:
+    of_code(run, "of when it was submitted")
+    assert task.main([str(run.parent), run.name]) == DONE
+    assert worked_on == [run]
+    assert json.loads((run / "run.json").read_text())["provenance"]["code_hash"] == provenance.code_hash()
+
+
+def test_a_transfer_waits_for_its_pre_training(
+    run: Path, worked_on: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    transfer = of_code(begun(run.with_name("def"), parent=run.name), provenance.code_hash())
+    assert task.main([str(run.parent), transfer.name]) == MISSING
+    assert "error: run def starts from abc, which is not done\nhint: let abc end first" in capsys.readouterr().err
+    finish(run)
+    assert task.main([str(run.parent), transfer.name]) == DONE
+    assert worked_on == [transfer]

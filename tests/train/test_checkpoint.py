@@ -1,5 +1,6 @@
 """Checkpoints: written whole or not at all, and never believed unread."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,28 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(tmp_path: Pa
     assert caught.value.exit_code == MISSING
     found = newest(tmp_path)
     assert found.progress.step == 1
+
+
+@pytest.mark.parametrize("wrong", [{"step": 1}, {"skipped": 3}, {"best_step": None}])
+def test_a_number_of_the_state_that_was_altered_is_noticed(tmp_path: Path, wrong: dict[str, int | None]) -> None:
+    save(tmp_path, 1, best=1)
+    state = save(tmp_path, 2, best=1) / checkpoint.STATE
+    told = json.loads(state.read_text())
+    state.write_text(json.dumps({**told, "progress": {**told["progress"], **wrong}}))
+    passed: list[int] = []
+    found = checkpoint.newest(tmp_path, passed_over=lambda step, _: passed.append(step))
+    assert found == checkpoint.folder_of(tmp_path, 1)
+    assert passed == [2]
+
+
+def test_checkpoints_from_before_their_state_had_a_checksum_are_read(tmp_path: Path) -> None:
+    state = save(tmp_path, 2, best=1) / checkpoint.STATE
+    told = json.loads(state.read_text())
+    del told["seal"]
+    state.write_text(json.dumps({**told, "schema": checkpoint.SEALED - 1}))
+    assert newest(tmp_path).progress.step == 2
+    state.write_text(json.dumps(told))
+    assert checkpoint.newest(tmp_path) is None
 
 
 def test_a_crash_while_writing_leaves_nothing_to_be_taken_for_a_checkpoint(tmp_path: Path) -> None:

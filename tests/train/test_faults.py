@@ -24,6 +24,7 @@ Process = subprocess.Popen[bytes]
 
 pytestmark = pytest.mark.slow
 LONG = ("recipe.steps=60", "recipe.ema=0.9", "recipe.keep=last", "recipe.validate_every=800")
+SMALL = {"data.resolution": 28, "recipe.steps": 12, "recipe.warmup_steps": 2}
 BUSY = {"save_every": 0, "micro_batch": 8}
 """A checkpoint is being written nearly always."""
 
@@ -102,6 +103,28 @@ def test_a_disk_that_fills_during_a_save_keeps_the_last_checkpoint(rundir: Make,
     (small_disk / "others").unlink()
     assert finish(run) == DONE
     assert_equal_to_the_bit(run, whole)
+
+
+def test_a_disk_that_fills_under_several_processes_is_no_failure_of_the_run(
+    base: Path, tmp_path: Path, small_disk: Path
+) -> None:
+    """Those that miss the first one say so, but know less than it."""
+    settings = [f"--set={key}={value}" for key, value in {**SMALL, "recipe.batch_size": 8}.items()]
+    command = [sys.executable, "-m", "vitscale", "pretrain", "--model=ViT-Ti/7", f"--data={base / 'train'}", *settings]
+    command += [
+        "--devices=2",
+        "--threads=1",
+        "--save-every=0",
+        f"--runs={small_disk}",
+        f"--results={tmp_path / 'rows'}",
+    ]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
+    assert ended.returncode == MISSING, ended.stderr
+    error, hint = ended.stderr.splitlines()[-2:]
+    assert error.endswith("the disk took no checkpoint, or no line of a log")
+    assert hint.startswith("hint: free some disk space")
+    (run,) = small_disk.glob("*/run.json")
+    assert not (run.parent / "result.json").exists()
 
 
 def test_data_that_vanish_fail_in_words_and_come_back(rundir: Make, base: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from stopping import StopAfter
 from tiny import edit
 from vitscale.errors import DONE, INTERRUPTED, MISSING, RUN_FAILED
+from vitscale.launch.progress import progress
 from vitscale.train import checkpoint, pretrain, upstream
 from vitscale.train.finetune import _Tuner
 from vitscale.train.objective import Batch
@@ -338,6 +339,33 @@ def test_lost_work_after_a_crash_is_counted(rundir: Make) -> None:
     row = done(run)["rows"][0]
     assert row["flops_lost"] == 5 * 16 * run.document["flops_per_example"]
     assert 1800 < row["device_seconds"] - saved.progress.device_seconds < 1900
+
+
+def test_what_a_validation_cost_that_no_checkpoint_holds_is_counted(rundir: Make) -> None:
+    run = rundir()
+    assert work(run, StopAfter(4)) == INTERRUPTED
+    folder = checkpoint.newest(run.folder)
+    assert folder is not None
+    saved = checkpoint.load(folder).progress
+    spent = {"device_seconds": saved.device_seconds + 1800, "flops_eval": saved.flops_eval + 1e15}
+    run.log("validate", {"step": saved.step + 3, "accuracy": 0.5, **spent})
+    row = done(run)["rows"][0]
+    assert row["flops_lost"] == 3 * 16 * run.document["flops_per_example"]
+    assert 1800 < row["device_seconds"] - saved.device_seconds < 1900
+    assert row["flops_eval"] > 1e15
+
+
+def test_a_damaged_checkpoint_is_an_event_and_a_word_of_the_progress(rundir: Make) -> None:
+    run = rundir()
+    assert work(run, StopAfter(4)) == INTERRUPTED
+    folder = checkpoint.newest(run.folder)
+    assert folder is not None
+    edit(folder / "state.json", run=run.id, progress={"step": 1})
+    done(run)
+    (event,) = (event for event in run.events() if event["event"] == "damaged_checkpoint")
+    assert event["step"] == int(folder.name.removeprefix("step-"))
+    assert "does not have its checksum" in event["reason"]
+    assert f"checkpoint {event['step']} was damaged" in progress(run.folder)
 
 
 def test_a_half_written_event_is_left_out_and_not_glued_to_the_next(rundir: Make) -> None:

@@ -112,7 +112,12 @@ def in_slurm(
         world_size=devices * nodes,
         at_a_time=jobs,
         sweep=partial(
-            SlurmSweep, settings=settings, nodes=nodes, at_once=jobs, max_array=max_array or allowed, detach=detach
+            SlurmSweep,
+            settings=settings,
+            nodes=nodes,
+            at_once=jobs,
+            max_array=min(max_array or allowed, allowed),
+            detach=detach,
         ),
     )
 

@@ -12,21 +12,32 @@ from vitscale.study.job import Job
 
 
 def collect(job: Job, runs: Path, results: Path, study: str) -> bool:
-    """Writes the run's part into `results/<study>`; False where the run has not ended."""
-    outcome = folders.result(runs / job.id)
+    """Writes the run's parts into `results/<study>`; False where the run has not ended.
+
+    Also those of earlier attempts that nobody has recorded: a job of a cluster tries again by itself.
+    """
+    folder = runs / job.id
+    outcome = folders.result(folder)
+    if job.kind == "import":
+        return outcome is not None  # nothing was measured; its transfers are rows
+    for earlier in folders.put_aside(folder):
+        if not (results / study / store.part_name(job.id, earlier["attempt"])).exists():
+            _write(job, earlier, folder, results / study)
     if outcome is None:
         return False
-    if job.kind == "import":
-        return True  # nothing was measured; its transfers are rows
-    told = folders.document(runs / job.id)
-    found = rows(job, outcome, told, study)
-    if job.run.transfer is not None and job.run.transfer.protocol == "finetune":
-        found = [{**row, "tried": _rates_tried(runs / job.id)} for row in found]
-    with disk_errors(results):
-        changes = store.write_changes(told["provenance"].get("git_diff"), results / study)
-        found = [{**row, "git_diff": changes} for row in found]
-        store.write_part(found, results / study, run_id=job.id, attempt=outcome["attempt"])
+    _write(job, outcome, folder, results / study)
     return True
+
+
+def _write(job: Job, outcome: dict[str, Any], folder: Path, place: Path) -> None:
+    told = folders.document(folder)
+    found = rows(job, outcome, told, place.name)
+    if job.run.transfer is not None and job.run.transfer.protocol == "finetune":
+        found = [{**row, "tried": _rates_tried(folder)} for row in found]
+    with disk_errors(place.parent):
+        changes = store.write_changes(told["provenance"].get("git_diff"), place)
+        found = [{**row, "git_diff": changes} for row in found]
+        store.write_part(found, place, run_id=job.id, attempt=outcome["attempt"])
 
 
 def _rates_tried(folder: Path) -> list[dict[str, Any]] | None:

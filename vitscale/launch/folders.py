@@ -67,6 +67,17 @@ def document(folder: Path) -> dict[str, Any]:
     return told
 
 
+def put_aside(folder: Path) -> list[dict[str, Any]]:
+    """The outcomes of attempts that were followed by others; what is damaged is left out."""
+    found = []
+    for path in sorted(folder.glob("result-*.json")):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            outcome = json.loads(path.read_text())
+            outcome["status"], outcome["rows"], outcome["attempt"], outcome["started"], outcome["ended"]
+            found.append(outcome)
+    return found
+
+
 def last_event(folder: Path, kind: str = "step") -> dict[str, Any] | None:
     """The newest whole line of this kind in `events.jsonl`."""
     wanted = f'"event": "{kind}"'.encode()
@@ -169,6 +180,7 @@ def prepare(job: Job, runs: Path, *, base: Path, machine: Mapping[str, Any], acc
     folder = runs / job.id
     told = {
         **job.document(),
+        "accept_code_change": accept_code_change,
         "machine": {**machine, **files_of(base, job.run)},
         "provenance": provenance.collect(),
     }
@@ -263,6 +275,13 @@ def record_failure(folder: Path, failure: Failure, reason: str, hint: str, code:
         before = result(folder)
         if before is None or before.get("provisional"):
             write_whole(folder / "result.json", json.dumps(outcome, indent=1).encode())
+
+
+def withdraw(folder: Path) -> None:
+    """Takes back what a process of the run has said of its end that could not know better: nothing failed."""
+    with suppress(OSError), locked(folder / ".outcome", wait=True):
+        if (result(folder) or {}).get("provisional"):
+            (folder / "result.json").unlink()
 
 
 def set_aside(folder: Path) -> None:

@@ -70,19 +70,28 @@ class Worker:
     def record_death(self) -> None:
         """A process that died without a word leaves a failure behind, for the run that it was working on."""
         code = self.process.returncode
+        if code in (HELD, MISSING):
+            for folder in self.work:
+                folders.withdraw(folder)
         if code in (0, HELD, MISSING, INTERRUPTED) or self.asked_to_stop:
             return
         for folder in self.work:
             if folders.result(folder) is None and not folders.is_held(folder):
-                hint = f"{folder / 'log.txt'} has its last words; vitscale sweep STUDY --retry-failed tries again"
+                hint = last_words(folder)
                 kind = Failure.KILLED if killed_by(code) else Failure.CODE
                 folders.record_failure(folder, kind, cause(code, folder), hint, RUN_FAILED)
                 return
 
 
+def last_words(folder: Path) -> str:
+    """The way out for a run whose processes said nothing."""
+    return f"{folder / 'log.txt'} has its last words; the same command tries again, a sweep with --retry-failed"
+
+
 def killed_by(code: int) -> int:
     """The signal that ended a worker with this exit code, or one of its processes; 0: none did."""
-    return -code if code < 0 else max(code - 128, 0)
+    number = -code if code < 0 else code - 128
+    return number if number in signal.valid_signals() else 0
 
 
 def cause(code: int, folder: Path) -> str:

@@ -60,7 +60,7 @@ def command(host: Host, *words: str) -> list[str]:
     path = os.environ.get("PYTHONPATH")
     prefix = ["env", f"PYTHONPATH={path}"] if path else []
     there = f"cd {shlex.quote(str(Path.cwd()))} && exec {shlex.join([*prefix, *words])}"
-    return [*shlex.split(os.environ.get("VITSCALE_SSH", "ssh")), *options, host.name, there]
+    return [*shlex.split(os.environ.get("VITSCALE_SSH") or "ssh"), *options, host.name, there]
 
 
 def check(hosts: Sequence[Host]) -> None:
@@ -77,7 +77,11 @@ def check(hosts: Sequence[Host]) -> None:
 
 def _problem(host: Host) -> Problem | None:
     words = command(host, sys.executable, "-c", "import vitscale")
-    asked = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    try:
+        asked = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    except OSError as error:
+        hint = "install an ssh client, or name one in VITSCALE_SSH"
+        return Problem(f"host {host.name}: cannot start {words[0]}: {error.strerror}", hint)
     if asked.returncode == 0:
         return None
     said = asked.stderr.strip().splitlines() or [f"exit code {asked.returncode}"]

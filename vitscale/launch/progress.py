@@ -70,11 +70,13 @@ QUIET = 30.0
 
 def progress(folder: Path, *, running: bool = True) -> str:
     """How far a run is, in one line; empty before its first step."""
-    event = folders.last_event(folder)
-    if event is None:
+    event, start = folders.last_event(folder), folders.last_event(folder, "start") if running else None
+    if event is None or (start is not None and start["time"] > event["time"]):
         return ""
     silent = folders.silent_seconds(folder) if running else None
-    return progress_words(event, silent, folders.last_event(folder, "probe"))
+    damaged = folders.last_event(folder, "damaged_checkpoint")
+    passed_over = f"; checkpoint {damaged['step']} was damaged, and passed over" if damaged else ""
+    return progress_words(event, silent, folders.last_event(folder, "probe")) + passed_over
 
 
 def progress_words(event: dict[str, Any], silent: float | None = None, probe: dict[str, Any] | None = None) -> str:
@@ -100,7 +102,7 @@ def event_words(event: dict[str, Any]) -> str:
         case "start":
             return f"attempt {event['attempt']} begins on {event['device']}"
         case "validate":
-            (score,) = (value for key, value in facts.items() if key != "step")
+            (score,) = (value for key, value in facts.items() if key not in ("step", "device_seconds", "flops_eval"))
             return f"validation at step {event['step']}: {score:.4f}"
         case "failed":
             return f"failed: {failure_words(event)}"

@@ -43,11 +43,15 @@ def write_part(rows: list[dict[str, Any]], folder: Path, *, run_id: str, attempt
     pq.write_table(table, buffer, compression="zstd", use_dictionary=False, write_statistics=False)
     data = buffer.getvalue().to_pybytes()
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{run_id}-{attempt}.parquet"
+    path = folder / part_name(run_id, attempt)
     # The end of a sweep records everything again, and most of it is there.
     if not (path.is_file() and path.read_bytes() == data):
         write_whole(path, data)  # under a name with a dot at first, which Parquet readers skip
     return path
+
+
+def part_name(run_id: str, attempt: int) -> str:
+    return f"{run_id}-{attempt}.parquet"
 
 
 def write_changes(diff: str | None, folder: Path) -> str | None:

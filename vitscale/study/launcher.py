@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -74,6 +75,14 @@ def _taken(hint: Any) -> str:
     return "a whole number" if "int" in kind else "a text"
 
 
+def _is_open(words: str) -> bool:
+    try:
+        shlex.split(words)
+    except ValueError:
+        return True
+    return False
+
+
 LEAST = {"signal": 0, "gpus_per_node": 0, "cpus_per_device": 1}
 
 
@@ -81,5 +90,7 @@ def _unfit(key: str, value: Any) -> str | None:
     """Why a value of the right type cannot be; None: it can."""
     if isinstance(value, int) and value < LEAST[key]:
         return f"is less than {LEAST[key]}"
+    if key == "container" and _is_open(value):
+        return "has a quote that is not closed"
     lines = value if isinstance(value, tuple) else (value,)
     return "has more than one line" if any(isinstance(line, str) and "\n" in line for line in lines) else None

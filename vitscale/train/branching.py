@@ -13,7 +13,12 @@ from vitscale.train.rundir import RunDir
 
 def start_of(rundir: RunDir) -> Path | None:
     """The checkpoint from which the run goes on; None where it starts with nothing."""
-    return checkpoint.newest(rundir.folder, with_best=_keeps_best(rundir)) or _branched_off(rundir)
+
+    def passed_over(step: int, reason: str) -> None:
+        rundir.log("damaged_checkpoint", {"step": step, "reason": reason})
+
+    best = _keeps_best(rundir)
+    return checkpoint.newest(rundir.folder, with_best=best, passed_over=passed_over) or _branched_off(rundir)
 
 
 def _branched_off(rundir: RunDir) -> Path | None:

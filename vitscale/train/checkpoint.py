@@ -26,7 +26,13 @@ OPTIMIZER = "optimizer.safetensors"
 AVERAGES = "averages.safetensors"
 STATE = "state.json"
 ASIDE = ".aside"
-SCHEMA = 3
+SCHEMA = 4
+SEALED = 4
+"""The first schema whose state has a checksum of its own."""
+
+
+PassedOver = Callable[[int, str], None]
+"""(step, what is wrong with its checkpoint)."""
 
 
 class NotSaved(VitscaleError):  # noqa: N818
@@ -140,14 +146,8 @@ def save(
         temporary.mkdir(parents=True)
         for name, tensors in files.items():
             save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, temporary / name)
-        state = {
-            "schema": SCHEMA,
-            "run": run.name,
-            "progress": asdict(progress),
-            "sha256": {name: _sha256(temporary / name) for name in files},
-        }
-        (temporary / STATE).write_text(json.dumps(state, indent=2))
-        for name in (*files, STATE):
+        _write_state(temporary, run, progress, {name: _sha256(temporary / name) for name in files})
+        for name in files:
             sync(temporary / name)
         check()
         _put(temporary, final)
@@ -177,10 +177,7 @@ def adopt(source: Checkpoint, run: Path, progress: Progress) -> Path:
         temporary.mkdir(parents=True)
         for name in state["sha256"]:
             _link(source.folder / name, temporary / name)
-        (temporary / STATE).write_text(
-            json.dumps({**state, "schema": SCHEMA, "run": run.name, "progress": asdict(progress)}, indent=2)
-        )
-        sync(temporary / STATE)
+        _write_state(temporary, run, progress, state["sha256"])
         _put(temporary, final)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -190,8 +187,21 @@ def adopt(source: Checkpoint, run: Path, progress: Progress) -> Path:
     return final
 
 
+def _write_state(folder: Path, run: Path, progress: Progress, sums: Mapping[str, str]) -> None:
+    state = {"schema": SCHEMA, "run": run.name, "progress": asdict(progress), "sha256": sums}
+    (folder / STATE).write_text(json.dumps({**state, "seal": _seal(state)}, indent=2))
+    sync(folder / STATE)
+
+
+def _seal(state: Mapping[str, Any]) -> str:
+    """The checksum of the state itself, whatever its spaces."""
+    sealed = {key: value for key, value in state.items() if key != "seal"}
+    return hashlib.sha256(json.dumps(sealed, sort_keys=True).encode()).hexdigest()
+
+
 def _put(temporary: Path, final: Path) -> None:
     """Gives a whole checkpoint its name; one of that name goes only when it is there."""
+    sync(temporary)
     aside = final.with_name(f".{final.name}{ASIDE}")
     shutil.rmtree(aside, ignore_errors=True)
     if final.is_dir():
@@ -257,15 +267,17 @@ class Writer:
             writing.result()
 
 
-def newest(run: Path, *, with_best: bool = False) -> Path | None:
+def newest(run: Path, *, with_best: bool = False, passed_over: PassedOver = lambda *_: None) -> Path | None:
     """The newest of `whole`; None where there is none."""
-    return next((found.folder for found in whole(run, with_best=with_best)), None)
+    return next((found.folder for found in whole(run, with_best=with_best, passed_over=passed_over)), None)
 
 
-def whole(run: Path, until: int | None = None, *, with_best: bool = False) -> Iterator[Checkpoint]:
+def whole(
+    run: Path, until: int | None = None, *, with_best: bool = False, passed_over: PassedOver = lambda *_: None
+) -> Iterator[Checkpoint]:
     """The checkpoints that can be gone on from, not after step `until`, the newest first; damaged ones are passed over.
 
-    `with_best`: and from which the best until then is there as well.
+    `with_best`: and from which the best until then is there as well. `passed_over` is told of each damaged one.
 
     Raises:
         ForeignError: there is one that does not belong here (exit 5).
@@ -280,7 +292,8 @@ def whole(run: Path, until: int | None = None, *, with_best: bool = False) -> It
         except ForeignError:
             raise
         except VitscaleError as error:
-            print(f"{error}\ncheckpoint {step} passed over: trying the one before it", flush=True)
+            print(f"{error.problems[0].message}\ncheckpoint {step} passed over", flush=True)
+            passed_over(step, error.problems[0].message)
         else:
             yield found
 
@@ -294,12 +307,15 @@ def load(folder: Path, *, verify: bool = True) -> Checkpoint:
     try:
         state: dict[str, Any] = json.loads((folder / STATE).read_text())
         _check_origin(state, folder)
+        progress = Progress(**state["progress"])
+        if "seal" in state or state["schema"] >= SEALED:
+            _check_seal(state, progress, folder)
         for name, expected in state["sha256"].items() if verify else ():
             if _sha256(folder / name) != expected:
                 raise ValueError(f"{name} does not have its checksum")
         return Checkpoint(
             folder=folder,
-            progress=Progress(**state["progress"]),
+            progress=progress,
             weights=Tensors(folder / MODEL),
             averages=Tensors(folder / AVERAGES) if AVERAGES in state["sha256"] else {},
             optimizer=Tensors(folder / OPTIMIZER),
@@ -320,6 +336,13 @@ def _check_origin(state: dict[str, Any], folder: Path) -> None:
     if state.get("run", run) != run:
         hint = f"move it back to run {state['run']}: another run has another model, other data or another recipe"
         raise ForeignError(f"checkpoint {folder} is of run {state['run']}", hint=hint, exit_code=MISSING)
+
+
+def _check_seal(state: Mapping[str, Any], progress: Progress, folder: Path) -> None:
+    if state["seal"] != _seal(state):
+        raise ValueError(f"{STATE} does not have its checksum")
+    if folder.name != folder_of(Path(), progress.step).name:
+        raise ValueError(f"{STATE} is that of step {progress.step}")
 
 
 def load_weights(net: torch.nn.Module, weights: Mapping[str, Tensor], origin: Path) -> None:

@@ -66,7 +66,7 @@ class Loop:
         if self.stop.asked():
             raise Interrupted
         if progress.validation_due:
-            progress, _ = self._validated(progress)
+            progress, _ = self._validated(progress, clock)
             self._save(progress)
         with ThreadPoolExecutor(1) as reader:
             coming: Future[Batch] = reader.submit(self.batch_of, first)
@@ -99,8 +99,7 @@ class Loop:
                 improved = False
                 if self.validate is not None and self._validates_at(progress.step):
                     with meter.part("validate"):
-                        progress, improved = self._validated(progress)
-                    progress = replace(progress, device_seconds=clock.seconds())
+                        progress, improved = self._validated(progress, clock)
                 due = last or improved or self.saves_at(progress.step) or now - saved > self.save_every
                 # Their clocks differ, and all of them save.
                 stopping, due = (n > 0 for n in group.summed(self.stop.requested, due and group.is_first()))
@@ -139,7 +138,7 @@ class Loop:
             return True
         return self.validate_every is not None and step % self.validate_every == 0
 
-    def _validated(self, progress: Progress) -> tuple[Progress, bool]:
+    def _validated(self, progress: Progress, clock: _Clock) -> tuple[Progress, bool]:
         assert self.validate is not None
         try:
             score, flops = self.validate(progress.step)
@@ -147,10 +146,12 @@ class Loop:
             self._save(replace(progress, validation_due=True))
             self._wait_for_writing()
             raise
-        progress = replace(progress, flops_eval=progress.flops_eval + flops, validation_due=False)
+        seconds, flops = clock.seconds(), progress.flops_eval + flops
+        progress = replace(progress, flops_eval=flops, device_seconds=seconds, validation_due=False)
         if score is None:
             return progress, False
-        self.log("validate", {"step": progress.step, self.score_name: score})
+        spent = {"device_seconds": seconds, "flops_eval": flops}
+        self.log("validate", {"step": progress.step, self.score_name: score, **spent})
         improved = progress.best_score is None or score > progress.best_score
         if improved:
             progress = replace(progress, best_step=progress.step, best_score=score)

@@ -87,6 +87,10 @@ def _say_lost(error: Exception) -> None:
     print(f"TensorBoard or W&B fails, and has not all of the numbers: {type(error).__name__}: {error}", flush=True)
 
 
+OF_RUN = ("step", "device_seconds", "flops_eval")
+"""Of a validation's line what is no score."""
+
+
 def scalars(event: str, facts: Mapping[str, Any]) -> dict[str, float]:
     """Tags and numbers of a line of the log; without those that could not be measured or are not finite."""
     named: dict[str, Any] = {}
@@ -94,7 +98,7 @@ def scalars(event: str, facts: Mapping[str, Any]) -> dict[str, float]:
         named = {tag: facts[key] for key, tag in OF_STEPS.items()}
         named |= {f"seconds/{part}": spent for part, spent in facts["seconds"].items()}
     elif event == "validate":
-        named = {f"upstream_val/{key}": value for key, value in facts.items() if key != "step"}
+        named = {f"upstream_val/{key}": value for key, value in facts.items() if key not in OF_RUN}
     elif event == "probe":
         named = {f"probe/{task}_{facts['shots']}shot": value for task, value in facts["accuracy"].items()}
     return {tag: float(value) for tag, value in named.items() if value is not None and math.isfinite(value)}

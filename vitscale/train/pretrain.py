@@ -175,18 +175,21 @@ def _begun(rundir: RunDir, data: Upstream, stop: Stop) -> tuple[Engine, Progress
 def _count_lost(rundir: RunDir, progress: Progress, flops_per_step: float) -> Progress:
     """Adds up what earlier attempts had computed after the checkpoints that the next ones began with, and its time."""
     lost = reached = 0
-    seconds = progress.device_seconds  # of which each line says all that passed before
+    # Of which each line says all that was spent before.
+    seconds, flops_eval = progress.device_seconds, progress.flops_eval
     for event in rundir.events():
-        if event["event"] == "step":
+        if event["event"] in ("step", "validate", "probe", "skipped"):
             reached = event["step"]
             seconds = max(seconds, event.get("device_seconds", 0.0))
+            flops_eval = max(flops_eval, event.get("flops_eval", 0.0))
         elif event["event"] == "lost":
             lost += event["steps"]
             reached = 0
     now = max(reached - progress.step, 0)
     if now:
         rundir.log("lost", {"steps": now})
-    return replace(progress, flops_lost=(lost + now) * flops_per_step, device_seconds=seconds)
+    flops_lost = (lost + now) * flops_per_step
+    return replace(progress, flops_lost=flops_lost, flops_eval=flops_eval, device_seconds=seconds)
 
 
 def _finished(

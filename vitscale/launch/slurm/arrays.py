@@ -29,14 +29,11 @@ class Array:
     """By the number of the task."""
     after: str | None
     """As sbatch takes it."""
-
-    @property
-    def is_array(self) -> bool:
-        return self.shape.nodes == 1
+    is_array: bool = True
 
 
 def arrays(units: Sequence[Unit], most: int) -> Iterator[Array]:
-    """In the order of their first units. `most`: tasks of one array.
+    """In the order of their first units. `most`: tasks of one array; 0, on a cluster without arrays: all are jobs.
 
     Where each unit waits for a task of its own of one array, the numbers are those of these tasks, and Slurm lets each
     begin when its own is done (`aftercorr`).
@@ -45,9 +42,9 @@ def arrays(units: Sequence[Unit], most: int) -> Iterator[Array]:
     for unit in units:
         groups.setdefault((unit.shape, _base(unit.after)), []).append(unit)
     for (shape, base), group in groups.items():
-        if shape.nodes > 1:
+        if shape.nodes > 1 or not most:
             for unit in group:
-                yield Array(shape=shape, units={0: unit}, after=_ok(unit.after))
+                yield Array(shape=shape, units={0: unit}, after=_ok(unit.after), is_array=False)
         elif base and len({unit.after.task for unit in group if unit.after}) == len(group) > 1:
             yield Array(
                 shape=shape,

@@ -55,7 +55,7 @@ def script(
             f'ids[{number}]="{" ".join(task.ids)}"  # {_comment(task.title)}' for number, task in tasks.items()
         ),
         cwd=shlex.quote(str(Path.cwd())),
-        setup="\n".join([*(f"module load {module}" for module in settings.modules), *settings.setup]),
+        setup="\n".join(f"{line} || exit 1" for line in (*map(_load, settings.modules), *settings.setup)),
         runs=shlex.quote(str(folder.parent.parent)),
         python=shlex.join(python),
         task="$SLURM_ARRAY_TASK_ID" if array else "0",
@@ -95,6 +95,10 @@ if [ $code -eq {interrupted} ] && scontrol show job "$job" | grep -q JobState=RU
 fi
 exit $code
 """
+
+
+def _load(module: str) -> str:
+    return f"module load {module}"
 
 
 def _python(settings: Slurm) -> str:

@@ -19,6 +19,7 @@ from vitscale.failures import Failure, policy
 from vitscale.files import write_whole
 from vitscale.launch import folders
 from vitscale.launch.local import cause, killed_by
+from vitscale.launch.slurm import submissions
 from vitscale.processes import STOP_SIGNALS
 
 AGAIN = 85
@@ -28,15 +29,15 @@ STANDSTILLS = 3
 
 def main(arguments: Sequence[str]) -> int:
     runs, code, *ids = arguments
-    job = os.environ.get("SLURM_JOB_ID", "")
+    job, task = os.environ.get("SLURM_JOB_ID", ""), int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
     try:
-        return settle([Path(runs) / id_ for id_ in ids], int(code), job)
+        return settle([Path(runs) / id_ for id_ in ids], int(code), job, task)
     except VitscaleError as error:
         print(error, file=sys.stderr, flush=True)
         return error.exit_code
 
 
-def settle(work: Sequence[Path], code: int, job: str) -> int:
+def settle(work: Sequence[Path], code: int, job: str, task: int = 0) -> int:
     """The decision on runs that a job has worked on in turn, until its processes ended with `code`."""
     first = next((folder for folder in work if folders.result(folder) is None), None)
     if first is not None:
@@ -47,10 +48,7 @@ def settle(work: Sequence[Path], code: int, job: str) -> int:
         if was_stopped(code):
             _count_standstill(first, job)
         else:
-            log = first / "log.txt"
-            hint = f"{log} has its last words; vitscale sweep STUDY --retry-failed tries again"
-            kind = Failure.KILLED if killed_by(code) else Failure.CODE
-            folders.record_failure(first, kind, cause(code, first), hint, RUN_FAILED)
+            _record_death(first, code, task)
     if again := [folder.name for folder in work if _set_aside(folder, job)]:
         print("again: " + ", ".join(again), flush=True)
         return AGAIN
@@ -58,6 +56,18 @@ def settle(work: Sequence[Path], code: int, job: str) -> int:
     if None in outcomes:
         return INTERRUPTED if was_stopped(code) else AGAIN
     return DONE if all(outcome and outcome["status"] == "done" for outcome in outcomes) else RUN_FAILED
+
+
+def _record_death(folder: Path, code: int, task: int) -> None:
+    """Of processes that said nothing: srun's words are in the job's output, the worker's in the run's log."""
+    output = submissions.output(folder.parent, os.environ.get("SLURM_JOB_NAME", ""), task)
+    if folders.last_event(folder, "start") is None:
+        reason, hint = f"srun ended with exit code {code} before the run began", f"{output} has its last words"
+        folders.record_failure(folder, Failure.SETUP, reason, hint, RUN_FAILED)
+        return
+    kind = Failure.KILLED if killed_by(code) else Failure.CODE
+    hint = f"{folder / 'log.txt'} and {output} have the last words; vitscale sweep STUDY --retry-failed tries again"
+    folders.record_failure(folder, kind, cause(code, folder), hint, RUN_FAILED)
 
 
 def was_stopped(code: int) -> bool:

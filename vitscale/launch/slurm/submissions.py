@@ -62,6 +62,11 @@ def _number(record: Path) -> int:
     return int(found[0]) if found else 0
 
 
+def output(runs: Path, name: str, task: int) -> Path:
+    """What a job's script and srun have printed."""
+    return runs / FOLDER / name / f"{task}.txt"
+
+
 def write(runs: Path, submission: Submission) -> None:
     told = json.dumps(asdict(submission), indent=1).encode()
     write_whole(runs / FOLDER / submission.name / RECORD, told)
@@ -77,8 +82,11 @@ def submit(runs: Path, submission: Submission, *, after: str | None) -> Submissi
     try:
         job = cluster.submit(folder / SCRIPT, after=after)
     except VitscaleError:
-        shutil.rmtree(folder)  # a sweep asks again and again
-        raise
+        accepted = cluster.queue([submission.name])  # by a controller whose answer came too late
+        if not accepted:
+            shutil.rmtree(folder)  # a sweep asks again and again
+            raise
+        job = next(iter(accepted[submission.name].values())).job.partition("_")[0]
     submission = replace(submission, job=job)
     write(runs, submission)
     return submission

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from vitscale.errors import RUN_FAILED, VitscaleError
 from vitscale.failures import Failure
@@ -91,15 +90,18 @@ class SlurmSweep(Sweep):
         """Finds what is in the queue, and takes note of what has left it."""
         runs = self.places.runs
         wanted = {job.id: job for job in now.jobs if self.only(job)}
-        open_ = {id_ for id_, job in wanted.items() if not _is_done(job, runs)}
+        open_ = {id_ for id_, job in wanted.items() if id_ in self.watched or folders.outcome_of(job, runs) is None}
         self.standing = submissions.standing(runs, open_)
         live = {id_ for id_, place in self.standing.items() if place.is_live}
         for id_ in live - self.watched.keys():
             self.watched[id_] = folders.checkpoints(runs / id_)
-        gone = self.watched.keys() - live
+        # What other sweeps have submitted may have ended before it began.
+        gone = (self.watched.keys() | self.standing.keys()) - live
         left = self._left(now) if gone else 0
         for job in [job for id_, job in wanted.items() if id_ in gone]:
-            self._left_the_queue(job, left)
+            self._record_what_never_began(job)
+            if job.id in self.watched:
+                self._left_the_queue(job, left)
         for id_ in gone:  # of a trunk that nothing needs any more, too
             self.watched.pop(id_, None)
         for job in wanted.values():
@@ -108,10 +110,6 @@ class SlurmSweep(Sweep):
     def _left_the_queue(self, job: Job, left: int) -> None:
         """Says what became of a run; one that has not ended can be submitted again."""
         runs, place = self.places.runs, self.standing.get(job.id)
-        if folders.outcome_of(job, runs) is None and place is not None and self._never_began(job, place):
-            output = runs / submissions.FOLDER / place.submission.name / f"{place.task}.txt"
-            reason = f"{place.words} before the run began"
-            folders.record_failure(runs / job.id, Failure.SETUP, reason, f"{output} has its last words", RUN_FAILED)
         if folders.outcome_of(job, runs) is not None:
             self._collect(job)
             self._report(job, left)
@@ -127,9 +125,19 @@ class SlurmSweep(Sweep):
         again = "submitted again" if self.tries[job.id] < TRIES else "not submitted again by this command"
         self.say(f"stopped  {title(job)}: {why}; {again}")
 
-    def _never_began(self, job: Job, place: Place) -> bool:
-        began = folders.last_event(self.places.runs / job.id, "start") is not None
-        return place.entry is not None and place.entry.state in OF_THE_RUN and not began
+    def _record_what_never_began(self, job: Job) -> None:
+        """A job that failed of its script has failed its runs, once: after --retry-failed they are submitted again."""
+        runs, place = self.places.runs, self.standing.get(job.id)
+        if place is None or place.entry is None or place.entry.state not in OF_THE_RUN:
+            return
+        known = runs / submissions.FOLDER / place.submission.name / f"{job.id}.never-began"
+        began = folders.last_event(runs / job.id, "start") is not None
+        if began or folders.outcome_of(job, runs) is not None or known.exists():
+            return
+        hint = f"{submissions.output(runs, place.submission.name, place.task)} has its last words"
+        folders.record_failure(runs / job.id, Failure.SETUP, f"{place.words} before the run began", hint, RUN_FAILED)
+        known.touch()
+        self.watched.setdefault(job.id, frozenset())
 
     def _release(self, job: Job) -> None:
         """Lets a branch begin as soon as its trunk has come to it, rather than to its own end."""
@@ -224,7 +232,7 @@ class SlurmSweep(Sweep):
 
     def _say_what_goes_on(self) -> None:
         jobs = sorted({self.standing[id_].submission.job for id_ in self.watched if id_ in self.standing})
-        if jobs:
+        if jobs and not self.fail_fast:
             runs = "1 run goes" if len(self.watched) == 1 else f"{len(self.watched)} runs go"
             self.say(f"{runs} on in Slurm; the same command watches again; scancel {' '.join(jobs)} ends them")
 
@@ -232,10 +240,4 @@ class SlurmSweep(Sweep):
         """What is submitted goes on."""
 
     def _stop_all(self) -> None:
-        cluster.cancel([place.job for id_, place in self.standing.items() if id_ in self.watched])
-        self.watched.clear()
-
-
-def _is_done(job: Job, runs: Path) -> bool:
-    outcome = folders.outcome_of(job, runs)
-    return outcome is not None and outcome["status"] == "done"
+        cluster.cancel([place.job for id_, place in self.standing.items() if id_ in self.watched and place.is_live])

@@ -5,16 +5,20 @@ Where the step has several processes, each has a device of the same run, and the
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from vitscale.errors import DONE, MISSING, VitscaleError
+from vitscale.errors import DONE, MISSING, RUN_FAILED, VitscaleError
+from vitscale.failures import Failure
+from vitscale.files import write_whole
 from vitscale.launch import folders
 from vitscale.launch.local import Worker
 from vitscale.launch.placement import Place, place
 from vitscale.launch.single import take_part, wait, wait_for_holder
+from vitscale.results import provenance
 
 say = partial(print, flush=True)
 
@@ -23,14 +27,16 @@ def main(arguments: Sequence[str]) -> int:
     runs, *ids = arguments
     try:
         left = [folder for folder in (Path(runs) / id_ for id_ in ids) if folders.result(folder) is None]
-        for folder in left:
-            _check_start(folder)
         if not left:
             return DONE
         where, threads = place(), folders.document(left[0])["machine"]["threads"]
+        mine = [folder for folder in left if not _is_of_other_code(folder)]
         if where is not None and where.rank > 0:
-            return take_part(left[0], threads, where)
-        return _work_on(left, threads, where)
+            return take_part(left[0], threads, where) if mine else RUN_FAILED
+        for folder in left:
+            _check_start(folder)
+            _stamp(folder) if folder in mine else _refuse(folder)
+        return _work_on(mine, threads, where) if mine else RUN_FAILED
     except VitscaleError as error:
         print(error, file=sys.stderr, flush=True)
         return error.exit_code
@@ -49,6 +55,29 @@ def _check_start(folder: Path) -> None:
             hint=f"let {parent} end first; vitscale sweep submits both in their order",
             exit_code=MISSING,
         )
+
+
+def _is_of_other_code(folder: Path) -> bool:
+    """Whether it was begun by other code than is there now: some may have come while the job waited."""
+    told = folders.document(folder)
+    if not folders.checkpoint_steps(folder) or told.get("accept_code_change"):
+        return False
+    return bool(told["provenance"]["code_hash"] != provenance.code_hash())
+
+
+def _refuse(folder: Path) -> None:
+    """As a sweep does."""
+    reason = f"begun by other code (commit {folders.document(folder)['provenance']['git_commit']}) than is there now"
+    hint = "check that commit out, or give --accept-code-change; with --retry-failed it goes on in both cases"
+    folders.record_failure(folder, Failure.SETUP, reason, hint, RUN_FAILED)
+
+
+def _stamp(folder: Path) -> None:
+    """The code that trains is recorded, not that which submitted."""
+    told = folders.document(folder)
+    if told["provenance"]["code_hash"] != provenance.code_hash():
+        now = json.dumps({**told, "provenance": provenance.collect()}, indent=2)
+        write_whole(folder / "run.json", now.encode())
 
 
 def _work_on(work: Sequence[Path], threads: int, where: Place | None) -> int:
