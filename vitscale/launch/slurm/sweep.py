@@ -232,7 +232,7 @@ class SlurmSweep(Sweep):
 
     def _say_what_goes_on(self) -> None:
         jobs = sorted({self.standing[id_].submission.job for id_ in self.watched if id_ in self.standing})
-        if jobs and not self.fail_fast:
+        if jobs and (self.stops or self.detach):
             runs = "1 run goes" if len(self.watched) == 1 else f"{len(self.watched)} runs go"
             self.say(f"{runs} on in Slurm; the same command watches again; scancel {' '.join(jobs)} ends them")
 
