@@ -122,6 +122,7 @@ class Terminal:
     def __post_init__(self) -> None:
         self.pid, self.file = pty.fork()
         if self.pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever runs the tests in the background has it ignored
             os.chdir(self.folder)
             os.execvpe(
                 sys.executable, [sys.executable, "-m", "vitscale", *self.words], {**os.environ, "COLUMNS": "100"}
