@@ -11,7 +11,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(PIP_CONSTRAINT)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow soak check bench bench-models bench-engine bench-data bench-pretrain bench-fits bench-report bench-sweep format data clean
+.PHONY: help venv demo test test-slow test-gpu soak check bench bench-models bench-engine bench-data bench-pretrain bench-fits bench-report bench-sweep format data clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -42,6 +42,9 @@ test-slow: venv  ## the tests that take minutes
 
 soak: venv  ## a hundred kills at random moments of a small study (25 minutes)
 	VITSCALE_KILLS=100 $(BIN)/pytest -m slow tests/launch/test_soak.py
+
+test-gpu: venv  ## what only a GPU can show; skipped where there is none (1 minute)
+	$(BIN)/pytest tests/train/test_gpu.py
 
 check: venv  ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -76,7 +76,14 @@ def loader(shards: Path, data: Data, batch_size: int, workers: int) -> DataLoade
         wds.shuffle(BUFFER, initial=BUFFER),
         wds.map(Transform(data)),
     ).repeat()
-    return DataLoader(pipeline, batch_size=batch_size, num_workers=workers, collate_fn=collate, drop_last=True)
+    return DataLoader(
+        pipeline,
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=collate,
+        drop_last=True,
+        pin_memory=torch.cuda.is_available(),
+    )
 
 
 def train(run: RunDir, workers: int, steps: int) -> dict[str, float]:

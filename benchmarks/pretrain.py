@@ -6,7 +6,8 @@ round both have their turn, and which is first changes: read the ratios. The rat
 to the end of the last; start-up, the first step and the last checkpoint are left out. What passes from the command to
 the end of the first step has a column of its own. `--clock cpu` counts images for
 each second that any processor spends on the run, for machines that do other work; what a short run takes is taken off.
-The data are made here: noise whose spectrum falls as that of photographs, as JPEGs, and fractals.
+The data are made here: noise whose spectrum falls as that of photographs, as JPEGs, and fractals. Where there is a GPU
+it trains, in bf16, a model that keeps the readers busy.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+import torch
 from photographs import write_images
 from tables import FEWEST_ROUNDS, at_least, interval, table
 
 from vitscale.data import fractals
 from vitscale.data.pack import Plan, pack
 from vitscale.data.sources import open_source
-from vitscale.train.device import processor
+from vitscale.train.device import device_name, processor
 
 SHARDS = 8
 SHORT = 3  # steps of what is not counted; after the first such run files are in memory, and small images in our cache
@@ -50,6 +52,7 @@ class Case:
     batch_size: int
     steps: int
     make_data: Callable[[Path], object]
+    precision: str = "fp32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +69,14 @@ class Turn:
     """Seconds from the command to the end of the first step."""
 
 
-def photographs(folder: Path) -> None:
-    """640 JPEGs of 400 x 300 in 10 classes."""
+def photographs(folder: Path, count: int = 640, copies: int = 1) -> None:
+    """JPEGs of 400 x 300 in 10 classes, each under so many names."""
     images = folder.with_name("photographs")
-    write_images(images, 640, 400, 300, classes=10)
-    pack(open_source(images), folder, Plan(name="photos", shard_samples=640 // SHARDS))
+    write_images(images, count, 400, 300, classes=10)
+    for path in list(images.glob("*/*.jpg")) if copies > 1 else []:
+        for copy in range(1, copies):
+            path.with_stem(f"{path.stem}-{copy}").hardlink_to(path)
+    pack(open_source(images), folder, Plan(name="photos", shard_samples=count * copies // SHARDS))
 
 
 def small_images(folder: Path) -> None:
@@ -118,6 +124,19 @@ CASES = (
     ),
 )
 
+# On a GPU the step takes so little time that reading is what counts; no image comes twice there, either.
+GPU_CASES = (
+    Case(
+        name="ViT-S/16",
+        model="ViT-S/16",
+        resolution=224,
+        batch_size=512,
+        steps=60,
+        make_data=lambda folder: photographs(folder, 4096, copies=8),
+        precision="bf16",
+    ),
+)
+
 
 def ours(case: Case, data: Path, run_in: Path, steps: int, threads: int, workers: int) -> Turn:
     """One run of the command, by the lines of its log."""
@@ -128,6 +147,7 @@ def ours(case: Case, data: Path, run_in: Path, steps: int, threads: int, workers
         "recipe.steps": steps,
         "recipe.warmup_steps": 0,
         "recipe.lr": 1e-4,
+        "recipe.precision": case.precision,
     }
     given = [*(f"{key}={value}" for key, value in settings.items()), *case.settings]
     command = [sys.executable, "-m", "vitscale", "pretrain", "--model", case.model, "--data", str(data)]
@@ -206,11 +226,13 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true")
     given = parser.parse_args()
     rows = []
-    for case in CASES:
+    gpu = torch.cuda.is_available()
+    for case in GPU_CASES if gpu else CASES:
         if given.only in case.name:
             with tempfile.TemporaryDirectory() as folder:
                 rows.append(measure(case, Path(folder), given))
-    print(f"{processor()}; threads: {given.threads}, and {given.workers} for reading; fp32; {given.clock} time")
+    devices = f"{device_name()}, bf16; {processor()}" if gpu else f"{processor()}, fp32"
+    print(f"{devices}; threads: {given.threads}, and {given.workers} for reading; {given.clock} time")
     print(table((*COLUMNS, *WAITS), rows, markdown=given.markdown))
 
 

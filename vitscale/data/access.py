@@ -181,6 +181,7 @@ class Access:
     """Shards by number, from their places and entries in `dataset.json`; safe in threads and after a fork."""
 
     def __init__(self, shards: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+        self.shards = shards
         self._descriptors = Descriptors()
         self._shards = [shard(place, Facts.of(entry), self._descriptors) for place, entry in shards]
         self.local = all(isinstance(one, Plain) for one in self._shards)

@@ -18,6 +18,7 @@ from vitscale.data.decode import BadImage, Picture, decode
 from vitscale.data.order import uniform
 from vitscale.data.preprocess import DRAWS, Box, InceptionCrops, Preprocess, center_box
 from vitscale.data.randaugment import augment, draw
+from vitscale.data.readers import Readers
 from vitscale.data.resize import lowest_row, resize, whole_factor
 from vitscale.data.shards import Shards
 from vitscale.errors import MISSING, VitscaleError
@@ -42,7 +43,7 @@ os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 @dataclass(frozen=True)
-class _Look:
+class Look:
     """How each image of a batch is looked at."""
 
     how: Preprocess
@@ -75,10 +76,20 @@ class _Look:
             box = left / smaller, upper / smaller, right / smaller, lower / smaller
         return resize(pixels, resolution, box, self.how.resize)
 
-    def part(self, b: int, pixels: UInt8[np.ndarray, "h w 3"]) -> Square:
+    def square_of(self, b: int, pixels: UInt8[np.ndarray, "h w 3"]) -> Square:
         """Image `b` of which all pixels are at hand."""
         height, width = pixels.shape[:2]
         return resize(pixels, self.how.resolution, self.box(b, width, height), self.how.resize)
+
+    def part(self, part: slice) -> Look:
+        """How these of the images are looked at."""
+        return Look(
+            self.how,
+            self.training,
+            self.crops and self.crops.part(part),
+            None if self.mirrored is None else self.mirrored[part],
+            None if self.augmented is None else self.augmented[part],
+        )
 
     def put(self, out: UInt8[np.ndarray, "3 r r"], b: int, square: Square) -> None:
         """Finishes image `b` and writes it to its slot, in one copy."""
@@ -96,7 +107,7 @@ class _Batches(ABC):
     """Threads that decode and resize; no pixel depends on how many there are."""
 
     @abstractmethod
-    def _squares(self, index: Int64[np.ndarray, " b"], look: _Look) -> Squares:
+    def _squares(self, index: Int64[np.ndarray, " b"], look: Look) -> Squares:
         """Finished images, and which of them are good; the others are black."""
 
     def train_batch(
@@ -108,7 +119,7 @@ class _Batches(ABC):
         """
         layers = how.randaugment_layers
         draws = uniform(seed, epoch, index, DRAWS) if how.flip or how.crop == "inception" else None
-        look = _Look(
+        look = Look(
             how,
             training=True,
             crops=InceptionCrops(draws, how.crop_area) if how.crop == "inception" and draws is not None else None,
@@ -119,13 +130,13 @@ class _Batches(ABC):
 
     def eval_batch(self, index: Int64[np.ndarray, " b"], how: Preprocess) -> Batch:
         """Images as they are evaluated, and their weights."""
-        return self._batch(index, _Look(how, training=False))
+        return self._batch(index, Look(how, training=False))
 
-    def _batch(self, index: Int64[np.ndarray, " b"], look: _Look) -> Batch:
+    def _batch(self, index: Int64[np.ndarray, " b"], look: Look) -> Batch:
         pixels, good = self._squares(index, look)
         return pixels, good.astype(np.float32)
 
-    def _from_store(self, store: Store, index: Int64[np.ndarray, " b"], look: _Look) -> Squares:
+    def _from_store(self, store: Store, index: Int64[np.ndarray, " b"], look: Look) -> Squares:
         pixels, usable = store
         height, width = pixels.shape[1:3]
         resolution = look.how.resolution
@@ -136,7 +147,7 @@ class _Batches(ABC):
         def fill(b: int) -> None:
             i = int(index[b])
             if usable[i]:
-                look.put(out[b], b, look.part(b, pixels[i]))
+                look.put(out[b], b, look.square_of(b, pixels[i]))
                 good[b] = True
 
         _for_each(fill, len(index), self.workers if max(height * width, resolution**2) > SMALL else 1)
@@ -180,7 +191,8 @@ class Images(_Batches):
     """Pixels of a `Shards`. One that fits into memory is decoded once, as it is asked for; the pixels are the same.
 
     `on_bad(shard, key, reason)` is told of each sample that cannot be used, when it is first met. More than `max_bad`
-    of the `used` samples (all, where nothing is said) are an error.
+    of the `used` samples (all, where nothing is said) are an error. With `apart`, what is decoded each time anew is so
+    by processes of their own, instead of threads; the pixels are the same.
     """
 
     def __init__(
@@ -192,6 +204,7 @@ class Images(_Batches):
         used: int | None = None,
         workers: int | None = None,
         on_bad: Callable[[str, str, str], None] | None = None,
+        apart: bool = False,
     ) -> None:
         self.shards = shards
         self.max_bad = max_bad
@@ -214,11 +227,12 @@ class Images(_Batches):
             self._array = np.zeros((len(shards), size[1], size[0], 3), dtype=np.uint8)
         self._seen = np.zeros(len(shards), dtype=bool)
         self._good = np.zeros(len(shards), dtype=bool)
+        self._readers = Readers(shards.access, self.workers) if apart and self._array is None else None
 
     def __len__(self) -> int:
         return len(self.shards)
 
-    def _squares(self, index: Int64[np.ndarray, " b"], look: _Look) -> Squares:
+    def _squares(self, index: Int64[np.ndarray, " b"], look: Look) -> Squares:
         if self._array is None or look.how.decode == "scaled":  # whose pixels depend on the box
             return self._each(index, look)
         missing = np.unique(index[~self._seen[index]])
@@ -226,21 +240,35 @@ class Images(_Batches):
         _for_each(lambda b: self._keep(int(missing[b])), len(missing), self.workers if large else 1)
         return self._from_store((self._array, self._good), index, look)
 
-    def _each(self, index: Int64[np.ndarray, " b"], look: _Look) -> Squares:
+    def _each(self, index: Int64[np.ndarray, " b"], look: Look) -> Squares:
         """Images decoded one by one, each cropped and resized as soon as it is there."""
-        out, good = _black(len(index), look.how.resolution)
         keeps = look.how.decode == "full" and self._fits
+        if self._readers is not None and not keeps:
+            return self._apart(self._readers, index, look)
+        out, good = _black(len(index), look.how.resolution)
 
         def fill(b: int) -> None:
             i = int(index[b])
             try:
-                square = look.part(b, self._kept(i)) if keeps else look.square(b, Picture(self._read(i)))
+                square = look.square_of(b, self._kept(i)) if keeps else look.square(b, Picture(self._read(i)))
                 look.put(out[b], b, square)
                 good[b] = True
             except BadImage as error:
                 self._report(i, str(error))
 
         _for_each(fill, len(index), self.workers)
+        return out, good
+
+    def _apart(self, readers: Readers, index: Int64[np.ndarray, " b"], look: Look) -> Squares:
+        """As `_each`, by processes. What they do not get is read here once more, where it can be said why."""
+        out, failed = readers.squares(self.shards.places[index], look)
+        good = np.ones(len(index), dtype=bool)
+        for b in {*failed, *(b for b, i in enumerate(index.tolist()) if i in self._problems)}:
+            try:
+                look.put(out[b], b, look.square(b, Picture(self._read(int(index[b])))))
+            except BadImage as error:
+                out[b], good[b] = 0, False
+                self._report(int(index[b]), str(error))
         return out, good
 
     @cached_property
@@ -312,5 +340,5 @@ class ArrayImages(_Batches):
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def _squares(self, index: Int64[np.ndarray, " b"], look: _Look) -> Squares:
+    def _squares(self, index: Int64[np.ndarray, " b"], look: Look) -> Squares:
         return self._from_store((self.pixels, self._good), index, look)

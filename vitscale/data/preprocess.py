@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import copy
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -54,6 +55,12 @@ class InceptionCrops:
         ratios = np.exp(low + (high - low) * draws[:, 3 + TRIES : DRAWS])
         self._places: list[list[float]] = draws[:, 1:3].tolist()
         self._tries: list[list[list[float]]] = np.stack([shares, ratios], axis=2).tolist()
+
+    def part(self, part: slice) -> InceptionCrops:
+        """Those of these images."""
+        found = copy(self)
+        found._places, found._tries = self._places[part], self._tries[part]
+        return found
 
     def box(self, b: int, width: int, height: int) -> Box:
         """Of image `b`, in whole pixels. One image at a time, as each has a size of its own."""

@@ -33,7 +33,7 @@ class Machine:
     per_gpu: int = 1
     """Runs that share one of them, and its memory."""
     workers: int | None = None
-    """Threads of each process that read and decode images; None: one a core."""
+    """Threads of each process (beside a GPU: processes) that read and decode images; None: one a core."""
     micro_batch: int | None = None
     """This and the next three: None where a worker chooses by what fits into its memory."""
     zero_stage: int | None = None

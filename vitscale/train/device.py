@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import resource
 import sys
 import time
@@ -39,6 +40,21 @@ def processor() -> str:
     import cpuinfo
 
     return str(cpuinfo.get_cpu_info().get("brand_raw", "CPU"))
+
+
+def be_exact() -> None:
+    """Has this process's GPU compute in the precision that is asked for, and the same bits each time.
+
+    Before the first work on it. Left to itself, torch takes TF32 for the convolutions of an fp32 run, and sums the
+    gradients of attention and of convolutions in an order that changes from one run to the next.
+    """
+    # cuBLAS gives the same bits each time with a workspace of a fixed size only; on Hopper this one is its own choice.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.use_deterministic_algorithms(True)
+    # A help in finding bugs, which writes all memory once more.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it has; its class says so
 
 
 def check_precision(recipe: Recipe) -> None:

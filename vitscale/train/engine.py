@@ -148,7 +148,7 @@ class Engine:
             self.engine.set_gradient_accumulation_boundary(part.stop == count)
             with self._watch.part("forward"):
                 losses = self.objective(self.engine, batch, part, self.device)
-                loss = (losses * batch.weights[part].to(self.device)).sum() / max(good, 1.0)
+                loss = (losses * batch.weights[part].to(self.device, non_blocking=True)).sum() / max(good, 1.0)
                 total += loss.detach()
             with self._watch.part("backward"):
                 # DeepSpeed divides by the devices; this sum is over the whole batch already.

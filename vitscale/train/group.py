@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, distributed
 
 from vitscale.errors import MISSING, VitscaleError
+from vitscale.train.device import be_exact
 from vitscale.train.neighbours import Neighbours, connect
 
 T = TypeVar("T")
@@ -50,6 +51,7 @@ def process_group() -> Iterator[Lost]:
     backend = "gloo"
     if torch.cuda.is_available():
         backend = "nccl"
+        be_exact()
         # Where a scheduler shows each process a device of its own, all of them have the number 0.
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     if is_one_of_several():

@@ -69,13 +69,13 @@ class Loop:
             progress, _ = self._validated(progress, clock)
             self._save(progress)
         with ThreadPoolExecutor(1) as reader:
-            coming: Future[Batch] = reader.submit(self.batch_of, first)
+            coming: Future[Batch] = reader.submit(self._read, first)
             for step in range(first, self.steps):
                 self.stop.at(f"waiting for the data of step {step + 1}", slow=step == first)
                 with meter.part("wait"):
                     batch = coming.result()
                 if step + 1 < self.steps:
-                    coming = reader.submit(self.batch_of, step + 1)
+                    coming = reader.submit(self._read, step + 1)
                 lr = learning_rate(self.engine.recipe, step, self.steps)
                 self.stop.at(f"in step {step + 1}", slow=step == first, together=True)
                 try:
@@ -113,6 +113,9 @@ class Loop:
                     raise Interrupted
         self._wait_for_writing()
         return progress
+
+    def _read(self, step: int) -> Batch:
+        return self.batch_of(step).pinned()
 
     def _save(self, progress: Progress) -> None:
         if self.save is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -36,6 +36,12 @@ class Batch:
     corrupted: Corrupted | None = None
     """Of masked patch prediction."""
 
+    def pinned(self) -> Batch:
+        """The batch in memory from which a GPU takes it while it computes; as it is where there is none."""
+        if not torch.cuda.is_available():
+            return self
+        return replace(self, **{name: getattr(self, name).pin_memory() for name in ("images", "labels", "weights")})
+
 
 Network = Callable[..., Tensor]
 """A network, or the engine around it."""
@@ -54,7 +60,7 @@ class Classification:
         if batch.share < 1:
             return self._mixed(net, batch, part, device)
         logits = net(to_device(batch.images[part], device))
-        return per_image_loss(logits.float(), batch.labels[part].to(device), self.recipe)
+        return per_image_loss(logits.float(), batch.labels[part].to(device, non_blocking=True), self.recipe)
 
     def _mixed(self, net: Network, batch: Batch, part: slice, device: torch.device) -> Float[Tensor, batch]:
         """Images and losses, each with those of the next position of the global batch."""
@@ -83,4 +89,4 @@ def to_device(
     images: UInt8[Tensor, "batch 3 height width"], device: torch.device
 ) -> Float[Tensor, "batch 3 height width"]:
     """Bytes to the device, and there to [-1, 1]."""
-    return images.to(device).float().div_(127.5).sub_(1.0)
+    return images.to(device, non_blocking=True).float().div_(127.5).sub_(1.0)

@@ -159,8 +159,14 @@ class Upstream:
 
     def _images(self, shards: Shards, used: int) -> Images:
         """Pixels of a data set of which `used` samples are looked at."""
-        workers = self.rundir.machine.get("workers")
-        return Images(shards, max_bad=self.run.data.max_bad, used=used, workers=workers, on_bad=self._note_bad)
+        return Images(
+            shards,
+            max_bad=self.run.data.max_bad,
+            used=used,
+            workers=self.rundir.machine.get("workers"),
+            on_bad=self._note_bad,
+            apart=torch.cuda.is_available(),
+        )
 
     def share_bad(self, images: Images) -> None:
         """Tells the other devices of the bad samples that were met here; together they may be too many.
