@@ -151,6 +151,16 @@ def checkpoint_steps(folder: Path) -> list[int]:
     return [int(name) for name in names if name.isdecimal()]
 
 
+def branched_at(folder: Path) -> int | None:
+    """The step of the trunk's checkpoint that a run has begun with, 0 without a trunk; None where it has none of its
+    own."""
+    for step in sorted(checkpoint_steps(folder), reverse=True):
+        with suppress(OSError, ValueError, KeyError, TypeError):  # damaged: the one before is gone on from
+            state = json.loads((folder / "checkpoints" / f"step-{step:08d}" / "state.json").read_text())
+            return int(state["progress"].get("branched_at", 0))
+    return None
+
+
 def checkpoints(folder: Path) -> frozenset[str]:
     """All that a run has saved, those of a fine-tuning's single trainings included."""
     return frozenset(str(path.relative_to(folder)) for path in folder.rglob("step-*"))

@@ -59,8 +59,9 @@ def current_plan(study: Study, runs: Path, wanted: Callable[[Job], bool] = every
     tuning = [job.id for job in now.jobs if job.role == "tuning"]
     if tuning:
         now = plan(study, folders.scores(runs, tuning))
-    jobs = trunks.as_needed(now.jobs, runs, wanted) if share else trunks.alone(now.jobs)
-    return replace(now, jobs=tuple(jobs))
+    if not share:
+        return Plan(jobs=tuple(trunks.alone(now.jobs)), waiting=tuple(trunks.alone(now.waiting)))
+    return replace(now, jobs=tuple(trunks.as_needed(now.jobs, runs, wanted)))
 
 
 @dataclass(kw_only=True)

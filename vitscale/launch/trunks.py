@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from vitscale.launch import folders
-from vitscale.study.job import Job
+from vitscale.study.cost import training_flops
+from vitscale.study.job import Branch, Job
 
 
 def as_needed(jobs: Iterable[Job], runs: Path, wanted: Callable[[Job], bool]) -> Iterator[Job]:
-    """The jobs; of trunks those that have ended, or that wanted branches wait for, as far as these need them.
+    """The jobs; trunks as far as wanted branches wait for them, or as far as branches have left them or can now.
 
-    A trunk that was not begun and that only one run could use is left out: that run trains alone.
+    A branch leaves its trunk where it did, and where it has not begun yet at the checkpoint that lies there for it; one
+    that trained alone, or for which there is none, has no trunk. Nor has one that alone could use a trunk that was not
+    begun. A trunk that somebody takes further than is needed here is not waited for.
     """
     jobs = list(jobs)
-    waiting: dict[str, list[Job]] = {}
+    saved = {job.id: folders.checkpoint_steps(runs / job.id) for job in jobs if job.role == "trunk"}
+    waiting: dict[str, list[Job]] = {id_: [] for id_ in saved}
+    left_at = dict.fromkeys(saved, 0)
+    starts: dict[str, int | None] = {}
     for job in jobs:
-        if job.branch is not None and wanted(job) and waits(job, runs):
-            waiting.setdefault(job.branch.trunk, []).append(job)
-    trunks = {job.id: job for job in jobs if job.role == "trunk"}
-    kept = {id_ for id_, job in trunks.items() if _is_kept(runs / id_, len(waiting.get(id_, [])))}
+        if job.branch is not None:
+            trunk, start = job.branch.trunk, _start(job, runs, saved[job.branch.trunk])
+            starts[job.id], left_at[trunk] = start, max(left_at[trunk], start or 0)
+            if start is None and wanted(job):
+                waiting[trunk].append(job)
+    trained = {id_ for id_ in saved if _is_trained(runs / id_, len(waiting[id_]))}
     for job in jobs:
-        if job.role == "trunk":
-            if job.id in kept:
-                yield _as_far_as(job, waiting.get(job.id, []), reached(runs / job.id))
-        else:
-            yield job if job.branch is None or job.branch.trunk in kept else replace(job, branch=None)
+        if job.branch is not None:
+            yield _leaving(job, starts[job.id], trained)
+        elif job.role != "trunk":
+            yield job
+        elif waiting[job.id]:
+            if job.id in trained:
+                yield _as_far_as(job, waiting[job.id])
+        elif (left_at[job.id] or folders.result(runs / job.id)) and not _is_taken_further(runs / job.id):
+            yield _up_to(job, left_at[job.id] or max(saved[job.id], default=job.steps))
 
 
 def alone(jobs: Iterable[Job]) -> Iterator[Job]:
@@ -61,13 +73,45 @@ def _has_begun(folder: Path) -> bool:
     return folders.result(folder) is not None or bool(folders.checkpoint_steps(folder))
 
 
-def _is_kept(folder: Path, branches: int) -> bool:
-    if not branches:
-        return folders.result(folder) is not None
-    return branches > 1 or (folder / "run.json").is_file()
+def _start(job: Job, runs: Path, saved: Sequence[int]) -> int | None:
+    """The step at which a branch leaves its trunk, as things stand: 0 where it trains alone, None where it waits."""
+    assert job.branch is not None
+    outcome = folders.result(runs / job.id)
+    if outcome is not None and outcome["status"] == "done":
+        row = outcome["rows"][0]
+        own = round(row["flops_segment"] / training_flops(job.macs, job.run.recipe.batch_size))
+        return job.steps - own if row.get("trunk_id") else 0
+    begun = folders.branched_at(runs / job.id)
+    if begun is not None:
+        return begun
+    if outcome is None and max(saved, default=0) < job.branch.step:
+        return None
+    return max((step for step in saved if step <= job.branch.step), default=0)
 
 
-def _as_far_as(trunk: Job, branches: Sequence[Job], reached: int) -> Job:
+def _leaving(job: Job, start: int | None, trained: Container[str]) -> Job:
+    """The branch where it leaves its trunk; alone where there is none for it."""
+    assert job.branch is not None
+    if start is None:  # where it will
+        return job if job.branch.trunk in trained else replace(job, branch=None)
+    return replace(job, branch=Branch(job.branch.trunk, start) if start else None)
+
+
+def _is_trained(folder: Path, waiting: int) -> bool:
+    """Whether a trunk is worth it for those that wait for it."""
+    return waiting > 1 or (folder / "run.json").is_file()
+
+
+def _is_taken_further(folder: Path) -> bool:
+    """Whether somebody trains it now, and not for those that are here."""
+    return folders.result(folder) is None and folders.is_held(folder)
+
+
+def _as_far_as(trunk: Job, branches: Sequence[Job]) -> Job:
     ends = tuple(sorted((job.branch.step, job.id) for job in branches if job.branch))
-    recipe = replace(trunk.run.recipe, steps=ends[-1][0] if ends else reached)
-    return replace(trunk, run=replace(trunk.run, recipe=recipe), branches=ends)
+    return replace(_up_to(trunk, ends[-1][0]), branches=ends)
+
+
+def _up_to(trunk: Job, step: int) -> Job:
+    recipe = replace(trunk.run.recipe, steps=step)
+    return replace(trunk, run=replace(trunk.run, recipe=recipe), branches=())

@@ -40,10 +40,11 @@ def plan(study: Study, scores: Scores) -> Plan:
     """The study's jobs, as far as the finished runs' scores decide what is selected."""
     facts = _Facts(study)
     jobs: dict[str, Job] = {}
-    waiting: list[Job] = []
+    waiting: dict[select.Group, list[Job]] = {}
+    waiting_transfers: list[Job] = []
     choices, tuning, tuning_flops = _tune(study, facts, scores)
     trials_at = select.groups(study)
-    pretrained: list[tuple[Job, bool, bool]] = []
+    pretrained: list[Job] = []
     for cell in study.cells:
         tuned = study.select is not None and not cell.run.model.checkpoint
         group = select.group_of(cell, study.select) if tuned and study.select else ()
@@ -54,21 +55,24 @@ def plan(study: Study, scores: Scores) -> Plan:
             own = job.flops if job.id in tuning else 0
             spent = tuning_flops[group] - own
             job = replace(job, flops_tuning=spent, at_edge=choice.at_edge, tried=choice.tried)
-        pretrained.append((job, known, tuned and cell is trials_at.get(group)))
-    for job, known, tried in pretrained:
+        pretrained.append(job)
         if known:
             jobs.setdefault(job.id, job)
-        else:
-            # A cell at which settings are tried will be one of its trials, and is among them already.
-            waiting += [*([] if tried else [job]), *_transfers(study, job)]
+            continue
+        # A cell at which settings are tried will be one of its trials, and is among them already.
+        if cell is not trials_at.get(group):
+            waiting.setdefault(group, []).append(job)
+        waiting_transfers += _transfers(study, job)
     for id_, job in tuning.items():
         jobs.setdefault(id_, job)
     for job in [job for job in jobs.values() if job.role == "cell"]:
         for transfer in _transfers(study, job):
             jobs.setdefault(transfer.id, transfer)
-    for baseline in _baselines(study, [job for job, _, _ in pretrained]):
+    for baseline in _baselines(study, pretrained):
         jobs.setdefault(baseline.id, baseline)
-    return Plan(jobs=tuple(shared(jobs.values())), waiting=tuple(waiting))
+    # Those of one group will have the same settings, and so a trunk in common where these would have one.
+    left = [job for group in waiting.values() for job in shared(group)]
+    return Plan(jobs=tuple(shared(jobs.values())), waiting=(*left, *waiting_transfers))
 
 
 class _Facts:

@@ -1,0 +1,139 @@
+"""What a plan says of trunks and branches, by what lies in their run folders."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+import tiny
+from vitscale import lease
+from vitscale.launch.sweep import current_plan
+from vitscale.launch.trunks import shares_left
+from vitscale.study.job import Job
+from vitscale.study.load import load
+
+TEXT = tiny.STUDY[: tiny.STUDY.index("[[transfer]]")].replace("steps = 12\n", 'schedule = "constant"\ncooldown = 0.2\n')
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    tiny.write(folder, TEXT)
+    return folder
+
+
+@pytest.fixture
+def planned(base: Path, tmp_path: Path) -> Callable[..., tuple[Job | None, dict[int, Job]]]:
+    """(the trunk, if there is one; runs by their steps) of so many budgets, over the folders in `tmp_path`."""
+
+    def made(*steps: int, only: Sequence[int] = (), extra: str = "") -> tuple[Job | None, dict[int, Job]]:
+        path = base / "study.toml"
+        path.write_text(f'{TEXT}{extra}[[axes]]\n"recipe.steps" = {list(steps)}\n')
+        wanted = (lambda job: job.role == "trunk" or job.steps in only) if only else (lambda job: True)
+        jobs = current_plan(load(path, base=base), tmp_path, wanted).jobs
+        trunks = [job for job in jobs if job.role == "trunk"]
+        return (trunks[0] if trunks else None), {job.steps: job for job in jobs if job.role != "trunk"}
+
+    return made
+
+
+def begin(job: Job, runs: Path, *saved: int, branched_at: int = 0) -> Path:
+    folder = runs / job.id
+    for step in saved:
+        checkpoint = folder / "checkpoints" / f"step-{step:08d}"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "state.json").write_text(json.dumps({"progress": {"step": step, "branched_at": branched_at}}))
+    folder.mkdir(exist_ok=True)
+    (folder / "run.json").write_text(json.dumps({**job.document(), "provenance": {}, "machine": {}}))
+    (folder / "events.jsonl").touch()
+    return folder
+
+
+def finish(job: Job, runs: Path, *, steps: int, trunk: str | None = None) -> None:
+    row = {"flops_segment": float(job.flops_alone_by("dense") // job.steps * steps), "trunk_id": trunk}
+    outcome = {"status": "done", "attempt": 1, "rows": [row], "reached": steps, "score": None}
+    (runs / job.id).mkdir(exist_ok=True)
+    (runs / job.id / "result.json").write_text(json.dumps(outcome))
+
+
+def left_at(job: Job) -> int | None:
+    return job.branch.step if job.branch else None
+
+
+def test_branches_start_from_a_trunk_that_could_not_write_its_result(planned: Callable, tmp_path: Path) -> None:
+    trunk, _ = planned(50, 100, 150)
+    begin(trunk, tmp_path, 40, 80, 120)
+    trunk, runs = planned(50, 100, 150)
+    assert {steps: left_at(job) for steps, job in runs.items()} == {50: 40, 100: 80, 150: 120}
+    assert trunk is not None  # whose outcome is still to be written
+    assert trunk.steps == 120
+    assert shares_left([trunk], tmp_path) == {trunk.id: 0.0}
+
+
+def test_one_wanted_branch_of_a_stopped_trunk_starts_there(planned: Callable, tmp_path: Path) -> None:
+    trunk, _ = planned(50, 100, 150)
+    begin(trunk, tmp_path, 40, 47)
+    trunk, runs = planned(50, 100, 150, only=[50])
+    assert left_at(runs[50]) == 40
+    assert trunk.steps == 40
+
+
+def test_a_trunk_that_another_study_takes_further_is_not_waited_for(planned: Callable, tmp_path: Path) -> None:
+    trunk, _ = planned(50, 100, 150)
+    folder = begin(trunk, tmp_path, 40, 80, 120, 500)
+    with lease.hold(folder):
+        trunk, runs = planned(50, 100, 150)
+    assert trunk is None
+    assert {steps: left_at(job) for steps, job in runs.items()} == {50: 40, 100: 80, 150: 120}
+
+
+def test_what_another_study_needs_of_a_trunk_is_not_in_this_ones_sum(planned: Callable, tmp_path: Path) -> None:
+    trunk, _ = planned(50, 100, 1000)
+    begin(trunk, tmp_path, 40, 80, 800)
+    finish(trunk, tmp_path, steps=800)
+    trunk, runs = planned(50, 100)
+    assert trunk.steps == 80
+    together = trunk.flops + sum(job.flops for job in runs.values())
+    assert together < sum(job.pretrain_flops for job in runs.values())
+
+
+def test_a_branch_is_priced_from_the_checkpoint_that_is_there(planned: Callable, tmp_path: Path) -> None:
+    trunk, _ = planned(50, 150)
+    begin(trunk, tmp_path, 40, 120)
+    finish(trunk, tmp_path, steps=120)
+    _, runs = planned(20, 50, 100, 150)
+    assert {steps: left_at(job) for steps, job in runs.items()} == {20: None, 50: 40, 100: 40, 150: 120}
+    assert runs[100].flops == pytest.approx(0.6 * runs[100].pretrain_flops)
+    assert runs[20].flops == runs[20].pretrain_flops
+
+
+def test_what_has_ended_or_begun_is_priced_as_it_was_trained(planned: Callable, tmp_path: Path) -> None:
+    trunk, runs = planned(50, 100, 150, 200)
+    begin(trunk, tmp_path, 160)
+    finish(trunk, tmp_path, steps=160)
+    finish(runs[50], tmp_path, steps=50)
+    finish(runs[100], tmp_path, steps=60, trunk=trunk.id)
+    begin(runs[150], tmp_path, 70, 130, branched_at=70)
+    _, runs = planned(50, 100, 150, 200)
+    assert {steps: left_at(job) for steps, job in runs.items()} == {50: None, 100: 40, 150: 70, 200: 160}
+
+
+def test_budgets_that_wait_for_a_selection_are_priced_as_they_will_be_trained(base: Path, tmp_path: Path) -> None:
+    path = base / "study.toml"
+    path.write_text(
+        f"""{TEXT}[select]
+over = {{ "recipe.lr" = [1e-3, 1e-2] }}
+by = "upstream_val"
+per = ["model.name"]
+[[axes]]
+"recipe.steps" = [10, 20, 30, 40]
+"""
+    )
+    now = current_plan(load(path, base=base), tmp_path)
+    assert [job.role for job in now.jobs] == ["tuning", "tuning"]
+    assert sum(job.role == "trunk" for job in now.waiting) == 1
+    one = now.jobs[0].flops / 10
+    assert sum(job.flops for job in now.waiting) == pytest.approx(one * (40 + 0.2 * (20 + 30)))
+    alone = current_plan(load(path, base=base), tmp_path, share=False)
+    assert sum(job.flops for job in alone.waiting) == pytest.approx(one * 90)
