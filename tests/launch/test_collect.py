@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import tiny
+from vitscale.failures import Failure
 from vitscale.launch import folders
 from vitscale.launch.collect import collect
 from vitscale.results import provenance
@@ -75,3 +76,65 @@ def test_uncommitted_changes_are_kept_beside_the_parts(
     assert len(pd.read_parquet(results)) == 1
     monkeypatch.setattr(provenance, "collect", lambda: {**known, "git_dirty": False, "git_diff": ""})
     assert pd.isna(recorded(jobs[1], tmp_path, protocol="pretrain")["git_diff"])
+
+
+def log_of(folder: Path, *events: dict[str, Any]) -> None:
+    lines = [json.dumps({"time": f"2026-01-01T00:00:{i:02d}+00:00", **event}) for i, event in enumerate(events)]
+    (folder / "events.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def test_a_failed_run_has_its_bill(jobs: list[Job], tmp_path: Path) -> None:
+    job = next(job for job in jobs if job.kind == "pretrain")
+    folder = folders.prepare(job, tmp_path / "runs", base=tmp_path, machine={})
+    log_of(
+        folder,
+        {"event": "start", "attempt": 1},
+        {"event": "step", "step": 6, "device_seconds": 3.0},
+        {"event": "validate", "step": 6, "device_seconds": 4.0, "flops_eval": 70.0},
+        {"event": "start", "attempt": 2},
+        {"event": "lost", "steps": 2},
+        {"event": "step", "step": 9, "device_seconds": 9.0},
+    )
+    for attempt, steps, lost, seconds in ((2, 9, 2, 9.0), (1, 6, 0, 4.0)):
+        (folder / "result.json").unlink(missing_ok=True)
+        folders.record_failure(folder, Failure.KILLED, "gone", "", 4)
+        outcome = {**json.loads((folder / "result.json").read_text()), "attempt": attempt}
+        (folder / "result.json").write_text(json.dumps(outcome))
+        assert collect(job, tmp_path / "runs", tmp_path / "results", "study")
+        found = read(tmp_path / "results" / "study").set_index("attempt").loc[attempt]
+        assert found["flops_segment"] == steps * job.flops / job.steps
+        assert found["flops_lost"] == lost * job.flops / job.steps
+        assert (found["flops_eval"], found["device_seconds"]) == (70.0, seconds)
+
+
+def test_a_failed_fine_tuning_has_its_bill(jobs: list[Job], tmp_path: Path) -> None:
+    job = next(job for job in jobs if job.parent and job.run.transfer and job.run.transfer.protocol == "finetune")
+    assert job.run.transfer is not None
+    folder = folders.prepare(job, tmp_path / "runs", base=tmp_path, machine={})
+    training = [{"event": "engine"}, {"event": "step", "step": 1}, {"event": "step", "step": 4}]
+    log_of(folder, {"event": "start"}, *training, *training[:2], {"event": "start"}, *training, *training)
+    folders.record_failure(folder, Failure.KILLED, "gone", "", 4)
+    outcome = {**json.loads((folder / "result.json").read_text()), "attempt": 2}
+    (folder / "result.json").write_text(json.dumps(outcome))
+    assert collect(job, tmp_path / "runs", tmp_path / "results", "study")
+    (row,) = read(tmp_path / "results" / "study").to_dict("records")
+    per_step = job.flops / (4 * 4)  # two rates and two repetitions of four steps
+    assert row["flops_segment"] == 8 * per_step
+    assert row["flops_lost"] == 5 * per_step
+    assert row["device_seconds"] == 5 + 6
+
+
+def test_each_attempt_has_the_code_that_made_it(
+    jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known, job = provenance.collect(), jobs[0]
+    for code in ("one", "other"):
+        monkeypatch.setattr(provenance, "collect", lambda code=code: {**known, "code_hash": code})
+        folder = folders.prepare(job, tmp_path / "runs", base=tmp_path, machine={})
+        attempt = ["one", "other"].index(code) + 1
+        (folder / "events.jsonl").write_text(json.dumps({"event": "start", "attempt": attempt}))
+        folders.record_failure(folder, Failure.KILLED, "gone", "", 4)
+        if code == "one":
+            folders.set_aside(folder)
+    assert collect(job, tmp_path / "runs", tmp_path / "results", "study")
+    assert read(tmp_path / "results" / "study").set_index("attempt")["code_hash"].to_dict() == {1: "one", 2: "other"}

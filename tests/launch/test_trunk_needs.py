@@ -30,7 +30,10 @@ def planned(base: Path, tmp_path: Path) -> Callable[..., tuple[Job | None, dict[
     def made(*steps: int, only: Sequence[int] = (), extra: str = "") -> tuple[Job | None, dict[int, Job]]:
         path = base / "study.toml"
         path.write_text(f'{TEXT}{extra}[[axes]]\n"recipe.steps" = {list(steps)}\n')
-        wanted = (lambda job: job.role == "trunk" or job.steps in only) if only else (lambda job: True)
+
+        def wanted(job: Job) -> bool:
+            return not only or job.role == "trunk" or job.steps in only
+
         jobs = current_plan(load(path, base=base), tmp_path, wanted).jobs
         trunks = [job for job in jobs if job.role == "trunk"]
         return (trunks[0] if trunks else None), {job.steps: job for job in jobs if job.role != "trunk"}

@@ -197,3 +197,11 @@ def test_what_is_recorded_again_unchanged_is_not_written_again(tmp_path: Path) -
     write_part([{"value": 0.2}], tmp_path, run_id="a", attempt=1)
     assert list(read(tmp_path)["value"]) == [0.2]
     assert [each.name for each in tmp_path.iterdir()] == ["a-1.parquet"]
+
+
+def test_what_schema_1_calls_a_fine_tuning_s_compute_is_read_as_unknown(tmp_path: Path) -> None:
+    for protocol in ("finetune", "pretrain", "fewshot"):
+        write_part([{"protocol": protocol, "flops_segment": 5.0, "schema": 1}], tmp_path, run_id=protocol, attempt=1)
+    write_part([{"protocol": "finetune", "flops_segment": 5.0}], tmp_path, run_id="new", attempt=1)
+    found = read(tmp_path).set_index("run_id")["flops_segment"]
+    assert found.isna().to_dict() == {"finetune": True, "pretrain": False, "fewshot": False, "new": False}

@@ -15,6 +15,7 @@ from stopping import StopAfter
 from tiny import edit
 from vitscale.errors import DONE, INTERRUPTED, MISSING, RUN_FAILED
 from vitscale.launch.progress import progress
+from vitscale.study.job import Job
 from vitscale.train import checkpoint, pretrain, upstream
 from vitscale.train.finetune import _Tuner
 from vitscale.train.objective import Batch
@@ -151,7 +152,7 @@ def test_validation_images_are_never_trained_on(rundir: Make) -> None:
     assert len(data.split.validation) == 20
 
 
-def test_transfers_of_a_run(rundir: Make) -> None:
+def test_transfers_of_a_run(rundir: Make, jobs: Callable[..., tuple[Job, ...]]) -> None:
     done(rundir())
     few, fine = rundir(which=1), rundir(which=2)
     shots = done(few)["rows"]
@@ -160,10 +161,26 @@ def test_transfers_of_a_run(rundir: Make) -> None:
     tuned = done(fine)["rows"]
     assert [row["draw"] for row in tuned] == [0, 1]
     assert tuned[0]["lr"] in (0.01, 0.1)
-    assert tuned[0]["flops_tuning"] == 2 * tuned[0]["flops_segment"]
+    planned = next(job for job in jobs() if job.id == fine.id)
+    for row in tuned:  # what two rates and two repetitions took together
+        assert row["flops_segment"] == 2 * row["flops_tuning"] == planned.flops
+        assert row["flops_lost"] == 0
     chose = next(e for e in fine.events() if e["event"] == "chose")
     assert max(chose["grid"], key=lambda lr: chose["grid"][lr]) == str(tuned[0]["lr"])
     assert {row["task"] for row in [*shots, *tuned]} == {"digits"}
+
+
+def test_an_interrupted_fine_tuning_counts_what_it_computes_again(
+    rundir: Make, jobs: Callable[..., tuple[Job, ...]]
+) -> None:
+    done(rundir())
+    fine = rundir(which=2)
+    assert work(fine, StopAfter(8)) == INTERRUPTED
+    trained = [event["step"] for event in fine.events() if event["event"] == "step"]
+    assert trained == [1, 4, 1]  # the first rate's, and the beginning of the other's
+    (result,) = {(row["flops_lost"], row["flops_segment"]) for row in done(fine)["rows"]}
+    planned = next(job for job in jobs() if job.id == fine.id)
+    assert result == (5 * planned.flops_per_step, planned.flops)
 
 
 @pytest.mark.parametrize(

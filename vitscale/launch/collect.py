@@ -7,7 +7,7 @@ from typing import Any
 
 from vitscale.files import disk_errors
 from vitscale.launch import folders
-from vitscale.results import store
+from vitscale.results import spent, store
 from vitscale.study.job import Job
 
 
@@ -32,12 +32,40 @@ def collect(job: Job, runs: Path, results: Path, study: str) -> bool:
 def _write(job: Job, outcome: dict[str, Any], folder: Path, place: Path) -> None:
     told = folders.document(folder)
     found = rows(job, outcome, told, place.name)
+    if outcome["status"] == "failed":
+        found = [{**row, **_spent(job, folder, outcome["attempt"])} for row in found]
     if job.run.transfer is not None and job.run.transfer.protocol == "finetune":
         found = [{**row, "tried": _rates_tried(folder)} for row in found]
     with disk_errors(place.parent):
-        changes = store.write_changes(told["provenance"].get("git_diff"), place)
+        changes = store.write_changes(_source(outcome, told).get("git_diff"), place)
         found = [{**row, "git_diff": changes} for row in found]
         store.write_part(found, place, run_id=job.id, attempt=outcome["attempt"])
+
+
+def _spent(job: Job, folder: Path, attempt: int) -> dict[str, Any]:
+    """What a failed attempt and those before it have cost, as far as its log came to say so."""
+    attempts = spent.attempts(folders.events(folder))[:attempt]
+    per_step = float(job.flops_per_step)
+    if job.run.transfer is None:
+        trained = spent.of_pretraining(attempts)
+        return {
+            "flops_segment": trained.steps * per_step,
+            "flops_lost": trained.lost * per_step,
+            "flops_eval": trained.flops_eval,
+            "device_seconds": trained.device_seconds,
+        }
+    each = [spent.of_trainings(lines) for lines in attempts]
+    return {
+        "flops_segment": sum(one.steps for one in each[-1:]) * per_step,
+        "flops_lost": sum(one.steps for one in each[:-1]) * per_step,
+        "device_seconds": sum(one.seconds for one in each),
+    }
+
+
+def _source(outcome: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
+    """The code of an attempt; run.json knows that of the newest one only."""
+    found: dict[str, Any] = outcome.get("provenance") or told["provenance"]
+    return found
 
 
 def _rates_tried(folder: Path) -> list[dict[str, Any]] | None:
@@ -125,7 +153,7 @@ def _of_job(job: Job) -> dict[str, Any]:
 
 
 def _of_attempt(outcome: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
-    source = told["provenance"]
+    source = _source(outcome, told)
     return {
         "attempt": outcome["attempt"],
         "host": outcome.get("host") or source.get("host"),

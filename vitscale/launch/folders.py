@@ -78,6 +78,15 @@ def put_aside(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
+def events(folder: Path) -> list[dict[str, Any]]:
+    """All whole lines of `events.jsonl`, the oldest first."""
+    found = []
+    for line in _lines_from_the_end(folder / "events.jsonl"):
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return found[::-1]
+
+
 def last_event(folder: Path, kind: str = "step") -> dict[str, Any] | None:
     """The newest whole line of this kind in `events.jsonl`."""
     wanted = f'"event": "{kind}"'.encode()
@@ -281,6 +290,8 @@ def record_failure(folder: Path, failure: Failure, reason: str, hint: str, code:
         "device": start.get("device"),
         "ended": now,
     }
+    with suppress(VitscaleError):  # there is nothing to tell it from
+        outcome["provenance"] = document(folder)["provenance"]
     with disk_errors(folder), locked(folder / ".outcome", wait=True):
         before = result(folder)
         if before is None or before.get("provisional"):

@@ -1,7 +1,8 @@
 """The columns of a result part, once. One row is one measured number, or one failure.
 
 A new column is one line here: parts written before it read as null, so `SCHEMA` stays.
-`SCHEMA` rises when a column changes its meaning; readers refuse a part that is newer than they are.
+`SCHEMA` rises when a column changes its meaning; readers refuse a part that is newer than they are, and know what the
+numbers of older ones are worth: up to 1, `flops_segment` of a fine-tuning was that of one of its trainings.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMA = 1
+SCHEMA = 2
 
 Type = Literal["string", "int64", "float64", "bool", "timestamp", "json"]
 
@@ -75,9 +76,18 @@ COLUMNS = (
     ),
     Column("flops_per_example", "float64", "training FLOPs of one pre-training image: 3 x 2 x MACs"),
     Column("flops_standalone", "float64", "training FLOPs of this point had it been trained alone: the x axis"),
-    Column("flops_segment", "float64", "training FLOPs that this job computed"),
+    Column(
+        "flops_segment",
+        "float64",
+        "training FLOPs that this run computed (a fine-tuning: all its trainings, those of its rates included);"
+        " like the next three and `device_seconds` the run's, on each of its rows",
+    ),
     Column("flops_eval", "float64", "FLOPs spent on evaluation"),
-    Column("flops_tuning", "float64", "FLOPs spent on choosing this point's settings"),
+    Column(
+        "flops_tuning",
+        "float64",
+        "training FLOPs of what this point's settings were chosen from, each as if it were trained alone",
+    ),
     Column(
         "flops_lost",
         "float64",

@@ -234,7 +234,19 @@ def _read_part(path: Path) -> pa.Table:
     for number, field in enumerate(table.schema):
         if field.name in types and field.type != types[field.name]:
             table = table.set_column(number, field.name, table[field.name].cast(types[field.name]))
-    return table
+    return _migrated(table) if version == 1 else table
+
+
+def _migrated(table: pa.Table) -> pa.Table:
+    """Without the numbers of schema 1 that mean something else now, and cannot be told from its columns."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not {"protocol", "flops_segment"} <= {*table.column_names}:
+        return table
+    of_one = pc.equal(table["protocol"], "finetune")
+    kept = pc.if_else(pc.fill_null(of_one, False), pa.scalar(None, pa.float64()), table["flops_segment"])
+    return table.set_column(table.column_names.index("flops_segment"), "flops_segment", kept)
 
 
 @cache

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vitscale import models
-from vitscale.config import Run, Task
+from vitscale.config import Run, Task, Transfer
 from vitscale.locations import locate
 from vitscale.models.counts import Activations, Counting, Head
 from vitscale.models.masked import masked_head
@@ -150,8 +150,20 @@ class Job:
         macs = _macs(self.arch, resolution, Head(num_classes=task.num_classes), counting)
         if transfer.protocol == "fewshot":
             return cost.forward_flops(macs, task.train_examples + task.test_examples)
-        trainings = (len(transfer.lr) if len(transfer.lr) > 1 else 0) + transfer.seeds
-        return cost.training_flops(macs, transfer.steps * transfer.batch_size * trainings)
+        return cost.training_flops(macs, transfer.steps * transfer.batch_size * self._trainings(transfer))
+
+    @property
+    def flops_per_step(self) -> int:
+        """Of an optimizer step of this job; a few-shot transfer has none."""
+        transfer = self.run.transfer
+        if transfer is None:
+            return cost.training_flops(self.macs, self.run.recipe.batch_size)
+        return 0 if transfer.protocol == "fewshot" else self.flops // (transfer.steps * self._trainings(transfer))
+
+    @staticmethod
+    def _trainings(transfer: Transfer) -> int:
+        """Of a fine-tuning: one for each rate where it has a choice, and its repetitions."""
+        return (len(transfer.lr) if len(transfer.lr) > 1 else 0) + transfer.seeds
 
     def images_at_once(self, devices: int, micro_batch: int | None) -> int:
         """Of a device; None: its part of the batch, which is the most there can be."""

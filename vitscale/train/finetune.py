@@ -21,6 +21,7 @@ from vitscale.data.preprocess import Preprocess, preprocess
 from vitscale.errors import MISSING, RUN_FAILED, VitscaleError
 from vitscale.models.counts import Head
 from vitscale.models.vit.positions import Resize, resize_axis, resize_pos_embedding
+from vitscale.results import spent
 from vitscale.study.cost import forward_flops, training_flops
 from vitscale.train import group
 from vitscale.train.capacity import Work, engine_settings
@@ -45,11 +46,13 @@ def transfer(rundir: RunDir, stop: Stop) -> dict[str, Any]:
     assert settings is not None, "run.json of a transfer has one"
     task, data = rundir.task, downstream.load(rundir.task)
     started = time.monotonic()
+    # An attempt begins anew: nothing of those before is left but what they took.
+    before = [spent.of_trainings(attempt) for attempt in spent.attempts(rundir.events())[:-1]]
     if settings.protocol == "fewshot":
         rows = _few_shot_rows(rundir, settings, task, data, stop)
     else:
-        rows = _fine_tune_rows(rundir, settings, task, data, stop)
-    seconds = time.monotonic() - started
+        rows = _fine_tune_rows(rundir, settings, task, data, stop, lost=sum(each.steps for each in before))
+    seconds = time.monotonic() - started + sum(each.seconds for each in before)
     for row in rows:
         row.update(task=task.name, task_version=task.version, protocol=settings.protocol, device_seconds=seconds)
     return {"status": "done", "checkpoint": None, "score": None, "rows": rows}
@@ -148,9 +151,12 @@ def fine_tuning_net(
 
 
 def _fine_tune_rows(
-    rundir: RunDir, settings: Transfer, task: Task, data: Downstream, stop: Stop
+    rundir: RunDir, settings: Transfer, task: Task, data: Downstream, stop: Stop, *, lost: int
 ) -> list[dict[str, Any]]:
-    """The paper's protocol: several rates are compared on the dev split; the best is trained on all and tested once."""
+    """The paper's protocol: several rates are compared on the dev split; the best is trained on all and tested once.
+
+    What they say it took is that of all trainings together; earlier attempts have trained `lost` steps.
+    """
     resolution = settings.resolution or rundir.run.data.resolution
     start = _start(rundir, settings)
     macs = rundir.arch.macs(resolution, Head(num_classes=task.num_classes)).total
@@ -164,13 +170,17 @@ def _fine_tune_rows(
         rundir.log("chose", {"lr": chosen, "grid": {str(lr): None if s < 0 else s for lr, s in grid.items()}})
     test = np.arange(len(data.test_labels), dtype=np.int64)
     cost = float(training_flops(macs, settings.steps * settings.batch_size))
+    took = {
+        "flops_segment": cost * (len(grid) + settings.seeds),
+        "flops_tuning": cost * len(grid),
+        "flops_eval": float(forward_flops(macs, len(test) * settings.seeds + len(dev) * len(grid))),
+        "flops_lost": float(training_flops(macs, lost * settings.batch_size)),
+    }
     rows = []
     for repetition in range(settings.seeds):
         score = tuner.tune(chosen, repetition, everything, test, data.test, data.test_labels)
         common = {
-            "flops_segment": cost,
-            "flops_tuning": cost * len(grid),
-            "flops_eval": float(forward_flops(macs, len(test) + len(dev) * len(grid))),
+            **took,
             "lr": chosen,
             "lr_at_edge": chosen in (min(grid), max(grid)) if grid else None,
             "draw": repetition,

@@ -90,7 +90,13 @@ def work(rundir: RunDir, stop: Stop, lost: group.Lost = lambda: None) -> int:
         source = rundir.document.get("provenance", {})
         code = {key: source.get(key) for key in ("git_commit", "code_hash")}
         rundir.log("start", {"attempt": attempt, **where, **code})
-        facts = {"attempt": attempt, "started": started, **where, "n_devices": group.world_size()}
+        facts = {
+            "attempt": attempt,
+            "started": started,
+            **where,
+            "n_devices": group.world_size(),
+            "provenance": source,  # run.json will have that of the next attempt
+        }
         watchdog = Watchdog(
             folder=rundir.folder,
             stop=stop,

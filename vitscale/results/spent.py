@@ -1,0 +1,76 @@
+"""What a run's attempts have computed and taken, by the lines of its `events.jsonl`.
+
+A worker that is killed cannot say it, and a transfer has no checkpoint that would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+Event = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """To the last line; a training logs every five seconds."""
+
+    steps: int
+    """Optimizer steps of all its trainings."""
+    seconds: float
+    """By the clock, from its start."""
+
+
+def attempts(events: Iterable[Event]) -> list[list[Event]]:
+    """The lines of each attempt, from its `start` on."""
+    found: list[list[Event]] = []
+    for event in events:
+        if event["event"] == "start":
+            found.append([])
+        if found:
+            found[-1].append(event)
+    return found
+
+
+def of_trainings(attempt: Iterable[Event]) -> Spent:
+    """Of an attempt at one training after another, each of which begins at step 0."""
+    steps, last, times = 0, 0, []
+    for event in attempt:
+        times.append(datetime.fromisoformat(event["time"]).timestamp())
+        if event["event"] == "engine":
+            steps, last = steps + last, 0
+        elif event["event"] == "step":
+            last = int(event["step"])
+    # A clock may be set back meanwhile.
+    return Spent(steps + last, max(times[-1] - times[0], 0.0) if times else 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """Of a pre-training, over all of its attempts."""
+
+    steps: int
+    """That it has come to, those of its trunk left out."""
+    lost: int
+    """Steps computed once more."""
+    flops_eval: float
+    device_seconds: float
+
+
+def of_pretraining(attempts: Iterable[Iterable[Event]]) -> Trained:
+    """Each line says what all attempts before it have taken."""
+    reached = first = lost = 0
+    flops_eval = seconds = 0.0
+    for event in (event for attempt in attempts for event in attempt):
+        if event["event"] == "branch":
+            reached = first = int(event["step"])
+        elif event["event"] == "lost":
+            lost += int(event["steps"])
+            reached -= int(event["steps"])
+        elif event["event"] in ("step", "validate", "probe", "skipped"):
+            reached = int(event["step"])
+        flops_eval = max(flops_eval, event.get("flops_eval", 0.0))
+        seconds = max(seconds, event.get("device_seconds", 0.0))
+    return Trained(max(reached - first, 0), lost, flops_eval, seconds)
