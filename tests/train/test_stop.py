@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,8 @@ from stopping import StopAfter
 from vitscale.errors import DONE, INTERRUPTED
 from vitscale.launch.local import Worker
 from vitscale.processes import STOP_SIGNALS
-from vitscale.train import checkpoint
+from vitscale.train import checkpoint, loop, upstream
+from vitscale.train.objective import Batch
 from vitscale.train.rundir import RunDir
 from vitscale.train.stop import Stop
 from vitscale.train.worker import work
@@ -68,6 +70,28 @@ def test_a_stop_before_the_first_step_trains_nothing(rundir: Make) -> None:
     assert work(run, StopAfter(0)) == INTERRUPTED
     assert not any(event["event"] == "step" for event in run.events())
     assert run.result() is None
+
+
+def test_a_signal_is_heeded_while_data_hang(rundir: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that does not answer is waited for longer than a scheduler waits."""
+    undisturbed, stopped = (rundir("recipe.keep=last", runs=name) for name in ("a", "b"))
+    assert work(undisturbed, Stop()) == DONE
+    stop, answer, batch = Stop(), threading.Event(), upstream.Upstream.batch
+
+    def hangs(data: upstream.Upstream, step: int) -> Batch:
+        if step == 5:
+            threading.Timer(2.0, lambda: setattr(stop, "requested", True)).start()  # the step before is long done
+            answer.wait(60)
+        return batch(data, step)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(upstream.Upstream, "batch", hangs)
+        patched.setattr(loop, "PATIENCE", 0.2)
+        assert work(stopped, stop) == INTERRUPTED
+    answer.set()
+    assert latest(stopped).step == 5
+    assert work(stopped, Stop()) == DONE
+    assert equal(stopped, undisturbed)
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,62 +60,64 @@ class Loop:
             VitscaleError: the loss or the gradients of more than `skip_nonfinite` steps are not finite (exit 4).
         """
         clock, meter = _Clock(progress.device_seconds), Meter(self.engine, self.flops_per_step)
-        saved = logged = time.monotonic()
-        first = progress.step
-        kept = first or None
         if self.stop.asked():
             raise Interrupted
         if progress.validation_due:
             progress, _ = self._validated(progress, clock)
             self._save(progress)
-        with ThreadPoolExecutor(1) as reader:
-            coming: Future[Batch] = reader.submit(self._read, first)
-            for step in range(first, self.steps):
-                self.stop.at(f"waiting for the data of step {step + 1}", slow=step == first)
-                with meter.part("wait"):
-                    batch = coming.result()
-                if step + 1 < self.steps:
-                    coming = reader.submit(self._read, step + 1)
-                lr = learning_rate(self.engine.recipe, step, self.steps)
-                self.stop.at(f"in step {step + 1}", slow=step == first, together=True)
-                try:
-                    stepped = self.engine.step(batch, lr, self.stop.asked)
-                except Interrupted:
-                    if kept != progress.step:
-                        self._save(progress)
-                    self._wait_for_writing()
-                    raise
-                meter.stepped(self.engine.seconds)
-                if not stepped.finite:
-                    progress = self._skipped(progress, step, stepped, kept)
-                if self.after_step is not None:
-                    self.after_step()
-                progress = replace(progress, step=step + 1, device_seconds=clock.seconds())
-                now = time.monotonic()
-                last = progress.step == self.steps
-                if last or now - logged > self.log_seconds or step == first:
-                    logged = now
-                    self.log("step", self._facts(progress, meter, lr, stepped, clock.here() / (progress.step - first)))
-                improved = False
-                if self.validate is not None and self._validates_at(progress.step):
-                    with meter.part("validate"):
-                        progress, improved = self._validated(progress, clock)
-                due = last or improved or self.saves_at(progress.step) or now - saved > self.save_every
-                # Their clocks differ, and all of them save.
-                stopping, due = (n > 0 for n in group.summed(self.stop.requested, due and group.is_first()))
-                if due or stopping:
-                    with meter.part("checkpoint"):
-                        self._save(progress)
-                    kept = progress.step
-                    saved = time.monotonic()
-                if stopping and not last:
-                    self._wait_for_writing()
-                    raise Interrupted
+        reader = _Reader(self.batch_of, range(progress.step, self.steps), self.stop)
+        try:
+            progress = self._steps(progress, reader, clock, meter)
+        finally:
+            reader.close()
         self._wait_for_writing()
         return progress
 
-    def _read(self, step: int) -> Batch:
-        return self.batch_of(step).pinned()
+    def _steps(self, progress: Progress, reader: _Reader, clock: _Clock, meter: Meter) -> Progress:
+        """From `progress.step` to the last one."""
+        saved = logged = time.monotonic()
+        first = progress.step
+        kept = first or None
+        for step in range(first, self.steps):
+            self.stop.at(f"waiting for the data of step {step + 1}", slow=step == first)
+            lr = learning_rate(self.engine.recipe, step, self.steps)
+            try:
+                with meter.part("wait"):
+                    batch = reader.take()
+                self.stop.at(f"in step {step + 1}", slow=step == first, together=True)
+                stepped = self.engine.step(batch, lr, self.stop.asked)
+            except Interrupted:
+                if kept != progress.step:
+                    self._save(progress)
+                self._wait_for_writing()
+                raise
+            meter.stepped(self.engine.seconds)
+            if not stepped.finite:
+                progress = self._skipped(progress, step, stepped, kept)
+            if self.after_step is not None:
+                self.after_step()
+            progress = replace(progress, step=step + 1, device_seconds=clock.seconds())
+            now = time.monotonic()
+            last = progress.step == self.steps
+            if last or now - logged > self.log_seconds or step == first:
+                logged = now
+                self.log("step", self._facts(progress, meter, lr, stepped, clock.here() / (progress.step - first)))
+            improved = False
+            if self.validate is not None and self._validates_at(progress.step):
+                with meter.part("validate"):
+                    progress, improved = self._validated(progress, clock)
+            due = last or improved or self.saves_at(progress.step) or now - saved > self.save_every
+            # Their clocks differ, and all of them save.
+            stopping, due = (n > 0 for n in group.summed(self.stop.requested, due and group.is_first()))
+            if due or stopping:
+                with meter.part("checkpoint"):
+                    self._save(progress)
+                kept = progress.step
+                saved = time.monotonic()
+            if stopping and not last:
+                self._wait_for_writing()
+                raise Interrupted
+        return progress
 
     def _save(self, progress: Progress) -> None:
         if self.save is not None:
@@ -189,6 +191,41 @@ class Loop:
             exit_code=RUN_FAILED,
             failure=Failure.NOT_FINITE,
         )
+
+
+PATIENCE = 5.0
+"""Seconds for data that hang before a signal is heeded without them."""
+
+
+class _Reader:
+    """Reads the batch of the next step while the one before is trained on."""
+
+    def __init__(self, batch_of: Callable[[int], Batch], steps: Iterable[int], stop: Stop) -> None:
+        self._batch_of, self._steps, self._stop = batch_of, iter(steps), stop
+        self._thread = ThreadPoolExecutor(1)
+        self._coming = self._next()
+
+    def _next(self) -> Future[Batch] | None:
+        step = next(self._steps, None)
+        return None if step is None else self._thread.submit(lambda: self._batch_of(step).pinned())
+
+    def take(self) -> Batch:
+        """The batch of the next step.
+
+        Raises:
+            Interrupted: a signal came, and the data hang. One of several processes waits on: the others wait for it.
+        """
+        assert self._coming is not None
+        patience = PATIENCE if group.world_size() == 1 else None
+        while not wait([self._coming], patience).done:
+            if self._stop.requested:
+                raise Interrupted
+        batch, self._coming = self._coming.result(), self._next()
+        return batch
+
+    def close(self) -> None:
+        """Leaves a reading that hangs to itself."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
 
 class _Clock:
