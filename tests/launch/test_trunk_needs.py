@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import tiny
-from vitscale import lease
+from vitscale import branches, lease
+from vitscale.launch import trunks
 from vitscale.launch.sweep import current_plan
 from vitscale.launch.trunks import shares_left
 from vitscale.study.job import Job
@@ -35,8 +36,8 @@ def planned(base: Path, tmp_path: Path) -> Callable[..., tuple[Job | None, dict[
             return not only or job.role == "trunk" or job.steps in only
 
         jobs = current_plan(load(path, base=base), tmp_path, wanted).jobs
-        trunks = [job for job in jobs if job.role == "trunk"]
-        return (trunks[0] if trunks else None), {job.steps: job for job in jobs if job.role != "trunk"}
+        found = [job for job in jobs if job.role == "trunk"]
+        return (found[0] if found else None), {job.steps: job for job in jobs if job.role != "trunk"}
 
     return made
 
@@ -140,3 +141,17 @@ per = ["model.name"]
     assert sum(job.flops for job in now.waiting) == pytest.approx(one * (40 + 0.2 * (20 + 30)))
     alone = current_plan(load(path, base=base), tmp_path, share=False)
     assert sum(job.flops for job in alone.waiting) == pytest.approx(one * 90)
+
+
+def test_a_trunk_at_work_is_asked_for_branches_that_it_was_not_told_of(planned: Callable, tmp_path: Path) -> None:
+    trunk, _ = planned(50, 150)
+    folder = begin(trunk, tmp_path, 40)
+    trunk, runs = planned(50, 100, 150)
+    trunks.ask([trunk], tmp_path)
+    assert branches.asked(folder) == frozenset()  # nobody trains it: who does will be told
+    with lease.hold(folder):
+        for _ in range(2):
+            trunk, runs = planned(50, 100, 150)
+            trunks.ask([trunk], tmp_path)
+    assert branches.asked(folder) == {(80, runs[100].id)}
+    assert left_at(runs[100]) == 80

@@ -11,6 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 import tiny
+from stopping import StopAfter
+from vitscale import branches
+from vitscale.errors import DONE, INTERRUPTED
 from vitscale.launch import trunks
 from vitscale.launch.folders import prepare
 from vitscale.launch.surplus import free, surplus
@@ -190,3 +193,24 @@ def test_keep_every_makes_the_checkpoints_that_it_keeps(train: Callable[..., lis
     for name in names:
         state = json.loads((tmp_path / "kept" / job.id / "checkpoints" / name / "state.json").read_text())
         assert state["progress"]["best_step"] is None or f"step-{state['progress']['best_step']:08d}" in names
+
+
+def test_a_trunk_that_trains_saves_for_branches_that_come_later(
+    base: Path, train: Callable[..., list[Job]], tmp_path: Path
+) -> None:
+    """As a study that is extended meanwhile asks it to: no step of its branch is then trained twice."""
+    (base / "asked.toml").write_text(study([4, 16]))
+    everything = plan(load(base / "asked.toml", base=base), {}).jobs
+    folder = tmp_path / "asked"
+    (trunk,) = [job for job in trunks.as_needed(everything, folder, lambda _: True) if job.role == "trunk"]
+    told = {"threads": 1, "micro_batch": None, "zero_stage": 0, "keep_last": 1}
+    rundir = RunDir(prepare(trunk, folder, base=base, machine=told))
+    assert work(rundir, StopAfter(3)) == INTERRUPTED
+    branches.ask(folder / trunk.id, 6, "later")
+    assert work(rundir, Stop()) == DONE
+    assert (folder / trunk.id / "checkpoints" / "step-00000006").is_dir()
+    assert not any((folder / trunk.id).glob("checkpoints/step-*5"))
+    late = next(job for job in train(study([4, 8, 16]), "asked", share=True) if job.steps == 8)
+    assert late.flops == outcome(folder / late.id)["rows"][0]["flops_segment"] == late.pretrain_flops * 2 / 8
+    train(study([8]), "alone", share=False)
+    assert_same(folder / late.id, tmp_path / "alone" / late.id)

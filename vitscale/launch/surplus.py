@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vitscale.branches import asked
 from vitscale.errors import VitscaleError
 from vitscale.files import disk_errors
 from vitscale.launch import folders
@@ -45,7 +46,7 @@ def _unneeded(runs: Path, milestones: bool) -> Iterator[tuple[Path, str]]:
             continue
         if outcome is None or outcome["status"] != "done" or not outcome.get("checkpoint") or folders.is_held(run):
             continue
-        branches = told.get("branches", [])
+        branches = [*told.get("branches", []), *asked(run)]
         if any(not _is_done(runs / id_) for _, id_ in branches):
             continue
         kept = {outcome["checkpoint"], *(_best(run / "checkpoints" / outcome["checkpoint"]) if branches else ())}

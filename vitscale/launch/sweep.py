@@ -100,7 +100,10 @@ class Sweep(ABC):
         """In a signal's handler. `now`: it came twice."""
 
     def _plan(self) -> Plan:
-        return current_plan(self.study, self.places.runs, self.only, share=self.share)
+        now = current_plan(self.study, self.places.runs, self.only, share=self.share)
+        with disk_errors(self.places.runs):
+            trunks.ask(now.jobs, self.places.runs)
+        return now
 
     def _record(self, now: Plan) -> None:
         """Which runs the study holds now, for those who read its results meanwhile."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from vitscale import branches
 from vitscale.launch import folders
 from vitscale.study.cost import training_flops
 from vitscale.study.job import Branch, Job
@@ -40,6 +41,17 @@ def as_needed(jobs: Iterable[Job], runs: Path, wanted: Callable[[Job], bool]) ->
                 yield _as_far_as(job, waiting[job.id])
         elif (left_at[job.id] or folders.result(runs / job.id)) and not _is_taken_further(runs / job.id):
             yield _up_to(job, left_at[job.id] or max(saved[job.id], default=job.steps))
+
+
+def ask(jobs: Iterable[Job], runs: Path) -> None:
+    """Has trunks that are being trained save where branches will leave them of which they were not told."""
+    for job in jobs:
+        folder = runs / job.id
+        if job.role == "trunk" and job.branches and folders.is_held(folder):
+            known = {*map(tuple, folders.document(folder).get("branches", [])), *branches.asked(folder)}
+            for step, id_ in job.branches:
+                if (step, id_) not in known:
+                    branches.ask(folder, step, id_)
 
 
 def alone(jobs: Iterable[Job]) -> Iterator[Job]:

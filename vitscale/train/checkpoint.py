@@ -84,12 +84,12 @@ class Keep:
     """So many of the latest: where the last one is damaged, there is one before it."""
     every: int | None = None
     """Those of every so many steps."""
-    branches: frozenset[int] = frozenset()
-    """Of a trunk: those that other runs start from."""
+    branches: Callable[[], frozenset[int]] = frozenset
+    """Of a trunk: those that other runs start from, of which there may be more as it trains."""
 
     def at(self, step: int) -> bool:
         """Whether there is to be one of this step, and to stay."""
-        return step in self.branches or bool(self.every and step % self.every == 0)
+        return bool(self.every and step % self.every == 0) or step in self.branches()
 
     def steps(self, run: Path, progress: Progress) -> set[int]:
         """The steps to be kept of those that a run has, and the best one until each of them; later ones than that of

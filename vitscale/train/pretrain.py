@@ -131,7 +131,7 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
         written=written,
         validate=validate if run.data.val_examples or run.recipe.probe else None,
         validate_every=None if every is None else max(every // run.recipe.batch_size, 1),
-        validate_last=not rundir.branches,
+        validate_last=not rundir.is_trunk,
         score_name=data.masked.score_name if data.masked else "accuracy",
         keep_best=run.recipe.keep == "best",
         flops_per_step=flops_per_step,
@@ -140,7 +140,7 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
     with writer, monitors:
         progress = loop.run(_count_lost(rundir, progress, flops_per_step))
     engine.close()
-    if rundir.branches:
+    if rundir.is_trunk:
         return _trunk_trained(rundir, progress)
     return _finished(rundir, data, progress, macs, validations, stop)
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vitscale import lease, models
+from vitscale import branches, lease, models
 from vitscale.config import Run, Task
 from vitscale.errors import MISSING, VitscaleError
 from vitscale.failures import Failure
@@ -85,10 +85,14 @@ class RunDir:
             return None
         return RunDir(self.folder.parent / told["trunk"]), told["step"]
 
-    @cached_property
+    @property
+    def is_trunk(self) -> bool:
+        return bool(self.document.get("branches"))
+
     def branches(self) -> frozenset[int]:
-        """Of a trunk: the steps at which other runs leave it; empty of any other run."""
-        return frozenset(step for step, _ in self.document.get("branches", []))
+        """Of a trunk: the steps at which other runs leave it, as far as they are known now; empty of any other run."""
+        told = self.document.get("branches", [])
+        return frozenset(step for step, _ in (*told, *branches.asked(self.folder))) if told else frozenset()
 
     def parent(self) -> RunDir:
         return RunDir(self.folder.parent / self.document["parent"])

@@ -1,0 +1,28 @@
+"""Branches that are asked of a trunk while it trains: a study that was extended meanwhile has more of them.
+
+`branches/<step>-<run id>` in the trunk's folder; who trains it looks there as well as into its `run.json`.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+FOLDER = "branches"
+
+
+def ask(trunk: Path, step: int, run_id: str) -> None:
+    """Asks for a checkpoint of that step, from which the run will start."""
+    with suppress(FileExistsError):
+        (trunk / FOLDER).mkdir()
+    (trunk / FOLDER / f"{step}-{run_id}").touch()
+
+
+def asked(trunk: Path) -> frozenset[tuple[int, str]]:
+    """(step, run id) of all that were asked for."""
+    found = set()
+    with suppress(OSError):  # mostly there is no such folder
+        for path in (trunk / FOLDER).iterdir():
+            step, _, run_id = path.name.partition("-")
+            found.add((int(step), run_id))
+    return frozenset(found)
