@@ -1,12 +1,15 @@
 """The device's name and peak."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from vitscale.peaks import gpu_peak
-from vitscale.train import device
+from vitscale.train import device, group
 
 
 @pytest.mark.parametrize(
@@ -44,3 +47,29 @@ def test_a_memory_of_peaks_that_cannot_be_read_is_done_without(tmp_path: Path, m
 
 def test_a_processor_s_peak_is_measured() -> None:
     assert 1e9 < device._matmul_rate(device.torch.float32) < 1e14
+
+
+@pytest.mark.parametrize(("visible", "number"), [(4, 3), (1, 0)])
+def test_a_process_has_the_gpu_of_its_number_or_the_one_that_it_is_shown(
+    monkeypatch: pytest.MonkeyPatch, visible: int, number: int
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    group.use_own_device()
+    assert chosen == [group.device()] == [torch.device("cuda", number)]
+
+
+def test_on_a_gpu_fp32_is_fp32_and_kernels_are_deterministic() -> None:
+    """In a process of its own: these settings hold for all that follows."""
+    code = (
+        "import os, torch\n"
+        "from vitscale.train.device import be_exact\n"
+        "be_exact()\n"
+        "print(torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32,\n"
+        "      torch.are_deterministic_algorithms_enabled(), os.environ['CUBLAS_WORKSPACE_CONFIG'])\n"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["False", "False", "True", ":4096:8"]

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
@@ -86,7 +87,11 @@ class Engine:
         self.optimizer = make_optimizer(net, recipe, optimizer)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self.engine, *_ = deepspeed.initialize(model=net, optimizer=self.optimizer, config=self._config())
+            # DeepSpeed takes the process's number on its host for that of its device, unless it is told.
+            where = SimpleNamespace(device_rank=group.device().index or 0)
+            self.engine, *_ = deepspeed.initialize(
+                args=where, model=net, optimizer=self.optimizer, config=self._config()
+            )
         self.device = self.engine.device
         # One device has nothing to sum; DeepSpeed would copy all gradients to and fro for it.
         self.engine.enable_backward_allreduce = zero_stage > 0 or group.world_size() > 1

@@ -52,8 +52,7 @@ def process_group() -> Iterator[Lost]:
     if torch.cuda.is_available():
         backend = "nccl"
         be_exact()
-        # Where a scheduler shows each process a device of its own, all of them have the number 0.
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+        use_own_device()
     if is_one_of_several():
         _meet(backend)
     else:
@@ -158,7 +157,18 @@ def is_first() -> bool:
 
 def device() -> torch.device:
     """Where tensors lie that processes exchange, and networks that are trained."""
-    return torch.device("cuda", int(os.environ["LOCAL_RANK"])) if torch.cuda.is_available() else torch.device("cpu")
+    return torch.device("cuda", _device_number()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def _device_number() -> int:
+    # Where a scheduler shows each process a device of its own, all of them have the number 0.
+    return int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count()
+
+
+def use_own_device() -> None:
+    """For each thread that touches memory of a GPU: it begins with the first one, and would take some there."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(device())
 
 
 def summed(*numbers: float) -> list[float]:

@@ -202,7 +202,7 @@ class _Reader:
 
     def __init__(self, batch_of: Callable[[int], Batch], steps: Iterable[int], stop: Stop) -> None:
         self._batch_of, self._steps, self._stop = batch_of, iter(steps), stop
-        self._thread = ThreadPoolExecutor(1)
+        self._thread = ThreadPoolExecutor(1, initializer=group.use_own_device)
         self._coming = self._next()
 
     def _next(self) -> Future[Batch] | None:
