@@ -69,6 +69,7 @@ def finish(job: Job, folder: Path, rng: np.random.Generator) -> None:
     write_part([{**facts, **row, **measured, **settings}], folder / "results" / "study", run_id=job.id, attempt=1)
     run = folder / "runs" / job.id
     run.mkdir(parents=True)
+    (run / "run.json").write_text(json.dumps(job.document()))
     (run / "result.json").write_text(json.dumps({"status": "done", "rows": [], "attempt": 1, "score": None}))
 
 

@@ -129,7 +129,7 @@ def test_transfers_of_a_failed_run_are_rows_with_the_reason(finished: Path, tmp_
     (folder / "study.toml").write_text(tiny.STUDY.replace("lr = 1e-2\n", "lr = 1e30\ngrad_clip = 0.0\n"))
     ended = sweep(folder)
     assert ended.returncode == RUN_FAILED
-    assert "2 not finished" in ended.stderr
+    assert "2 not finished (2 wait for what failed)" in ended.stderr
     frame = pd.read_parquet(folder / "results" / "study")
     orphans = frame[frame["parent_id"].notna()]
     assert len(orphans) == 2
@@ -201,9 +201,31 @@ def test_a_damaged_result_is_named(finished: Path, tmp_path: Path, damage: str) 
     shutil.copytree(finished, copy)
     result = next((copy / "runs").glob("*/result.json"))
     result.write_text(damage, encoding="latin-1")
+    others = [path for path in (copy / "runs").glob("*/result.json") if path != result]
+    lost = next(path for path in others if folders.document(path.parent)["parent"] != result.parent.name)
+    lost.unlink()
     refused = sweep(copy)
     assert refused.returncode == MISSING
     assert f"error: {result.relative_to(copy)} is damaged" in refused.stderr
+    assert ", 1 refused" in refused.stderr
+    assert lost.exists(), "the rest goes on"
+    assert result.read_text(encoding="latin-1") == damage, "nothing is deleted"
+
+
+def test_a_finished_run_under_another_name_is_refused_and_the_rest_goes_on(finished: Path, tmp_path: Path) -> None:
+    folder = fresh(finished, tmp_path)
+    (folder / "study.toml").write_text(tiny.STUDY.partition("[[transfer]]")[0] + "[[axes]]\nseed = [0, 1, 2]\n")
+    one, other, third = (job.id for job in current_plan(load(folder / "study.toml", base=folder), folder / "runs").jobs)
+    shutil.copytree(finished / "runs" / one, folder / "runs" / one)
+    shutil.copytree(finished / "runs" / one, folder / "runs" / other)
+    refused = sweep(folder)
+    assert refused.returncode == INVALID_STUDY
+    assert "2 done, 0 failed, 1 refused" in refused.stderr
+    assert refused.stderr.splitlines()[-2:] == [
+        f"error: runs/{other} does not hold the run that its name says",
+        "hint: move the folder away; the run is then trained again",
+    ]
+    assert set(pd.read_parquet(folder / "results" / "study")["run_id"]) == {one, third}
 
 
 def test_half_done_runs_of_other_code_are_not_resumed_unless_asked(finished: Path, tmp_path: Path) -> None:

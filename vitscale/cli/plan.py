@@ -12,7 +12,7 @@ from vitscale.cli import options
 from vitscale.cli.plan_memory import HEADER as MEMORY_HEADER
 from vitscale.cli.plan_memory import memory_rows
 from vitscale.cli.plan_screen import HEADER, Terms, bill, totals, totals_document, unequal
-from vitscale.cli.screen import print_json, print_table, reports_errors, say
+from vitscale.cli.screen import print_json, print_table, reports_errors, say, tell_refused
 from vitscale.errors import MISSING, VitscaleError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def plan(
 
     Memory is that of a device, without sharing and at the least: with ZeRO and activation checkpointing.
     """
-    from vitscale.launch import folders, trunks
+    from vitscale.launch import standing, trunks
     from vitscale.launch.rates import rates_of
     from vitscale.launch.sweep import current_plan
     from vitscale.study.load import load
@@ -73,7 +73,9 @@ def plan(
         price=price,
         begun=trunks.shares_left(now.jobs, runs),
     )
-    states = {job.id: folders.state_of(job, runs) for job in now.jobs}
+    states = standing.states(now.jobs, runs, whole=False)
+    if not standing.can_choose(now.jobs, states):
+        states = {**{job.id: f"{standing.WAITS}failed tuning" for job in now.waiting}, **states}
     if json:
         documents = [terms.document(job, states.get(job.id, "waiting for [select]")) for job in everything]
         numbers = totals_document(everything, states, terms)
@@ -81,6 +83,7 @@ def plan(
         print_json({"study": loaded.name, "title": loaded.title, **facts})
     else:
         _print_plan(everything, states, terms)
+        tell_refused(now.jobs, states, runs)
 
 
 def _print_plan(jobs: Sequence[Job], states: Mapping[str, str], terms: Terms) -> None:

@@ -30,8 +30,12 @@ HEADER = (
     "GiB/device",
     "state",
 )
-ENDED = ("done", "failed")
 KEPT = 2  # checkpoints of a run, unless --keep-last says otherwise
+
+
+def is_left(state: str | None) -> bool:
+    """Whether a sweep would do something about it; None, and what is waited for: of a job that is to be selected."""
+    return state in (None, "selecting", "waiting for [select]", "to do", "stopped", "running")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +101,7 @@ class Terms:
             "macs": job.macs_by(self.counting),
             "flops": job.flops_by(self.counting),
             "flops_alone": job.flops_alone_by(self.counting) if job.kind == "pretrain" else None,
-            "share_left": 0.0 if state in ENDED else self.begun.get(job.id, 1.0),
+            "share_left": self.begun.get(job.id, 1.0) if is_left(state) else 0.0,
             "device_seconds": self.rates.seconds(job),
             "memory_bytes": self.memory_bytes(job),
             "memory_measured": memory_document(job, self),
@@ -140,7 +144,7 @@ class Terms:
 
 def bill(jobs: Sequence[Job], states: Mapping[str, str], terms: Terms) -> Iterator[str]:
     """Device-hours, money and disk of what is left; what cannot fit."""
-    left = [job for job in jobs if states.get(job.id) not in ENDED]
+    left = [job for job in jobs if is_left(states.get(job.id))]
     hours = terms.hours(left)
     money = "" if terms.price is None else f", {hours * terms.price:,.2f} at {terms.price:g} a device-hour"
     shown = f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
@@ -169,7 +173,7 @@ def _disk(job: Job, cleaned: bool) -> int:
 
 def totals_document(jobs: Sequence[Job], states: Mapping[str, str], terms: Terms) -> dict[str, Any]:
     """What `totals` and `bill` say, in numbers for `--json`."""
-    left = [job for job in jobs if states.get(job.id) not in ENDED]
+    left = [job for job in jobs if is_left(states.get(job.id))]
     pretraining = [job for job in jobs if job.kind == "pretrain"]
     hours = terms.hours(left)
     return {
@@ -191,7 +195,7 @@ def totals(
     begun: Mapping[str, float] | None = None,
 ) -> list[str]:
     """Counts and FLOPs of all jobs and of what is still to do; `begun` as in `Terms`."""
-    left = [job for job in jobs if states.get(job.id) not in ENDED]
+    left = [job for job in jobs if is_left(states.get(job.id))]
     flops_left = sum(job.flops_by(counting) * (begun or {}).get(job.id, 1.0) for job in left)
     pretraining = sum(job.kind == "pretrain" and job.role != "trunk" for job in jobs)
     trunks = sum(job.role == "trunk" for job in jobs)
@@ -204,7 +208,19 @@ def totals(
         f"{sum(job.flops_by(counting) for job in jobs):.2e} FLOPs",
         *_saved(jobs, trunks, counting),
         f"left to run: {len(left)} job{'' if len(left) == 1 else 's'}, {flops_left:.2e} FLOPs",
+        *_held_back(jobs, states),
     ]
+
+
+def _held_back(jobs: Sequence[Job], states: Mapping[str, str]) -> list[str]:
+    """What is not left to run, and is not done either."""
+    from vitscale.launch.progress import stuck_words
+    from vitscale.launch.standing import stuck
+
+    failed, waiting = sum(state == "failed" for state in states.values()), stuck(states, jobs)
+    if not waiting:
+        return []
+    return [f"{failed} failed, {stuck_words(waiting)}; vitscale sweep STUDY --retry-failed tries these again"]
 
 
 def _saved(jobs: Sequence[Job], trunks: int, counting: Counting) -> list[str]:

@@ -140,6 +140,9 @@ def run_one(job: Job, runs: Path, results: Path, machine: Machine, place: Place 
     if place is not None and place.rank > 0:
         raise typer.Exit(take_part(runs / job.id, machine.threads, place))
     before = folders.state(runs / job.id)
+    if before == "refused":
+        ended = folders.outcome(runs / job.id) or {}
+        raise VitscaleError(ended["reason"], hint=ended["hint"], exit_code=ended["exit_code"])
     cost = f"{job.params.total:,} parameters, {job.flops:.2e} FLOPs"
     say(f"{title(job)}: {'is done already' if before == 'done' else cost}")
     if before == "failed":

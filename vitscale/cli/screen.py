@@ -6,11 +6,15 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from vitscale.errors import MISSING, VitscaleError
+from vitscale.errors import MISSING, Problem, VitscaleError
+
+if TYPE_CHECKING:
+    from vitscale.study.job import Job
 
 JSON_SCHEMA = 1
 LINE_SECONDS = 30.0  # between two lines of progress where stderr is no terminal
@@ -22,6 +26,16 @@ R = TypeVar("R")
 def say(text: str) -> None:
     """One line of progress or advice, to stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+def tell_refused(jobs: Iterable[Job], states: Mapping[str, str], runs: Path) -> None:
+    """Two lines for each run whose folder is damaged, or holds another run."""
+    from vitscale.launch import folders
+
+    for job in jobs:
+        ended = folders.outcome_of(job, runs) if states.get(job.id) == "refused" else None
+        if ended is not None:
+            say(str(Problem(ended["reason"], ended["hint"])))
 
 
 def count(number: int, what: str, many: str = "") -> str:

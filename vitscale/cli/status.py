@@ -14,7 +14,7 @@ import typer
 
 from vitscale.cli import options
 from vitscale.cli.live import view
-from vitscale.cli.screen import print_json, print_table, reports_errors, say
+from vitscale.cli.screen import print_json, print_table, reports_errors, say, tell_refused
 from vitscale.errors import USAGE, VitscaleError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vitscale.study.job import Job
     from vitscale.study.load import Study
 
-STATES = ("done", "failed", "running", "queued", "stopped", "to do")
+STATES = ("done", "failed", "refused", "running", "queued", "stopped", "to do")
 
 
 @reports_errors
@@ -36,8 +36,11 @@ def status(
     ] = False,
     json: options.Json = False,
 ) -> None:
-    """Say where each run of STUDY stands: done, failed and why, running and how far, queued, stopped, to do."""
-    from vitscale.launch import folders
+    """Say where each run of STUDY stands: done, failed and why, running and how far, queued, stopped, to do.
+
+    What cannot begin waits for the run that failed. A folder that is damaged, or holds another run, is refused.
+    """
+    from vitscale.launch import folders, standing
     from vitscale.launch.progress import title
     from vitscale.launch.slurm.submissions import describe
     from vitscale.launch.sweep import current_plan
@@ -51,8 +54,12 @@ def status(
         return
     now = current_plan(loaded, runs)
     in_slurm = _in_slurm(now.jobs, runs)
-    found = [(job, _state(job, runs, in_slurm), _detail(job, runs, in_slurm)) for job in now.jobs]
+    states = standing.states(now.jobs, runs)
+    found = [(job, _state(job, states, in_slurm), _detail(job, runs, in_slurm)) for job in now.jobs]
     counts = {state: sum(each == state for _, each, _ in found) for state in STATES}
+    held_back, waiting = standing.stuck(states, now.jobs), len(now.waiting)
+    if not standing.can_choose(now.jobs, states):
+        held_back, waiting = held_back + waiting, 0
     failures = Counter(
         (folders.outcome_of(job, runs) or {}).get("failure", "code") for job, state, _ in found if state == "failed"
     )
@@ -67,11 +74,12 @@ def status(
             }
             for job, state, detail in found
         ]
-        told = {"counts": counts, "failures": dict(failures), "waiting": len(now.waiting), "runs": runs_}
+        told = {"counts": counts, "failures": dict(failures), "waiting": waiting, "stuck": held_back, "runs": runs_}
         print_json({"study": loaded.name, **told})
         return
     print_table([(state, title(job), detail) for job, state, detail in found], ["state", "run", "detail"])
-    say(_summary(counts, failures, len(now.waiting)))
+    tell_refused(now.jobs, states, runs)
+    say(_summary(counts, failures, waiting, held_back))
 
 
 def _in_slurm(jobs: Sequence[Job], runs: Path) -> Mapping[str, Place]:
@@ -86,11 +94,8 @@ def _in_slurm(jobs: Sequence[Job], runs: Path) -> Mapping[str, Place]:
         return {}
 
 
-def _state(job: Job, runs: Path, in_slurm: Mapping[str, Place]) -> str:
-    from vitscale.launch import folders
-
-    state = folders.state_of(job, runs)
-    place = in_slurm.get(job.id)
+def _state(job: Job, states: Mapping[str, str], in_slurm: Mapping[str, Place]) -> str:
+    state, place = states[job.id], in_slurm.get(job.id)
     return "queued" if state in ("stopped", "to do") and place is not None and place.is_live else state
 
 
@@ -106,13 +111,16 @@ def _detail(job: Job, runs: Path, in_slurm: Mapping[str, Place]) -> str:
     return summary(outcome) if outcome["status"] == "done" else failure_words(outcome)
 
 
-def _summary(counts: Mapping[str, int], failures: Mapping[str, int], waiting: int) -> str:
+def _summary(counts: Mapping[str, int], failures: Mapping[str, int], waiting: int, held_back: int) -> str:
     """`3 done, 2 failed (1 killed, 1 time), 1 to do`."""
+    from vitscale.launch.progress import stuck_words
+
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(failures.items()))
     words = [
         f"{count} {state}" + (f" ({kinds})" if state == "failed" else "") for state, count in counts.items() if count
     ]
-    return ", ".join([*words, *([f"{waiting} wait for [select]"] if waiting else [])])
+    words += [f"{waiting} wait for [select]"] if waiting else []
+    return ", ".join([*words, *([stuck_words(held_back)] if held_back else [])])
 
 
 class Queue:

@@ -11,9 +11,9 @@ import typer
 from vitscale.cli import options
 from vitscale.cli.launchers import Launch, Launcher, in_slurm, on_this_machine
 from vitscale.cli.live import view
-from vitscale.cli.plan_screen import totals, unequal
+from vitscale.cli.plan_screen import is_left, totals, unequal
 from vitscale.cli.screen import reports_errors, say
-from vitscale.errors import INTERRUPTED, INVALID_STUDY, RUN_FAILED, USAGE, VitscaleError
+from vitscale.errors import INTERRUPTED, RUN_FAILED, USAGE, VitscaleError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -173,24 +173,29 @@ def _planned(
     study: Study, runs: Path, wanted: Callable[[Job], bool], share: bool
 ) -> tuple[list[Job], Mapping[str, str]]:
     """The jobs that are wanted, those that wait for a selection included; and where each of all jobs stands."""
-    from vitscale.launch import folders
+    from vitscale.launch import standing
     from vitscale.launch.sweep import current_plan
 
     now = current_plan(study, runs, wanted, share=share)
-    states = {job.id: folders.state_of(job, runs) for job in now.jobs}
+    states = standing.states(now.jobs, runs)
+    if not standing.can_choose(now.jobs, states):
+        states = {**{job.id: f"{standing.WAITS}failed tuning" for job in now.waiting}, **states}
     return [job for job in [*now.jobs, *now.waiting] if wanted(job)], states
 
 
 def _tell(ended: Ended, running: Sweep, study: Path, place: Path, *, detached: bool) -> None:
     """How it ended, in words and by the exit code."""
+    from vitscale.launch.progress import stuck_words
+
+    refused = f", {len(running.refused)} refused" if running.refused else ""
     left = f", {ended.unfinished} not finished" if ended.unfinished else ""
-    say(f"{ended.done} done, {ended.failed} failed{left}; results in {place}")
+    stuck = f" ({stuck_words(ended.stuck)})" if ended.stuck else ""
+    say(f"{ended.done} done, {ended.failed} failed{refused}{left}{stuck}; results in {place}")
     if ended.interrupted:
         say("stopped; the same command goes on from here")
         raise typer.Exit(INTERRUPTED)
     if running.refused:
-        problems = [problem for error in running.refused for problem in error.problems]
-        raise VitscaleError.of(problems, exit_code=INVALID_STUDY)
+        raise VitscaleError.of(list(running.refused.values()), exit_code=running.refused_code)
     if ended.failed or (ended.unfinished and not detached):
         say(f"hint: vitscale status {study} names the reasons; --retry-failed tries failed runs again")
         raise typer.Exit(RUN_FAILED)
@@ -202,7 +207,7 @@ def _print_open(jobs: Sequence[Job], states: Mapping[str, str]) -> None:
 
     for job in jobs:
         state = states.get(job.id, "waits for [select]")
-        if state != "done":
+        if state not in ("done", "refused"):
             print(title(job), state, sep="\t")
 
 
@@ -212,7 +217,7 @@ def _say_how_long(jobs: Sequence[Job], states: Mapping[str, str], runs: Path, la
 
     if launch.at_a_time is None:
         return
-    left = [job for job in jobs if states.get(job.id) not in ("done", "failed")]
+    left = [job for job in jobs if is_left(states.get(job.id))]
     cut_up = {"threads": launch.machine.threads, "devices": launch.machine.devices}
     rest = expected(jobs, left, runs, processes=launch.at_a_time, **cut_up)
     if left:

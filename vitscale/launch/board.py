@@ -10,7 +10,8 @@ from typing import Any
 
 from vitscale.launch import folders
 from vitscale.launch.estimate import expected
-from vitscale.launch.progress import duration, progress, title
+from vitscale.launch.progress import duration, progress, stuck_words, title
+from vitscale.launch.standing import OPEN, can_choose, states, stuck
 from vitscale.study.job import Job
 from vitscale.study.plan import Plan
 
@@ -36,11 +37,14 @@ class Line:
 class Board:
     lines: tuple[Line, ...]
     counts: Mapping[str, int]
-    """By the names of `STATES`; what was stopped, or waits for a selection, is to do."""
+    """By the names of `STATES`; what was stopped, or waits for a selection that can still be made, is to do."""
     seconds_left: float | None
     """At the rate of the runs so far, or as bench has timed them; None before there is one."""
     note: str = ""
     """What else is going on."""
+    stuck: int = 0
+    """Jobs that wait for what has failed, or is refused."""
+    refused: int = 0
 
     @property
     def over(self) -> bool:
@@ -48,6 +52,8 @@ class Board:
 
     def summary(self) -> str:
         told = [f"{self.counts[state]} {state}" for state in STATES]
+        told += [f"{self.refused} refused"] if self.refused else []
+        told += [stuck_words(self.stuck)] if self.stuck else []
         if self.seconds_left and not self.over:
             told.append(f"about {duration(self.seconds_left)} left")
         return ", ".join(filter(None, [*told, self.note]))
@@ -64,21 +70,27 @@ def board(
 ) -> Board:
     """How the study stands. `started`: of workers that may not hold their first run yet, the jobs of each."""
     jobs = [job for job in now.jobs if wanted(job)]
-    states = {job.id: folders.state_of(job, runs) for job in jobs}
+    standing = states(now.jobs, runs)
     for group in started:
-        left = [job for job in group if states.get(job.id) not in ("done", "failed")]
-        if left and not any(states.get(job.id) == "running" for job in left):
-            states[left[0].id] = "running"
-    running = [job for job in jobs if states[job.id] == "running"]
-    counts: Counter[str] = Counter(state if state in STATES else "to do" for state in states.values())
-    counts["to do"] += sum(wanted(job) for job in now.waiting)
-    left = [job for job in [*jobs, *now.waiting] if states.get(job.id) not in ("done", "failed")]
+        left = [job for job in group if standing.get(job.id) in OPEN]
+        if left and not any(standing[job.id] == "running" for job in left):
+            standing[left[0].id] = "running"
+    running = [job for job in jobs if standing[job.id] == "running"]
+    counts = Counter(standing[job.id] for job in jobs)
+    waiting = [job for job in now.waiting if wanted(job)]
+    held_back = stuck(standing, jobs)
+    if not can_choose(now.jobs, standing):
+        held_back, waiting = held_back + len(waiting), []
+    counts["to do"] += counts["stopped"] + len(waiting)
+    left = [*(job for job in jobs if standing[job.id] in OPEN), *waiting]
     rest = expected(jobs, left, runs, processes=at_once or max(len(running), 1))
     return Board(
         lines=tuple(_line(job, runs / job.id) for job in running),
         counts={state: counts[state] for state in STATES},
         seconds_left=rest.seconds if rest.measured else None,
         note=note,
+        stuck=held_back,
+        refused=counts["refused"],
     )
 
 

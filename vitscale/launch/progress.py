@@ -51,6 +51,11 @@ def failure_words(outcome: dict[str, Any]) -> str:
     return reason if not kind or reason.startswith(kind) else f"{kind}: {reason}"
 
 
+def stuck_words(number: int) -> str:
+    """Of jobs that cannot begin because of others."""
+    return f"{number} {'waits' if number == 1 else 'wait'} for what failed"
+
+
 def duration(seconds: float) -> str:
     """Seconds, minutes or hours, rounded as one would say them."""
     if seconds < 90:

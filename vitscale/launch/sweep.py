@@ -5,20 +5,20 @@ from __future__ import annotations
 import signal
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-from vitscale.errors import INVALID_STUDY, MISSING, VitscaleError
+from vitscale.errors import MISSING, Problem, VitscaleError
 from vitscale.files import disk_errors
 from vitscale.launch import folders, trunks
 from vitscale.launch.board import Board
 from vitscale.launch.collect import collect, collect_orphan
 from vitscale.launch.machine import Machine, Places
 from vitscale.launch.progress import summary, title
+from vitscale.launch.standing import OPEN, can_choose, states, stopper, stuck, with_causes
 from vitscale.lease import Watch
 from vitscale.processes import STOP_SIGNALS
 from vitscale.results.store import Held, write_plan
@@ -36,7 +36,9 @@ class Ended:
     done: int
     failed: int
     unfinished: int
-    """Neither done nor failed, those that still wait for [select] included."""
+    """Neither done, failed nor refused, those that still wait for [select] included."""
+    stuck: int
+    """Of these, what waits for a run that has failed or is refused."""
     interrupted: bool
 
 
@@ -83,7 +85,10 @@ class Sweep(ABC):
     """0: no signal came; 1: stop after saving; 2: now."""
     tries: Counter[str] = field(default_factory=Counter, init=False)
     """How often a run was started, by its id."""
-    refused: list[VitscaleError] = field(default_factory=list, init=False)
+    refused: dict[str, Problem] = field(default_factory=dict, init=False)
+    """Runs whose folders must not be touched, by their ids, and why."""
+    refused_code: int = field(default=0, init=False)
+    """The exit code that this deserves."""
     watch: Watch = field(default_factory=Watch, init=False)
     waiting_for: str = field(default="", init=False)
 
@@ -121,13 +126,16 @@ class Sweep(ABC):
                 machine=self.machine.told(),
                 accept_code_change=self.accept_code_change,
             )
-        except VitscaleError as error:
-            if error.exit_code != INVALID_STUDY:
-                raise
-            self.tries[job.id] = TRIES
-            self.refused.append(error)
-            self.say(f"refused  {title(job)}: {error.problems[0].message}")
+        except folders.Unusable as error:
+            self._refuse(job, error.problems[0], error.exit_code)
             return None
+
+    def _refuse(self, job: Job, problem: Problem, code: int) -> None:
+        self.tries[job.id] = TRIES
+        self.refused_code = max(self.refused_code, code)
+        if job.id not in self.refused:
+            self.refused[job.id] = problem
+            self.say(f"refused  {title(job)}: {problem.message}")
 
     def _is_held(self, job: Job) -> bool:
         return self.watch.is_held(self.places.runs / job.id)
@@ -142,12 +150,21 @@ class Sweep(ABC):
         return bool(held)
 
     def _collect(self, job: Job) -> bool:
-        """Writes the job's rows; False where it has not ended."""
-        return collect(job, self.places.runs, self.places.results, self.study.name)
+        """Writes the job's rows; False where it has not ended, or where its folder is no record of it."""
+        ended = folders.outcome(self.places.runs / job.id)
+        if ended is not None and ended["status"] == "refused":
+            self._refuse(job, Problem(ended["reason"], ended["hint"]), ended["exit_code"])
+            return False
+        try:
+            return collect(job, self.places.runs, self.places.results, self.study.name)
+        except folders.Unusable as error:
+            self._refuse(job, error.problems[0], error.exit_code)
+            return False
 
     def _left(self, now: Plan) -> int:
-        """Jobs that have not ended."""
-        left = sum(self.only(job) and folders.outcome_of(job, self.places.runs) is None for job in now.jobs)
+        """Jobs that can still be done."""
+        standing = states(now.jobs, self.places.runs)
+        left = sum(self.only(job) and standing[job.id] in OPEN for job in now.jobs)
         return left + sum(self.only(job) for job in now.waiting)
 
     def _report(self, job: Job, left: int) -> None:
@@ -180,36 +197,32 @@ class Sweep(ABC):
 
     def _ended(self) -> Ended:
         """Rows are written again for all: a tuning run may have become a cell, and another study may have run it."""
-        last = self._plan()
+        last, runs = self._plan(), self.places.runs
         self._record(last)
-        before: dict[str, Job] = {}
+        jobs = {job.id: job for job in last.jobs}
+        own: dict[str, str] = {job.id: folders.state_of(job, runs) for job in last.jobs}
         for job in last.jobs:
-            before[job.id] = job
-            if not self._collect(job):
-                failed = self._failed_before(job, before)
-                if failed is not None:
-                    collect_orphan(job, *failed, self.places.results, self.study.name)
+            if (
+                not self._collect(job)
+                and own[job.id] != "refused"
+                and (by := stopper(job, jobs, own, runs)) is not None
+            ):
+                outcome = folders.outcome_of(by, runs)
+                if outcome is not None and outcome["status"] == "failed":
+                    collect_orphan(job, by, outcome, self.places.results, self.study.name)
         wanted = [job for job in last.jobs if self.only(job)]
-        states = Counter(folders.state_of(job, self.places.runs) for job in wanted)
-        unfinished = len(wanted) - states["done"] - states["failed"]
+        waiting = sum(self.only(job) for job in last.waiting)
+        standing = with_causes(jobs, own, runs)
+        counts = Counter(standing[job.id] for job in wanted)
+        open_ = sum(counts[state] for state in OPEN)
+        held_back = stuck(standing, wanted) + (0 if can_choose(last.jobs, standing) else waiting)
         return Ended(
-            done=states["done"],
-            failed=states["failed"],
-            unfinished=unfinished + sum(self.only(job) for job in last.waiting),
-            interrupted=self.stopping and unfinished > 0 and not self.fail_fast,
+            done=counts["done"],
+            failed=counts["failed"],
+            unfinished=open_ + stuck(standing, wanted) + waiting,
+            stuck=held_back,
+            interrupted=self.stopping and open_ + waiting > 0 and not self.fail_fast,
         )
-
-    def _failed_before(self, job: Job, jobs: Mapping[str, Job]) -> tuple[Job, dict[str, Any]] | None:
-        """What a job cannot begin without and what became of that, if it failed: its pre-training, or its trunk."""
-        if job.branch is not None and not trunks.waits(job, self.places.runs):
-            return None
-        origin = jobs.get(job.branch.trunk if job.branch else job.parent or "")
-        if origin is None:
-            return None
-        outcome = folders.outcome_of(origin, self.places.runs)
-        if outcome is None:
-            return self._failed_before(origin, jobs)
-        return (origin, outcome) if outcome["status"] == "failed" else None
 
 
 def not_saved(folder: Path) -> VitscaleError:
@@ -228,8 +241,9 @@ def ready(now: Plan, runs: Path, only: Callable[[Job], bool], coming: Container[
 
     Pre-training that others wait for comes first (trunks, tuning), then transfers, then the largest pre-training.
     """
-    open_jobs = [job for job in now.jobs if only(job) and folders.outcome_of(job, runs) is None]
-    done = {job.id for job in now.jobs if (folders.result(runs / job.id) or {}).get("status") == "done"}
+    standing = states(now.jobs, runs)
+    open_jobs = [job for job in now.jobs if only(job) and standing[job.id] in OPEN]
+    done = {id_ for id_, state in standing.items() if state == "done"}
     together: dict[str, list[Job]] = {}
     alone: list[Job] = []
     for job in open_jobs:

@@ -9,9 +9,11 @@ from dataclasses import asdict, fields, replace
 from typing import Any
 
 from vitscale import models
-from vitscale.config import Model, Run, Transfer
+from vitscale.config import Model, Run, Task, Transfer
 from vitscale.study.archs import TRANSFORMER, arch_of
+from vitscale.study.datasets import Dataset
 from vitscale.study.fields import from_dict
+from vitscale.study.identity import Origin, origin_id, transfer_id, trunk_id
 
 Document = Mapping[str, Any]
 PATHS = ("data.shards", "data.test", "data.exclude", "model.checkpoint")
@@ -38,6 +40,21 @@ def identity(told: Document) -> dict[str, Any]:
             parts[name] = {key: told[name].get(key) for key in ("name", "fingerprint", "samples", "exclusions")}
     found = dict(_flat({**parts, "steps": told["steps"], "kind": told["kind"], "checkpoint": told.get("checkpoint")}))
     return {key: value for key, value in found.items() if key not in PATHS}
+
+
+def is_called(told: Document, name: str) -> bool:
+    """Whether a run's id is that name; of a trunk, the one that runs have in common.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is no whole `run.json`.
+    """
+    run = from_dict(told["config"])
+    test = Dataset.from_facts(told["test"]) if told["test"] else None
+    dataset, checkpoint = Dataset.from_facts(told["dataset"]), told.get("checkpoint")
+    origin = Origin(run=run, arch=models.from_dict(told["arch"]), dataset=dataset, test=test, checkpoint=checkpoint)
+    if run.transfer is not None:
+        return transfer_id(origin, run.transfer, Task(**told["task"])) == name
+    return origin_id(origin) == name or (checkpoint is None and trunk_id(origin) == name)
 
 
 def differences(one: Document, other: Document) -> list[tuple[str, Any, Any]]:

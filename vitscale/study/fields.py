@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from functools import cache
 from typing import Any, get_origin, get_type_hints
 
@@ -78,7 +77,7 @@ def from_dict(numbers: Mapping[str, Any]) -> Run:
     """The inverse of `dataclasses.asdict(run)`, also after a trip through JSON."""
 
     def part(section: type, values: Mapping[str, Any]) -> Any:
-        known = {f.name for f in fields(section)}
+        known = types(section)
         return section(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known})
 
     transfer = numbers.get("transfer")

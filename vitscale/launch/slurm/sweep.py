@@ -111,8 +111,8 @@ class SlurmSweep(Sweep):
         """Says what became of a run; one that has not ended can be submitted again."""
         runs, place = self.places.runs, self.standing.get(job.id)
         if folders.outcome_of(job, runs) is not None:
-            self._collect(job)
-            self._report(job, left)
+            if self._collect(job):
+                self._report(job, left)
             return
         if place is not None and place.lacked_another:  # which has said why
             self.tries[job.id] -= 1

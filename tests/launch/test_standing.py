@@ -1,0 +1,128 @@
+"""Where jobs stand: by folders that are whole, damaged or another run's, and by what they cannot begin without."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tiny
+from vitscale.launch import folders
+from vitscale.launch.board import board
+from vitscale.launch.standing import states
+from vitscale.launch.sweep import current_plan, everything, ready
+from vitscale.study.job import Job
+from vitscale.study.load import load
+from vitscale.study.plan import Plan
+
+SHARED = tiny.STUDY.replace("steps = 12\n", 'schedule = "constant"\ncooldown = 0.25\n')
+SHARED += '[[axes]]\n"recipe.steps" = [8, 16, 24]\n'
+SELECT = '[select]\nover = { "recipe.lr" = [0.001, 0.01] }\nby = "upstream_val"\nper = ["model.name"]\n'
+Planned = Callable[[str], tuple[Plan, Path]]
+
+
+@pytest.fixture
+def planned(tmp_path: Path) -> Planned:
+    """The plan of a study beside the small one's data, and the folder of its runs."""
+
+    def of(text: str = tiny.STUDY) -> tuple[Plan, Path]:
+        study = load(tiny.write(tmp_path, text), base=tmp_path)
+        return current_plan(study, tmp_path / "runs"), tmp_path / "runs"
+
+    return of
+
+
+def ended(job: Job, runs: Path, status: str = "done", **more: Any) -> Path:
+    """The job's folder, with an outcome."""
+    folder = folders.prepare(job, runs, base=runs.parent, machine={})
+    facts = {"status": status, "reason": "it was so", "rows": [], "attempt": 1, "score": None, **more}
+    (folder / "result.json").write_text(json.dumps(facts))
+    return folder
+
+
+def test_the_finished_folder_of_another_run_is_refused(planned: Planned) -> None:
+    now, runs = planned(tiny.STUDY + "[[axes]]\nseed = [0, 1]\n")
+    one, other = (job for job in now.jobs if job.kind == "pretrain")
+    shutil.copytree(ended(one, runs), runs / other.id)
+    for whole in (True, False):
+        assert folders.state_of(one, runs, whole=whole) == "done"
+        assert folders.state_of(other, runs, whole=whole) == "refused"
+    outcome = folders.outcome_of(other, runs) or {}
+    assert outcome["reason"] == f"{runs / other.id} does not hold the run that its name says"
+    assert folders.scores(runs, [one.id, other.id]) == {one.id: None}
+
+
+@pytest.mark.parametrize(
+    "edit", [lambda told: told["config"]["recipe"].update(lr=0.5), lambda told: told["dataset"].update(fingerprint="x")]
+)
+def test_a_finished_run_whose_record_was_edited_is_refused(
+    planned: Planned, edit: Callable[[dict[str, Any]], None]
+) -> None:
+    now, runs = planned(tiny.STUDY)
+    folder = ended(now.jobs[0], runs)
+    assert folders.state(folder) == "done"
+    told = folders.document(folder)
+    edit(told)
+    (folder / "run.json").write_text(json.dumps(told, indent=2))
+    assert folders.state(folder) == "refused"
+
+
+def test_every_kind_of_run_holds_what_its_name_says(planned: Planned) -> None:
+    now, runs = planned(SHARED)
+    assert {(job.role, job.kind) for job in now.jobs} >= {("trunk", "pretrain"), ("baseline", "transfer")}
+    for job in now.jobs:
+        ended(job, runs, reached=job.steps)
+    assert set(states(now.jobs, runs).values()) == {"done"}
+
+
+@pytest.mark.parametrize("name", ["run.json", "result.json"])
+@pytest.mark.parametrize("damage", ["{", "", "\xff"])
+def test_damage_concerns_its_run_alone(planned: Planned, name: str, damage: str) -> None:
+    now, runs = planned(tiny.STUDY + "[[axes]]\nseed = [0, 1]\n")
+    one, other = (job for job in now.jobs if job.kind == "pretrain")
+    (ended(one, runs) / name).write_text(damage, encoding="latin-1")
+    ended(other, runs)
+    found = states(now.jobs, runs)
+    assert (found[one.id], found[other.id]) == ("refused", "done")
+    assert {found[job.id] for job in now.jobs if job.parent == one.id} == {f"waits for refused {one.id}"}
+    could_start = {job.id for jobs in ready(now, runs, everything) for job in jobs}
+    assert could_start == {job.id for job in now.jobs if found[job.id] == "to do"}
+    assert f"{runs / one.id / name}" in (folders.outcome_of(one, runs) or {})["reason"]
+
+
+def test_what_waits_for_a_failed_run_is_not_to_do(planned: Planned) -> None:
+    now, runs = planned(tiny.STUDY)
+    for job in now.jobs:
+        if job.parent is None:
+            ended(job, runs, "failed" if job.kind == "pretrain" else "done")
+    failed = now.jobs[0].id
+    found = states(now.jobs, runs)
+    waiting = [job for job in now.jobs if job.parent]
+    assert {found[job.id] for job in waiting} == {f"waits for failed {failed}"}
+    seen = board(now, runs, everything)
+    assert seen.over
+    assert seen.summary().endswith(f"1 failed, 0 to do, {len(waiting)} wait for what failed")
+    assert not ready(now, runs, everything)
+
+
+def test_a_failed_trunk_holds_back_those_that_had_yet_to_leave_it(planned: Planned) -> None:
+    now, runs = planned(SHARED)
+    trunk = next(job for job in now.jobs if job.role == "trunk")
+    (ended(trunk, runs, "failed") / "checkpoints" / "step-00000012").mkdir(parents=True)
+    found = states(now.jobs, runs)
+    of = {job.steps: found[job.id] for job in now.jobs if job.branch}
+    assert of == {8: "to do", 16: "to do", 24: f"waits for failed {trunk.id}"}
+    last = next(job.id for job in now.jobs if job.branch and job.steps == 24)
+    assert {found[job.id] for job in now.jobs if job.parent == last} == {f"waits for failed {trunk.id}"}
+
+
+def test_nothing_waits_for_a_selection_whose_runs_have_all_failed(planned: Planned) -> None:
+    now, runs = planned(tiny.STUDY.replace("lr = 1e-2\n", "") + SELECT)
+    assert now.waiting
+    for job in now.jobs:
+        ended(job, runs, "failed" if job.role == "tuning" else "done")
+    seen = board(now, runs, everything)
+    assert seen.over
+    assert seen.stuck == len(now.waiting)
