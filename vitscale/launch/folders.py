@@ -316,6 +316,9 @@ def _go_further(trunk: Job, folder: Path, told: dict[str, Any]) -> None:
 def record_failure(folder: Path, failure: Failure, reason: str, hint: str, code: int) -> None:
     """Publishes the outcome of a run that could not do so itself; one that says why it ended stays."""
     start = last_event(folder, "start") or {}
+    before = max((each["attempt"] for each in put_aside(folder)), default=0)
+    if start.get("attempt", 0) <= before:  # that attempt has its outcome: this one did not come to its start
+        start = {"attempt": before + 1}
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     told = {
         "status": "failed",
@@ -325,7 +328,7 @@ def record_failure(folder: Path, failure: Failure, reason: str, hint: str, code:
         "exit_code": code,
         "score": None,
         "rows": [],
-        "attempt": start.get("attempt", 1),
+        "attempt": start["attempt"],
         "started": start.get("time", now),
         "device": start.get("device"),
         "ended": now,
@@ -333,9 +336,25 @@ def record_failure(folder: Path, failure: Failure, reason: str, hint: str, code:
     with suppress(VitscaleError):  # there is nothing to tell it from
         outcome["provenance"] = document(folder)["provenance"]
     with disk_errors(folder), locked(folder / ".outcome", wait=True):
-        before = result(folder)
-        if before is None or before.get("provisional"):
+        known = result(folder)
+        if known is None or known.get("provisional"):
             write_whole(folder / "result.json", json.dumps(told, indent=1).encode())
+
+
+def _count(folder: Path, ended: Mapping[str, Any]) -> None:
+    """Notes the start of an attempt that ended before it began: the next takes its number from how many there were."""
+    known = (last_event(folder, "start") or {}).get("attempt", 0)
+    for attempt in range(known + 1, ended["attempt"] + 1):
+        told = {"event": "start", "time": ended.get("started"), "attempt": attempt, "device": None, "began": False}
+        with (folder / "events.jsonl").open("a+b") as file:
+            file.seek(max(file.tell() - 1, 0))
+            cut_off = file.read() not in (b"", b"\n")
+            file.write((b"\n" if cut_off else b"") + json.dumps(told).encode() + b"\n")
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether the newest attempt came to its start."""
+    return bool((last_event(folder, "start") or {"began": False}).get("began", True))
 
 
 def withdraw(folder: Path) -> None:
@@ -349,5 +368,7 @@ def set_aside(folder: Path) -> None:
     """Keeps a failed attempt's outcome under another name, so that the run can be tried again."""
     ended = result(folder)
     if ended is not None and ended["status"] == "failed":
+        with disk_errors(folder):
+            _count(folder, ended)
         with suppress(FileNotFoundError):  # another sweep has just done so
             (folder / "result.json").rename(folder / f"result-{ended['attempt']}.json")

@@ -104,6 +104,8 @@ def event_words(event: dict[str, Any]) -> str:
     match event["event"]:
         case "step":
             return progress_words(event)
+        case "start" if not event.get("began", True):
+            return f"attempt {event['attempt']} ended before it began"
         case "start":
             return f"attempt {event['attempt']} begins on {event['device']}"
         case "validate":

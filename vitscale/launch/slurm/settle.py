@@ -61,7 +61,7 @@ def settle(work: Sequence[Path], code: int, job: str, task: int = 0) -> int:
 def _record_death(folder: Path, code: int, task: int) -> None:
     """Of processes that said nothing: srun's words are in the job's output, the worker's in the run's log."""
     output = submissions.output(folder.parent, os.environ.get("SLURM_JOB_NAME", ""), task)
-    if folders.last_event(folder, "start") is None:
+    if not folders.has_begun(folder):
         reason, hint = f"srun ended with exit code {code} before the run began", f"{output} has its last words"
         folders.record_failure(folder, Failure.SETUP, reason, hint, RUN_FAILED)
         return

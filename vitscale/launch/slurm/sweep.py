@@ -131,7 +131,7 @@ class SlurmSweep(Sweep):
         if place is None or place.entry is None or place.entry.state not in OF_THE_RUN:
             return
         known = runs / submissions.FOLDER / place.submission.name / f"{job.id}.never-began"
-        began = folders.last_event(runs / job.id, "start") is not None
+        began = folders.has_begun(runs / job.id)
         if began or folders.outcome_of(job, runs) is not None or known.exists():
             return
         hint = f"{submissions.output(runs, place.submission.name, place.task)} has its last words"
