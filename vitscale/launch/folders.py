@@ -334,7 +334,7 @@ def record_failure(folder: Path, failure: Failure, reason: str, hint: str, code:
         "ended": now,
     }
     with suppress(VitscaleError):  # there is nothing to tell it from
-        outcome["provenance"] = document(folder)["provenance"]
+        told["provenance"] = document(folder)["provenance"]
     with disk_errors(folder), locked(folder / ".outcome", wait=True):
         known = result(folder)
         if known is None or known.get("provisional"):

@@ -257,6 +257,6 @@ def _spent(rundir: RunDir, progress: Progress) -> dict[str, Any]:
 
 def _mfu(rundir: RunDir, flops: float, device_seconds: float) -> float | None:
     """Over all attempts, waits, validations and saving included; None unless all had devices of one known kind."""
-    devices = {event["device"] for event in rundir.events() if event["event"] == "start"}
+    devices = {event["device"] for event in rundir.events() if event["event"] == "start" and event["device"]}
     peak = peak_flops(rundir.run.recipe.precision)
     return None if len(devices) > 1 or not peak or not device_seconds else flops / (device_seconds * peak)
