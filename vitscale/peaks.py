@@ -20,7 +20,12 @@ GPU_PEAKS = {
 
 def gpu_peak(name: str, precision: str) -> float | None:
     """FLOP/s in matrix products of the GPU that is called so; None for one that is not known, or for a part of one."""
+    known = known_gpu(name)
+    return None if known is None else GPU_PEAKS[known][precision == "fp32"]
+
+
+def known_gpu(name: str) -> str | None:
+    """The name in the table of the GPU that is called so, in whatever case; None as of `gpu_peak`."""
     if "MIG" in name:
         return None
-    known = next((peaks for model, peaks in GPU_PEAKS.items() if re.search(rf"\b{model}\b", name)), None)
-    return None if known is None else known[precision == "fp32"]
+    return next((model for model in GPU_PEAKS if re.search(rf"\b{model}\b", name, re.IGNORECASE)), None)

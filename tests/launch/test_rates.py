@@ -11,6 +11,7 @@ import pytest
 import tiny
 from vitscale.cli.plan_memory import HEADER, memory_document, memory_rows
 from vitscale.cli.plan_screen import Terms, bill, totals, totals_document
+from vitscale.errors import USAGE, VitscaleError
 from vitscale.launch.changes import changes
 from vitscale.launch.estimate import SECONDS_PER_JOB, SECONDS_PER_PROCESS, expected
 from vitscale.launch.folders import prepare
@@ -70,7 +71,21 @@ def test_a_device_that_was_not_measured_is_a_guess_by_its_peak(folder: Path) -> 
     bf16 = [replace(job, run=replace(job.run, recipe=replace(job.run.recipe, precision="bf16"))) for job in jobs]
     assert "989 TFLOP/s" in rates_of(bf16, "H100", cores=2).how
     assert rates_of(jobs, None, cores=2).how.startswith("as measured on Some CPU")
-    assert "20 GFLOP/s on each of 2 cores" in rates_of(jobs, "unheard of", cores=2).how
+
+
+def test_a_device_is_called_by_its_name_in_any_case_and_no_other(folder: Path) -> None:
+    jobs = trained(folder)
+    assert rates_of(jobs, "h100", cores=2) == rates_of(jobs, "H100", cores=2)
+    with pytest.raises(VitscaleError, match="--device H1O0: no such device is known") as caught:
+        rates_of(jobs, "H1O0", cores=2)
+    assert caught.value.exit_code == USAGE
+    assert caught.value.problems[0].hint.startswith("did you mean H100? known are H200, H100 PCIe, ")
+    (other, _) = trained(folder, "recipe.batch_size=8")
+    keep(other, "Some CPU", {"images_per_second": 1.0, "devices": 1})
+    with pytest.raises(VitscaleError, match="V100") as caught:
+        rates_of(jobs, "V100", cores=2)
+    assert caught.value.problems[0].hint.endswith("vitscale bench has timed Some CPU")
+    assert "20 GFLOP/s on each of 2 cores" in rates_of(jobs, "some cpu", cores=2).how, "timed, but no shape of these"
 
 
 def test_a_damaged_memory_of_rates_is_none(folder: Path) -> None:

@@ -7,12 +7,14 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
 from vitscale import models
+from vitscale.errors import USAGE, VitscaleError
 from vitscale.models.counts import Head
-from vitscale.peaks import gpu_peak
+from vitscale.peaks import GPU_PEAKS, gpu_peak, known_gpu
 from vitscale.remember import all_recalled, recalled, remember
 from vitscale.study.job import Job
 
@@ -100,12 +102,16 @@ def rates_of(jobs: Iterable[Job], device: str | None, cores: int) -> Rates:
     """What is known of the shapes of these jobs on the devices whose name holds `device`.
 
     None: on the kind of device that most of them were measured on.
+
+    Raises:
+        VitscaleError: nothing was measured on such a device, and no GPU is called so (exit 2).
     """
     shapes = {shape_of(job): job for job in jobs if job.kind == "pretrain"}
     kept = all_recalled(FILE)
     known = {shape: _known(kept[shape], device) for shape in shapes if shape in kept}
     names = [name for found in known.values() for name in found]
     if not names:
+        _check_device(device, {name for found in kept.values() for name in _known(found, None)})
         return _guess(shapes.values(), device, cores)
     name = max(sorted(set(names)), key=names.count)
     here = {shape: found[name] for shape, found in known.items() if name in found}
@@ -146,11 +152,27 @@ def _peak(facts: Mapping[str, Any]) -> Peak | None:
         return None
 
 
+def _check_device(device: str | None, measured: Iterable[str]) -> None:
+    """Refuses a name that says nothing: the guess would be of this machine's processor."""
+    measured = sorted(measured)
+    if device is None or known_gpu(device) or any(device.lower() in name.lower() for name in measured):
+        return
+    names = {name.lower(): name for name in [*GPU_PEAKS, *measured]}
+    near = get_close_matches(device.lower(), names, n=1)
+    timed = f"; vitscale bench has timed {', '.join(measured)}" if measured else "; vitscale bench times this machine"
+    raise VitscaleError(
+        f"--device {device}: no such device is known",
+        hint=(f"did you mean {names[near[0]]}? " if near else "") + f"known are {', '.join(GPU_PEAKS)}{timed}",
+        exit_code=USAGE,
+    )
+
+
 def _guess(jobs: Iterable[Job], device: str | None, cores: int) -> Rates:
     precisions = {job.run.recipe.precision for job in jobs}
-    peak = gpu_peak(device, "fp32" if "fp32" in precisions else "bf16") if device else None
-    if peak is None:
+    gpu = known_gpu(device or "")
+    peak = gpu_peak(gpu, "fp32" if "fp32" in precisions else "bf16") if gpu else None
+    if gpu is None or peak is None:
         how = f"a guess, {FLOPS_PER_CORE / 1e9:.0f} GFLOP/s on each of {cores} cores"
         return Rates(device="this processor", measured={}, guess=FLOPS_PER_CORE * cores, how=how)
-    how = f"a guess, {GUESSED_MFU:.0%} of the {peak / 1e12:,.0f} TFLOP/s of {device}"
-    return Rates(device=str(device), measured={}, guess=GUESSED_MFU * peak, how=how)
+    how = f"a guess, {GUESSED_MFU:.0%} of the {peak / 1e12:,.0f} TFLOP/s of {gpu}"
+    return Rates(device=gpu, measured={}, guess=GUESSED_MFU * peak, how=how)
