@@ -33,7 +33,7 @@ def show(
 
     folder = find(run, runs)
     told, outcome, studies = folders.document(folder), folders.result(folder), _studies(results, folder.name)
-    again = describe.command(told)
+    again = _again(told, folder.parent)
     facts = {"id": told["id"], "kind": told["kind"], "state": folders.state(folder), "folder": str(folder)}
     parts = {
         "run": {**facts, **({"parent": told["parent"]} if told["parent"] else {})},
@@ -82,6 +82,18 @@ def diff(one: RunId, other: RunId, runs: options.Runs = Path("runs"), json: opti
         print_table([(key, _short(a), _short(b)) for key, a, b in found], ["setting", *ids])
     else:
         say(f"{ids[0]} and {ids[1]} differ in nothing that makes a run")
+
+
+def _again(told: Mapping[str, Any], runs: Path) -> str | None:
+    """The command that makes the run again, behind that of what it starts from; None where one of them is lacking."""
+    from vitscale.launch import folders
+    from vitscale.study import describe
+
+    own = describe.command(told)
+    if own is None or not told["parent"] or not (runs / told["parent"] / "run.json").is_file():
+        return own
+    before = describe.command(folders.document(runs / told["parent"]))
+    return None if before is None else f"{before} && {own}"
 
 
 def _data(told: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,11 @@ def sweep(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be started, and start nothing.")] = False,
     only: Annotated[
         str | None,
-        typer.Option("--only", metavar="TEXT", help="Only runs whose id begins so, or whose model's name holds it."),
+        typer.Option(
+            "--only",
+            metavar="TEXT",
+            help="Only runs whose id begins so, or whose model's name holds it, and what these need.",
+        ),
     ] = None,
     share: Annotated[
         bool,
@@ -85,7 +89,7 @@ def sweep(
 
     options.check_alone()
     loaded = load(study, settings=settings or [])
-    wanted = options.only(only)
+    wanted = options.only(only, loaded)
     everything, states = _planned(loaded, runs, wanted, share)
     if all(job.role == "trunk" for job in everything):
         raise VitscaleError(
