@@ -27,6 +27,9 @@ class Failure(StrEnum):
     """An error of the program: the log has its traceback."""
 
 
+FROM_CHECKPOINT = "from its last checkpoint"
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     retries: int
@@ -34,8 +37,11 @@ class Policy:
     change: str
     """What is different then."""
 
+    def again(self, *, saved: bool) -> str:
+        """The same, of a run that has `saved` nothing, too: a transfer has no checkpoints."""
+        return self.change if saved else self.change.replace(FROM_CHECKPOINT, "from its beginning")
 
-FROM_CHECKPOINT = "from its last checkpoint"
+
 POLICIES = {
     Failure.OUT_OF_MEMORY: Policy(4, "with fewer images at once"),
     Failure.NOT_FINITE: Policy(0, ""),  # the same numbers come again

@@ -101,6 +101,14 @@ def holder(folder: Path) -> Record | None:
     return _look(folder)[1]
 
 
+def moved(folder: Path) -> int | None:
+    """When the newest holder last moved its counter, in ns of its file system's clock; None where there was none."""
+    try:
+        return _path(folder, max(_generations(folder))).stat().st_mtime_ns
+    except (OSError, ValueError):
+        return None
+
+
 @contextmanager
 def hold(folder: Path) -> Iterator[Claim]:
     """Holds the run, and shows it.

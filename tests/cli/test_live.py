@@ -81,6 +81,53 @@ def test_numbers_of_an_attempt_before_are_not_shown_as_those_of_this_one(planned
     assert seen(planned).lines[0].doing == "starting"
 
 
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_clock_that_jumps_hides_no_run(planned: tuple[Plan, Path], hours: int) -> None:
+    now, runs = planned
+    folder = runs / now.jobs[0].id
+    tell(folder, {"event": "start", "attempt": 2}, STEP | {"seconds_left": 5.0, "time": f"2026-01-0{2 + hours}T00:00"})
+    with folders.lease.hold(folder):
+        (line,) = board(now, runs, everything).lines
+        assert "step 40/1200" in line.words
+
+
+def test_silence_is_what_the_watcher_has_seen(planned: tuple[Plan, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    now, runs = planned
+    folder, clock = runs / now.jobs[0].id, 0.0
+    monkeypatch.setattr(folders.time, "monotonic", lambda: clock)
+    monkeypatch.setattr(folders.time, "time", lambda: 1e12)
+    (folder / "heartbeat").touch()
+    os.utime(folder / "heartbeat", (0, 0))
+    assert folders.silent_seconds(folder) == 0.0, "nobody holds it, and it may have moved just now"
+    clock = 40.0
+    assert folders.silent_seconds(folder) == 40.0
+    os.utime(folder / "heartbeat", (7200, 7200))  # it moves, whatever its clock says
+    assert folders.silent_seconds(folder) == 0.0
+
+
+def test_at_a_first_look_a_run_is_as_silent_as_its_lease_says(planned: tuple[Plan, Path]) -> None:
+    folder = planned[1] / planned[0].jobs[0].id
+    with folders.lease.hold(folder) as claim:
+        (folder / "heartbeat").touch()
+        os.utime(folder / "heartbeat", (1000, 1000))
+        os.utime(claim.path, (1090, 1090))  # by the same clock, whichever that is
+        assert folders.silent_seconds(folder) == pytest.approx(90, abs=1)
+
+
+def test_a_fine_tuning_counts_the_steps_of_all_its_trainings(planned: tuple[Plan, Path]) -> None:
+    now, runs = planned
+    job = next(job for job in now.jobs if job.parent and job.run.transfer and job.run.transfer.protocol == "finetune")
+    folder = folders.prepare(job, runs, base=runs.parent, machine={})
+    lines = [STEP | {"step": step, "steps": 4, "device_seconds": 2.0 * step, "seconds_left": 0.0} for step in (1, 4)]
+    tell(folder, *lines, {"event": "start", "attempt": 2}, *lines, {"event": "diverged"}, lines[0])
+    with folders.lease.hold(folder):
+        found = board(now, runs, everything)
+    told = next(line for line in found.lines if line.job.id == job.id).step
+    assert told is not None
+    # Two rates and two repetitions of 4 steps; one ended, one diverged.
+    assert (told["step"], told["steps"], told["seconds_left"]) == (9, 16, 14.0)
+
+
 def test_a_table_has_what_someone_watching_needs(planned: tuple[Plan, Path]) -> None:
     from rich.console import Console
 

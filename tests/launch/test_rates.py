@@ -228,6 +228,20 @@ def test_what_is_left_of_a_branch_counts_from_where_it_left_its_trunk(folder: Pa
     assert after(20) - after(40) == pytest.approx(20 * 16)
 
 
+def test_one_slow_line_moves_no_time_that_is_left(folder: Path) -> None:
+    vit, _ = jobs = trained(folder)
+    run = folder / "runs" / vit.id
+    run.mkdir(parents=True)
+
+    def after(*rates: float) -> float:
+        told = {"event": "step", "step": 6, "steps": 12}
+        lines = [{"event": "start"}, *({**told, "images_per_second": rate} for rate in rates)]
+        (run / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return expected(jobs, [vit], folder / "runs", processes=1).seconds
+
+    assert after(2.0, 2.0, 2.0, 0.1) == after(2.0) == pytest.approx(6 * 16 / 2), "and what has begun, starts no more"
+
+
 def test_before_a_run_of_its_shape_has_begun_a_study_takes_as_long_as_bench_says(folder: Path) -> None:
     vit, resnet = jobs = trained(folder)
     runs = folder / "runs"

@@ -9,7 +9,7 @@ import pytest
 import tiny
 from vitscale.failures import POLICIES, Failure
 from vitscale.launch import folders
-from vitscale.launch.local_sweep import LocalSweep
+from vitscale.launch.local_sweep import LocalSweep, stopping_words
 from vitscale.launch.machine import Machine, Places
 from vitscale.launch.sweep import current_plan
 from vitscale.study.load import load
@@ -75,6 +75,16 @@ def test_fail_fast_stops_at_what_is_not_tried_again(swept: tuple[LocalSweep, Job
     sweep._report(job, 0)
     assert sweep.stopping
     assert said[-1].startswith(f"failed   {job.id}")
+
+
+def test_a_transfer_is_not_said_to_save(swept: tuple[LocalSweep, Job, list[str]]) -> None:
+    sweep, job, said = swept
+    transfer = next(job for job in current_plan(sweep.study, sweep.places.runs).jobs if job.parent)
+    fail(sweep, transfer, 1, Failure.KILLED)
+    assert sweep._again(transfer)
+    assert "(again from its beginning: 1 of 2)" in said[-1]
+    assert stopping_words([job]) == "1 run saves first"
+    assert stopping_words([job, job, transfer]) == "2 runs save first, 1 begins again later"
 
 
 def test_kinds_have_a_policy_and_an_end() -> None:

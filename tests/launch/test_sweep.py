@@ -174,7 +174,7 @@ def test_a_killed_worker_is_a_row_and_its_run_is_tried_again(finished: Path, tmp
     os.kill(worker, signal.SIGKILL)
     _, err = process.communicate(timeout=300)
     assert process.returncode == DONE, err
-    assert "killed (signal 9): often the machine ran out of memory  (again from its last checkpoint: 1 of 2)" in err
+    assert "killed (signal 9): often the machine ran out of memory  (again from its beginning: 1 of 2)" in err
     found = rows(folder)
     (failed,) = found[found["status"] == "failed"].to_dict("records")
     assert (failed["failure"], failed["run_id"] in baselines) == ("killed", True)

@@ -106,7 +106,7 @@ def _detail(job: Job, runs: Path, in_slurm: Mapping[str, Place]) -> str:
     outcome = folders.outcome_of(job, runs)
     if outcome is None:
         place = in_slurm.get(job.id)
-        words = [progress(runs / job.id, running=folders.is_held(runs / job.id)), place.words if place else ""]
+        words = [progress(runs / job.id, job, running=folders.is_held(runs / job.id)), place.words if place else ""]
         return "; ".join(filter(None, words))
     return summary(outcome) if outcome["status"] == "done" else failure_words(outcome)
 

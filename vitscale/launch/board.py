@@ -10,7 +10,7 @@ from typing import Any
 
 from vitscale.launch import folders
 from vitscale.launch.estimate import expected
-from vitscale.launch.progress import duration, progress, stuck_words, title
+from vitscale.launch.progress import duration, newest, progress, stuck_words, title
 from vitscale.launch.standing import OPEN, can_choose, states, stuck
 from vitscale.study.job import Job
 from vitscale.study.plan import Plan
@@ -96,9 +96,9 @@ def board(
 
 def _line(job: Job, folder: Path) -> Line:
     held = folders.is_held(folder)
-    start, step = folders.last_event(folder, "start"), folders.last_event(folder)
-    if held and step is not None and (start is None or step["time"] >= start["time"]):  # not of an attempt before
-        words = f"{title(job)} {progress(folder)}"
+    step = newest(folder, job)
+    if held and step is not None:
+        words = f"{title(job)} {progress(folder, job)}"
         return Line(job=job, step=step, doing="", silent=folders.silent_seconds(folder), words=words)
     doing = "working" if held and job.kind == "transfer" else "starting"
     return Line(job=job, step=None, doing=doing, silent=None, words=f"{title(job)} {doing}")

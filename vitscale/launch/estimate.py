@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
+from statistics import median
 
 from vitscale.launch import folders
 from vitscale.launch.rates import Rates, rates_of, shape_of
@@ -15,6 +15,8 @@ SECONDS_PER_PROCESS = 8.0
 """Starting Python, torch and DeepSpeed on a server core."""
 SECONDS_PER_JOB = 4.0
 """What a run spends beside its steps there: its engine, its data, its record."""
+LINES = 7
+"""Of a run that its rate is taken from, 5 s each: any one of them may have had a checkpoint, or a neighbour, in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +46,9 @@ def expected(
     scale = devices * (threads / timed.threads if threads and timed.threads else 1.0)
     flops = ((job, job.flops * (1 - done.get(job.id, 0.0))) for job in left)
     computing = sum(number / _rate(job, seen, timed, scale) for job, number in flops)
-    groups = {job.id if job.kind != "transfer" else job.parent or job.run.model.name for job in left}
-    overhead = len(groups) * SECONDS_PER_PROCESS + len(left) * SECONDS_PER_JOB
+    to_begin = [job for job in left if job.id not in done]
+    groups = {job.id if job.kind != "transfer" else job.parent or job.run.model.name for job in to_begin}
+    overhead = len(groups) * SECONDS_PER_PROCESS + len(to_begin) * SECONDS_PER_JOB
     how = "a guess before anything has run here"
     if seen or timed.measured:
         how = "at the rate of its runs so far" if seen else "as vitscale bench has timed it"
@@ -57,11 +60,13 @@ def _so_far(jobs: Sequence[Job], runs: Path) -> tuple[dict[str, list[float]], di
     rates: dict[str, list[float]] = {}
     done = {}
     for job in jobs:
-        event = folders.last_event(runs / job.id) if job.kind == "pretrain" else None
-        if event is not None:
-            rates.setdefault(shape_of(job), []).append(event["images_per_second"] * 6 * job.macs)
+        lines = folders.newest_steps(runs / job.id, LINES) if job.kind == "pretrain" else []
+        if lines:
+            event = lines[0]
+            rates.setdefault(shape_of(job), []).extend(line["images_per_second"] * 6 * job.macs for line in lines)
             first = job.branch.step if job.branch else 0
-            done[job.id] = max(event["step"] - first, 0) / max(event["steps"] - first, 1)
+            if event["step"]:
+                done[job.id] = max(event["step"] - first, 0) / max(event["steps"] - first, 1)
     return rates, done
 
 
@@ -69,7 +74,7 @@ def _rate(job: Job, seen: Mapping[str, Sequence[float]], timed: Rates, scale: fl
     """FLOP/s of a run: of its own shape where that is known, of others where it is not."""
     shape = shape_of(job)
     if shape in seen:
-        return mean(seen[shape])
+        return median(seen[shape])
     if shape in timed.measured or not seen:
         return timed.measured.get(shape, timed.guess) * scale
-    return mean(rate for rates in seen.values() for rate in rates)
+    return median(rate for rates in seen.values() for rate in rates)

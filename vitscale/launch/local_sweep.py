@@ -109,7 +109,8 @@ class LocalSweep(Sweep):
         """Of a worker that a signal stopped which the sweep did not get: a scheduler has its reasons."""
         job = next((job for job in jobs if folders.outcome_of(job, self.places.runs) is None), None)
         if job is not None:
-            again = "it goes on from its last checkpoint" if self.tries[job.id] < TRIES else "not started again"
+            how = "it begins again" if job.kind == "transfer" else "it goes on from its last checkpoint"
+            again = how if self.tries[job.id] < TRIES else "not started again"
             self.say(f"stopped  {title(job)}: by a signal to its process; {again}")
 
     def _again(self, job: Job) -> bool:
@@ -125,7 +126,8 @@ class LocalSweep(Sweep):
         self.retries[job.id, kind] += 1
         self.tries[job.id] = 0
         folders.set_aside(folder)
-        self.say(f"failed   {title(job)}: {outcome['reason']}  (again {what.change}: {tried + 1} of {what.retries})")
+        change = what.again(saved=job.kind != "transfer")
+        self.say(f"failed   {title(job)}: {outcome['reason']}  (again {change}: {tried + 1} of {what.retries})")
         return True
 
     def _full_disk(self, jobs: list[Job]) -> None:
@@ -146,8 +148,8 @@ class LocalSweep(Sweep):
         """What a signal has done; its handler must not print."""
         if self.stopping and self.workers and self.said_stops < self.stops:
             self.said_stops = self.stops
-            runs = "1 run saves" if len(self.workers) == 1 else f"{len(self.workers)} runs save"
-            self.say("stopping now" if self.stops > 1 else f"stopping: {runs} first; Ctrl-C again does not wait")
+            words = stopping_words([jobs[0] for jobs in self.workers.values()])
+            self.say("stopping now" if self.stops > 1 else f"stopping: {words}; Ctrl-C again does not wait")
 
     def _signalled(self, *, now: bool) -> None:
         self._stop_all(now=now)
@@ -163,3 +165,12 @@ class LocalSweep(Sweep):
         self._stop_all()
         for worker in self.workers:
             worker.process.wait()
+
+
+def stopping_words(jobs: Sequence[Job]) -> str:
+    """What becomes of running jobs that are asked to stop: a transfer has no checkpoints."""
+    transfers = sum(job.kind == "transfer" for job in jobs)
+    saving = len(jobs) - transfers
+    told = [f"{saving} run saves first" if saving == 1 else f"{saving} runs save first"] if saving else []
+    told += [f"{transfers} {'begins' if transfers == 1 else 'begin'} again later"] if transfers else []
+    return ", ".join(told)

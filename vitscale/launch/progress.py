@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vitscale.config import PROBE_SHOTS
+from vitscale.config import PROBE_SHOTS, Transfer
 from vitscale.launch import folders
 from vitscale.study.job import Job
 from vitscale.study.sharing import DURATIONS
@@ -73,10 +74,30 @@ QUIET = 30.0
 """Seconds without a sign of life that are worth a word."""
 
 
-def progress(folder: Path, *, running: bool = True) -> str:
+def newest(folder: Path, job: Job | None = None, *, running: bool = True) -> dict[str, Any] | None:
+    """The last line of numbers; where it is `running` of this attempt, and of a fine-tuning over all its trainings."""
+    transfer = job.run.transfer if job else None
+    if not running:
+        return folders.last_event(folder)
+    steps = folders.newest_steps(folder, None if transfer else 1)
+    return over_all(steps, folder, transfer) if steps and transfer else next(iter(steps), None)
+
+
+def over_all(steps: Sequence[dict[str, Any]], folder: Path, transfer: Transfer) -> dict[str, Any]:
+    """The newest of these lines, the last first, with the steps and time of all trainings: of rates and repetitions."""
+    event = steps[0]
+    each = event["steps"]
+    total = each * ((len(transfer.lr) if len(transfer.lr) > 1 else 0) + transfer.seeds)
+    ended = sum(step["step"] == each for step in steps) + folders.of_attempt(folder, "diverged")
+    done = min(ended * each + event["step"] % each, total)
+    seconds = event["device_seconds"] / event["step"]  # a transfer takes one device
+    return {**event, "step": done, "steps": total, "seconds_left": (total - done) * seconds}
+
+
+def progress(folder: Path, job: Job | None = None, *, running: bool = True) -> str:
     """How far a run is, in one line; empty before its first step."""
-    event, start = folders.last_event(folder), folders.last_event(folder, "start") if running else None
-    if event is None or (start is not None and start["time"] > event["time"]):
+    event = newest(folder, job, running=running)
+    if event is None:
         return ""
     silent = folders.silent_seconds(folder) if running else None
     damaged = folders.last_event(folder, "damaged_checkpoint")

@@ -39,7 +39,7 @@ def run_single(
         worker = Worker(
             [folder], machine.threads, machine.devices_for(job), machine.hosts_for(job), environment=environment or {}
         )
-        wait(worker, lambda: say(progress(folder) or "starting"))
+        wait(worker, lambda: say(progress(folder, job) or "starting"))
         worker.record_death()
         if worker.ended() == HELD:
             raise _held(folder)

@@ -122,7 +122,8 @@ def _set_aside(folder: Path, job: str) -> bool:
         return False
     replace(before, of={**before.of, kind: before.of.get(kind, 0) + 1}).write(folder)
     folders.set_aside(folder)
-    print(f"run {folder.name} failed: {outcome['reason']}; again {what.change}", flush=True)
+    change = what.again(saved=folders.document(folder)["kind"] != "transfer")
+    print(f"run {folder.name} failed: {outcome['reason']}; again {change}", flush=True)
     return True
 
 
