@@ -10,7 +10,9 @@ from vitscale.analysis.fits import Observations, fit
 from vitscale.analysis.forms import FORMS
 from vitscale.analysis.intervals import bootstrap, sample
 from vitscale.analysis.profiles import profiles
-from vitscale.analysis.residuals import LogLoss
+from vitscale.analysis.residuals import Binomial, LogLoss
+from vitscale.analysis.selftest import theta_of
+from vitscale.analysis.tables import seed_spread
 
 
 def test_a_thousand_resamples_of_250_points_take_seconds() -> None:
@@ -59,7 +61,7 @@ def test_fewer_than_five_clusters_are_not_resampled(points: int, method: str) ->
     drawn = sample(fit(FORMS["power"], errors(np.geomspace(1e3, 1e9, points), 1000)))
     assert drawn.method == method
     assert bool(drawn.parameters()) == (method != "none")
-    assert drawn.freedom == (2 if method == "t" else 0)
+    assert drawn.freedom == points - 2
 
 
 def test_a_t_interval_is_as_wide_as_least_squares_says() -> None:
@@ -127,3 +129,72 @@ def test_a_new_run_is_less_sure_than_the_law() -> None:
     law, run = predictions[0][0], predictions[1][0]
     assert run.width > 3 * law.width
     assert run.width == pytest.approx(2 * 1.96 * 0.02 * 2.2, rel=0.4)
+
+
+def unlike_seeds(tau: float, seed: int, places: int = 12) -> Observations:
+    """A power law whose runs at one place differ by `tau` of their log odds, five a place."""
+    rng = np.random.default_rng(seed)
+    x = np.repeat(np.geomspace(1e4, 1e8, places), 5)
+    p = 3 * x**-0.2
+    odds = np.log(p / (1 - p)) + tau * rng.standard_normal(len(x))
+    y, trials = rng.binomial(10_000, 1 / (1 + np.exp(-odds))) / 10_000, np.full(len(x), 10_000.0)
+    return Observations(x[:, None], Binomial(y, trials, seed_spread(y, trials, x[:, None])), np.arange(len(x)))
+
+
+@pytest.mark.parametrize("tau", [0.3, 0.6])
+def test_intervals_hold_the_mean_over_seeds_that_differ(tau: float) -> None:
+    at = np.geomspace(1e5, 1e7, 3)[:, None]
+    nodes, weights = np.polynomial.hermite_e.hermegauss(40)
+    odds = np.log(3 * at[:, 0] ** -0.2 / (1 - 3 * at[:, 0] ** -0.2))[:, None] + tau * nodes
+    mean = (1 / (1 + np.exp(-odds))) @ weights / weights.sum()
+    inside, ratio = [], []
+    for seed in range(30):
+        found = fit(FORMS["power"], unlike_seeds(tau, seed))
+        predicted = sample(found, resamples=100, seed=seed).predictions(at)
+        assert predicted is not None
+        inside.append([one.low <= value <= one.high for one, value in zip(predicted[0], mean, strict=True)])
+        ratio.append(found.predict(at) / mean)
+    assert np.mean(inside) > 0.85
+    assert np.mean(ratio) == pytest.approx(1, abs=0.035)
+
+
+def test_a_lucky_seed_weighs_no_more_than_its_siblings() -> None:
+    """Two of three runs met no error at all: the law there is near the mean of the three, not near the two."""
+    x = np.repeat(np.geomspace(1e3, 1e6, 4), 3)
+    y = np.array([0.3, 0.29, 0.31, 0.17, 0.18, 0.16, 0.1, 0.09, 0.095, 0.0, 0.0, 0.16])
+    trials = np.full(12, 800.0)
+    points = Observations(x[:, None], Binomial(y, trials, seed_spread(y, trials, x[:, None])), np.arange(12))
+    for least_squares in (False, True):
+        last = fit(FORMS["power"], points, least_squares=least_squares).predict(np.array([[1e6]]))[0]
+        assert 0.03 < last < 0.08
+
+
+@pytest.mark.parametrize(("form", "places", "runs"), [("m4", 5, 1), ("broken", 5, 2), ("saturating", 3, 3)])
+def test_a_law_that_cannot_miss_its_points_has_no_interval(form: str, places: int, runs: int) -> None:
+    x = np.repeat(np.geomspace(1e18, 1e22, places), runs)
+    y = np.repeat(np.array([0.5, 0.4, 0.3, 0.25, 0.24])[:places], runs)
+    found = fit(FORMS[form], Observations(x[:, None], Binomial(y, np.full(len(x), 1000.0)), np.arange(len(x))))
+    assert sample(found).method == "none"
+    assert sample(found).predictions(np.array([[1e23]])) is None
+    assert not any(end.identified for end in profiles(found).values())
+
+
+@pytest.mark.parametrize(("form", "places"), [("power", 5), ("saturating", 7)])
+def test_intervals_of_few_points_hold_one_more_run(form: str, places: int) -> None:
+    known = {"b": 5.0, "c": 0.3, **({"a": 0.08} if form == "saturating" else {})}
+    at = np.array([[3e5], [3e7]])
+    law = FORMS[form].value(theta_of(FORMS[form], known), np.log(at))[0]
+    inside = []
+    for seed in range(30):
+        points = errors(np.geomspace(1e4, 1e8, places), 5000, form=form, law=known, seed=seed)
+        predicted = sample(fit(FORMS[form], points), resamples=200, seed=seed).predictions(at)
+        assert predicted is not None
+        runs = np.random.default_rng(100 + seed).binomial(5000, law) / 5000
+        inside.append([one.low <= value <= one.high for one, value in zip(predicted[1], runs, strict=True)])
+    assert 0.9 < np.mean(inside) <= 1
+
+
+def test_a_bootstrap_asks_for_two_clusters_a_parameter() -> None:
+    x = np.geomspace(1e4, 1e8, 7)
+    assert sample(fit(FORMS["saturating"], errors(x, 5000))).method == "bootstrap"
+    assert sample(fit(FORMS["zhai"], errors(x, 5000))).method == "t"

@@ -14,7 +14,7 @@ from vitscale.analysis.facts import Fact
 from vitscale.analysis.fits import Fit, Observations, fit
 from vitscale.analysis.forms import FORMS
 from vitscale.analysis.frontier import envelope, envelope_sample, optimism
-from vitscale.analysis.intervals import FEWEST_CLUSTERS, LEVEL, Interval, Sample, sample
+from vitscale.analysis.intervals import LEVEL, Interval, Sample, fewest_clusters, sample
 from vitscale.analysis.profiles import Profile, profiles
 from vitscale.analysis.tables import Curve
 
@@ -122,7 +122,10 @@ def _unsure(found: Fit, drawn: Sample, ends: dict[str, Profile]) -> list[Fact]:
             if drawn.method == "t"
             else "no interval"
         )
-        text = f"{facts.count(clusters, 'independent run')}, and a bootstrap needs {FEWEST_CLUSTERS}: {instead}."
+        needed = fewest_clusters(len(found.theta))
+        text = f"{facts.count(clusters, 'independent run')}, and a bootstrap needs {needed}: {instead}."
+        if found.observations.place_count <= len(found.theta):
+            text = "A law that cannot miss its points has no interval."
         result.append(Fact("no_bootstrap", text))
     open_ends = [name for name, end in ends.items() if not end.identified]
     if open_ends:

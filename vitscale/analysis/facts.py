@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vitscale.analysis.fits import Fit
-from vitscale.analysis.residuals import scale
+from vitscale.analysis.residuals import EXACT, scale
 
 FEW_POINTS = 4
 FAR = 10.0  # times the largest compute
@@ -39,18 +39,18 @@ def of_fit(found: Fit, at: Float[np.ndarray, "points inputs"]) -> list[Fact]:
 def outlying(found: Fit) -> np.ndarray:
     """Which points lie further off than `OUTLYING` times the scale of the residuals."""
     spread = scale(found.r, len(found.theta))
-    return np.abs(found.r) > OUTLYING * spread if spread > 0 else np.zeros(len(found.r), dtype=bool)
+    return np.abs(found.r) > OUTLYING * spread if spread > EXACT else np.zeros(len(found.r), dtype=bool)
 
 
 def _few_points(found: Fit) -> list[Fact]:
-    distinct = len(np.unique(found.observations.inputs, axis=0))
+    distinct = found.observations.place_count
     if distinct >= FEW_POINTS:
         return []
     return [Fact("few_points", f"Only {count(distinct, 'distinct point')}; a curve through so few says little.")]
 
 
 def _exact(found: Fit) -> list[Fact]:
-    distinct, parameters = len(np.unique(found.observations.inputs, axis=0)), len(found.theta)
+    distinct, parameters = found.observations.place_count, len(found.theta)
     if distinct > parameters:
         return []
     return [

@@ -9,13 +9,13 @@ from jaxtyping import Float, Int
 
 from vitscale.analysis import search
 from vitscale.analysis.forms import Form
-from vitscale.analysis.residuals import HUBER, PUBLISHED_DELTA, Binomial, LogLoss, Residuals, scale
+from vitscale.analysis.residuals import EXACT, HUBER, PUBLISHED_DELTA, Binomial, LogLoss, Residuals, scale
 from vitscale.analysis.solver import Problem, Solution, polish, solve
 
-SCALES = 20  # rounds in which the residuals' scale and the fit agree with each other
+ROUNDS = 20  # in which the residuals' scale, the points' spread and the fit agree with each other
+SETTLED = 1e-4  # relative, of the residuals' scale; ten times as much of a point's spread
 FIRST_STEPS = 15  # of every start
 FINALISTS = 4
-EXACT = 1e-7  # a scale below is rounding: the points lie on the curve
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +39,25 @@ class Observations:
     def cluster_count(self) -> int:
         return len(np.unique(self.clusters))
 
+    @property
+    def place_count(self) -> int:
+        return len(np.unique(self.inputs, axis=0))
+
     def __len__(self) -> int:
         return len(self.inputs)
 
     def only(self, kept: np.ndarray) -> Observations:
         return Observations(self.inputs[kept], self.residuals.only(kept), self.clusters[kept])
+
+    def judged_by_place(self) -> Observations:
+        """Errors whose spread is judged at the mean of their place, before any law is known."""
+        residuals = self.residuals
+        if isinstance(residuals, LogLoss) or not residuals.tau or residuals.p is not None:
+            return self
+        _, place = np.unique(self.inputs, axis=0, return_inverse=True)
+        images = np.bincount(place.ravel(), residuals.trials)
+        means = np.bincount(place.ravel(), residuals.trials * residuals.y) / images
+        return replace(self, residuals=residuals.judged(means[place.ravel()]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +95,10 @@ def fit(form: Form, observations: Observations, *, least_squares: bool = False) 
     """The minimum over the form's whole range.
 
     On losses Huber's delta is 1e-3 of log loss, as published; on errors 1.345 times the scale of the fit's own
-    residuals, found by turns with the fit. `least_squares`: no delta, which on errors is the maximum likelihood.
+    residuals, and a point's spread is that at the law's own error: both are found by turns with the fit.
+    `least_squares`: no delta.
     """
+    observations = observations.judged_by_place()
     log_x0 = np.log(observations.inputs).mean(0)
     z = np.log(observations.inputs) - log_x0
     lower, upper = form.bounds(z, observations.y, observations.residuals.highest)
@@ -91,8 +107,8 @@ def fit(form: Form, observations: Observations, *, least_squares: bool = False) 
     if isinstance(observations.residuals, LogLoss):
         problem = replace(problem, delta=np.inf if least_squares else PUBLISHED_DELTA)
     found = _best(problem, observations, log_x0, begin)
-    if isinstance(observations.residuals, Binomial) and not least_squares:
-        found = _rescaled(found, begin)
+    if isinstance(observations.residuals, Binomial) and not (least_squares and not observations.residuals.tau):
+        found = _settled(found, begin, least_squares=least_squares)
     theta = polish(found.problem, found.theta)
     return replace(found, theta=theta, objective=float(found.problem.objective(theta[None])[0]))
 
@@ -117,16 +133,20 @@ def lowest(solution: Solution, problem: Problem, observations: Observations, log
     )
 
 
-def _rescaled(found: Fit, begin: np.ndarray) -> Fit:
-    """Huber's fit whose delta is `HUBER` times the scale of its own residuals."""
+def _settled(found: Fit, begin: np.ndarray, *, least_squares: bool) -> Fit:
+    """The fit of errors whose delta is `HUBER` times the scale of its own residuals, and their spread its own."""
     spread = scale(found.r, len(found.theta))
-    for _ in range(SCALES):
-        if spread < EXACT:
+    for _ in range(ROUNDS):
+        residuals = found.problem.residuals
+        if spread < EXACT or not isinstance(residuals, Binomial):
             break
-        problem = replace(found.problem, delta=HUBER * spread)
-        found = _best(problem, found.observations, found.log_x0, np.concatenate([found.theta[None], begin]))
+        judged = residuals.judged(found.predict(found.observations.inputs)) if residuals.tau else residuals
+        problem = replace(found.problem, residuals=judged, delta=np.inf if least_squares else HUBER * spread)
+        points = replace(found.observations, residuals=judged)
+        found = _best(problem, points, found.log_x0, np.concatenate([found.theta[None], begin]))
         begin = begin[:0]
         last, spread = spread, scale(found.r, len(found.theta))
-        if abs(spread - last) < 1e-4 * last:
+        moved = np.abs(judged.spread / residuals.spread - 1).max()
+        if abs(spread - last) < SETTLED * last and moved < 10 * SETTLED:
             break
     return found

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 
 from vitscale.analysis.facts import Fact
 from vitscale.analysis.fits import Fit, Observations
-from vitscale.analysis.intervals import FEWEST_CLUSTERS, RESAMPLES, Sample, resampled
+from vitscale.analysis.intervals import RESAMPLES, Sample, fewest_clusters, resampled
 from vitscale.analysis.solver import solve
 
 BINS_PER_DECADE = 4
@@ -87,18 +87,20 @@ def envelope(points: Observations, present: Bool[np.ndarray, "B points"] | None 
 def envelope_sample(found: Fit, points: Observations, *, resamples: int = RESAMPLES, seed: int = 0) -> Sample | None:
     """What the envelope's law might have been: all points are resampled, and each resample has its own envelope.
 
-    `found`: the fit of the envelope of `points`. None with fewer than five clusters.
+    `found`: the fit of the envelope of `points`. None with too few clusters, or if it cannot miss its points.
     """
-    if points.cluster_count < FEWEST_CLUSTERS:
+    parameters = len(found.theta)
+    if points.cluster_count < fewest_clusters(parameters) or found.observations.place_count <= parameters:
         return None
-    drawn = resampled(points, len(found.theta), resamples, np.random.default_rng(seed))
+    drawn = resampled(points, parameters, resamples, np.random.default_rng(seed))
     weights = envelope(points, drawn > 0).astype(float)
-    weights = weights[(weights > 0).sum(1) >= len(found.theta)]
+    weights = weights[(weights > 0).sum(1) >= parameters]
     if not len(weights):
         return None
-    whole = replace(found.problem, z=found.scaled(points.inputs), residuals=points.residuals)
+    residuals = points.judged_by_place().residuals
+    whole = replace(found.problem, z=found.scaled(points.inputs), residuals=residuals)
     theta = solve(whole, np.repeat(found.theta[None], len(weights), 0), weights, tolerance=1e-6).theta
-    return Sample(found, "bootstrap", theta, 0)
+    return Sample(found, "bootstrap", theta, found.observations.cluster_count - parameters)
 
 
 def optimism(points: Observations) -> Fact:

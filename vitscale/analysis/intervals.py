@@ -7,14 +7,16 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import chdtri
+from scipy.special import chdtri, ndtri, stdtrit
 
 from vitscale.analysis.fits import Fit, Observations
-from vitscale.analysis.residuals import clipped, scale
+from vitscale.analysis.residuals import EXACT, Binomial, clipped, scale
 from vitscale.analysis.solver import distinct, solve
 
 LEVEL = 0.95
 FEWEST_CLUSTERS = 5  # with fewer, resamples of them are too alike to show a spread
+CLUSTERS_A_PARAMETER = 2  # with fewer, many resamples are fitted without a miss
+MANY = 30  # degrees of freedom from which on a new run's noise is that of the residuals themselves
 RESAMPLES = 1000
 TRADE_OFF = 0.9  # size of a correlation from which two parameters must be read together
 DRAWS = 100
@@ -41,28 +43,60 @@ class Sample:
     method: Method
     theta: Float[np.ndarray, "B parameters"]
     freedom: int
-    """Of Student's t, where `method` is t."""
+    """Clusters less parameters."""
 
     def parameters(self) -> dict[str, Interval]:
         """Of each parameter alone; empty where there is no interval."""
         if self.method == "none":
             return {}
-        values = self.fit.form.natural(self.theta, self.fit.log_x0)
-        return {name: _quantiles(values[:, i]) for i, name in enumerate(self.fit.form.parameters)}
+        form = self.fit.form
+        values = form.natural(self.theta, self.fit.log_x0)
+        best = form.natural(self.fit.theta[None], self.fit.log_x0)
+        for i, name in enumerate(form.parameters):
+            values[:, i] = self.widened(values[:, i], best[0, i], logged=name in (*form.logged, *form.places))
+        return {name: quantiles(values[:, i]) for i, name in enumerate(form.parameters)}
 
     def predictions(self, inputs: np.ndarray) -> tuple[list[Interval], list[Interval]] | None:
         """At each of the inputs: of the law, and of one more run, which has a spread of its own."""
         if self.method == "none":
             return None
         values = self.fit.form.value(self.theta, self.fit.scaled(inputs))
-        rng = np.random.default_rng(1)
+        values = self.widened(values, self.fit.predict(inputs), logged=True)
+        new = self.fit.problem.residuals.noisy(values, self.noise(values.shape))
+        return [quantiles(column) for column in values.T], [quantiles(column) for column in new.T]
+
+    def noise(self, shape: tuple[int, ...], seed: int = 1) -> np.ndarray:
+        """Residuals of new runs: those of the fit, or where they are few Student's t of their size.
+
+        Those of errors are no smaller than their test images make them, whose size is known.
+        """
+        rng = np.random.default_rng(seed)
         points, parameters = len(self.fit.observations), len(self.fit.theta)
         residuals = self.fit.r * np.sqrt(points / max(points - parameters, 1))
-        new = self.fit.problem.residuals.noisy(values, rng.choice(residuals, values.shape))
-        return [_quantiles(column) for column in values.T], [_quantiles(column) for column in new.T]
+        size = float(np.sqrt((residuals**2).mean()))
+        known = self.fit.observations.residuals
+        if isinstance(known, Binomial) and known.known_trials and size < 1:
+            return rng.standard_normal(shape)
+        if self.freedom < MANY:
+            return size * rng.standard_t(max(self.freedom, 1), shape)
+        return rng.choice(residuals, shape)
+
+    def widened(self, values: np.ndarray, best: np.ndarray | float, *, logged: bool) -> np.ndarray:
+        """As far from the best again as Student's t lies beyond the normal: resamples of few clusters vary too little.
+
+        `logged`: of positive values, by their logarithms.
+        """
+        if self.method != "bootstrap":
+            return values
+        factor = float(stdtrit(max(self.freedom, 1), (1 + LEVEL) / 2) / ndtri((1 + LEVEL) / 2))
+        if not logged:
+            return np.maximum(best + factor * (values - best), np.minimum(0.0, values))
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            wide = best * (values / best) ** factor
+        return np.where(np.isfinite(wide) & (values > 0), wide, values)
 
     def joint(self) -> Joint | None:
-        if self.method == "none":
+        if self.method == "none" or exact(self.fit):
             return None
         values = self.fit.form.natural(self.theta, self.fit.log_x0)
         logged = np.isin(self.fit.form.parameters, self.fit.form.logged)
@@ -96,13 +130,27 @@ class Joint:
 
 
 def sample(fit: Fit, *, resamples: int = RESAMPLES, seed: int = 0) -> Sample:
-    """Resamples of whole clusters; with fewer than five of them a t-distribution, or none if no freedom is left."""
-    if fit.observations.cluster_count >= FEWEST_CLUSTERS:
-        return Sample(fit, "bootstrap", bootstrap(fit, resamples, seed), 0)
-    freedom = fit.observations.cluster_count - len(fit.theta)
-    if freedom < 1:
+    """Resamples of whole clusters; of too few of them a t-distribution.
+
+    None if no freedom is left, or the points lie at no more places than the law has parameters: it cannot miss them.
+    """
+    parameters = len(fit.theta)
+    freedom = fit.observations.cluster_count - parameters
+    if freedom < 1 or fit.observations.place_count <= parameters:
         return Sample(fit, "none", fit.theta[None], 0)
+    if fit.observations.cluster_count >= fewest_clusters(parameters):
+        return Sample(fit, "bootstrap", bootstrap(fit, resamples, seed), freedom)
     return Sample(fit, "t", _t_draws(fit, freedom, seed), freedom)
+
+
+def fewest_clusters(parameters: int) -> int:
+    """From which on a bootstrap is made."""
+    return max(FEWEST_CLUSTERS, CLUSTERS_A_PARAMETER * parameters)
+
+
+def exact(fit: Fit) -> bool:
+    """Whether the points lie on the law, and what is left is rounding."""
+    return scale(fit.r, len(fit.theta)) < EXACT
 
 
 def bootstrap(fit: Fit, resamples: int, seed: int = 0) -> Float[np.ndarray, "B parameters"]:
@@ -175,6 +223,6 @@ def _t_draws(fit: Fit, freedom: int, seed: int) -> Float[np.ndarray, "B paramete
     return np.clip(fit.theta + drawn, fit.problem.lower, fit.problem.upper)
 
 
-def _quantiles(values: np.ndarray) -> Interval:
+def quantiles(values: np.ndarray) -> Interval:
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(low), float(high))

@@ -101,7 +101,10 @@ def _interval(inside: list[Budget]) -> Interval | None:
     """Each budget's runs are resampled on their own."""
     if len(inside) < 2 or any(b.sample.method != "bootstrap" for b in inside):
         return None
-    places = [b.fit.form.natural(b.sample.theta, b.fit.log_x0)[:, 2] for b in inside]
+    places = [
+        b.sample.widened(b.fit.form.natural(b.sample.theta, b.fit.log_x0)[:, 2], b.best_size, logged=True)
+        for b in inside
+    ]
     a, _ = _power([b.compute for b in inside], np.stack(places, -1))
     assert a is not None  # there are two budgets
     low, high = np.quantile(a, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

@@ -41,7 +41,9 @@ def multiplier(dear: Sample, cheap: Sample, names: tuple[str, str]) -> Multiplie
     at_best = _ratios(dear, cheap, values, best=True)[0]
     interval = None
     if dear.method == cheap.method == "bootstrap":
-        interval = _interval(_ratios(dear, cheap, values, best=False))
+        fewer = min((dear, cheap), key=lambda each: each.freedom)
+        means = _means(_ratios(dear, cheap, values, best=False))
+        interval = _interval(fewer.widened(means, float(_means(at_best[None])[0]), logged=True))
     return Multiplier(
         dear=names[0],
         cheap=names[1],
@@ -53,9 +55,13 @@ def multiplier(dear: Sample, cheap: Sample, names: tuple[str, str]) -> Multiplie
     )
 
 
-def _interval(ratios: np.ndarray) -> Interval | None:
+def _means(ratios: np.ndarray) -> np.ndarray:
+    """Geometric ones."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        means = np.exp(np.log(ratios).mean(1))
+        return np.exp(np.log(ratios).mean(1))
+
+
+def _interval(means: np.ndarray) -> Interval | None:
     means = np.sort(means[~np.isnan(means)])  # where neither family reaches an error, nothing is known
     if not len(means):
         return None

@@ -75,14 +75,15 @@ def optimum(drawn: Sample, budgets: Float[np.ndarray, " budgets"], cost: Cost) -
     best = _parameters(drawn, drawn.fit.theta[None])
     sizes = _sizes(best, budgets, cost)
     columns = sizes[0], _data(sizes, budgets, cost)[0], _value(best, sizes, budgets, cost)[0]
-    intervals = [None] * len(budgets) if drawn.method == "none" else _intervals(drawn, budgets, cost)
+    intervals = [None] * len(budgets) if drawn.method == "none" else _intervals(drawn, columns, budgets, cost)
     splits = [
         Split(c, n, d, value, interval)
         for c, n, d, value, interval in zip(budgets.tolist(), *map(np.ndarray.tolist, columns), intervals, strict=True)
     ]
     spread = None
     if drawn.method != "none":
-        spread = _interval(_exponent(_parameters(drawn, drawn.theta), cost))
+        exponents = _exponent(_parameters(drawn, drawn.theta), cost)
+        spread = _interval(drawn.widened(exponents, float(_exponent(best, cost)[0]), logged=True))
     return Optimum(cost, float(_exponent(best, cost)[0]), spread, tuple(splits), tuple(_facts(drawn, budgets, cost)))
 
 
@@ -115,10 +116,13 @@ def _value(of: dict[str, np.ndarray], n: np.ndarray, budgets: np.ndarray, cost: 
         return e + a * n**-alpha + b * _data(n, budgets, cost) ** -beta
 
 
-def _intervals(drawn: Sample, budgets: np.ndarray, cost: Cost) -> list[tuple[Interval, Interval, Interval] | None]:
+def _intervals(
+    drawn: Sample, best: tuple[np.ndarray, np.ndarray, np.ndarray], budgets: np.ndarray, cost: Cost
+) -> list[tuple[Interval, Interval, Interval] | None]:
     of = _parameters(drawn, drawn.theta)
     sizes = _sizes(of, budgets, cost)
-    three = sizes, _data(sizes, budgets, cost), _value(of, sizes, budgets, cost)
+    values = sizes, _data(sizes, budgets, cost), _value(of, sizes, budgets, cost)
+    three = [drawn.widened(each, at_best, logged=True) for each, at_best in zip(values, best, strict=True)]
     found = []
     for column in range(len(budgets)):
         n, d, value = (_interval(each[:, column]) for each in three)

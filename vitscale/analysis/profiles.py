@@ -37,8 +37,11 @@ def profiles(fit: Fit) -> dict[str, Profile]:
     """Of each parameter, up to the rise of the objective that an F-test at 95 % calls significant.
 
     A parameter is identified if the rise comes on both sides within its range (practical identifiability, Raue et al.,
-    2009), or if the lower end is a 0 that means something.
+    2009), or if the lower end is a 0 that means something. A law with no fewer parameters than its points have places
+    meets them in many ways: none of its parameters is identified.
     """
+    if fit.observations.place_count <= len(fit.theta):
+        return dict.fromkeys(fit.form.parameters, Profile(None, None, down_to_zero=False))
     freedom = max(fit.observations.cluster_count - len(fit.theta), 1)
     allowed = unit_of_rise(fit) * float(stdtrit(freedom, (1 + LEVEL) / 2)) ** 2 / 2
     names = fit.form.parameters

@@ -25,6 +25,7 @@ PUBLISHED_DELTA = 1e-3  # Hoffmann et al., arXiv 2203.15556, equation 3
 HUBER = 1.345  # times the scale of the residuals: 95 % efficient where they are normal
 NORMAL_MAD = 1.4826  # makes the median absolute residual a standard deviation where they are normal
 LOWEST, HIGHEST = 1e-12, 0.999  # a law's errors beyond are judged along the tangent there, so that it may pass 1
+EXACT = 1e-7  # a scale of residuals below is rounding: the points lie on the curve
 NEAR = 5e-3  # of an error: a law that is nearer is judged by a series, as a difference would lose its digits
 
 
@@ -77,6 +78,9 @@ class Binomial:
     y: Points
     trials: Points
     tau: float = 0.0
+    p: Points | None = None
+    """The error that a point's variance is judged at. Not its own: a lucky seed would seem surer than its siblings.
+    None: y, which is right for one point a place only."""
     effective: Points = field(init=False, repr=False)
     """Test images that would alone have a point's variance."""
     entropy: Points = field(init=False, repr=False)
@@ -91,15 +95,25 @@ class Binomial:
         return 1.0
 
     @property
-    def smoothed(self) -> Points:
-        """Half an error and half a success more: an observed 0 has a spread, too."""
-        return (self.y * self.trials + 0.5) / (self.trials + 1)
+    def judged_at(self) -> Points:
+        """`p` with half an error and half a success more: an observed 0 has a spread, too."""
+        p = self.y if self.p is None else self.p
+        return (p * self.trials + 0.5) / (self.trials + 1)
 
     @property
     def spread(self) -> Points:
         """A point's variance over that of its test images alone, 1 or more."""
-        p = self.smoothed
+        p = self.judged_at
         return 1 + self.tau**2 * self.trials * p * (1 - p)
+
+    @property
+    def known_trials(self) -> bool:
+        """Whether a point's spread has a size of its own, and not only one beside the others'."""
+        return bool(self.trials.max() > 1)
+
+    def judged(self, p: Points) -> Binomial:
+        """The same points, their variance judged at the errors p."""
+        return Binomial(self.y, self.trials, self.tau, np.clip(p, 0.0, 1.0))
 
     def of(self, f: AtPlaces, spread_out: SpreadOut = same) -> tuple[Curve, Curve]:
         inside = np.clip(f, LOWEST, HIGHEST)
@@ -128,7 +142,7 @@ class Binomial:
         return gap, np.sqrt(2 * self.effective * np.maximum(deviance, 0.0))
 
     def weights(self) -> Points:
-        p = self.smoothed
+        p = self.judged_at
         return np.sqrt(self.trials / (self.spread * p * (1 - p)))
 
     def noisy(self, f: np.ndarray, r: np.ndarray) -> np.ndarray:
@@ -138,7 +152,7 @@ class Binomial:
         return np.clip(f - r * sd, 0.0, 1.0)
 
     def only(self, kept: np.ndarray) -> Binomial:
-        return Binomial(self.y[kept], self.trials[kept], self.tau)
+        return Binomial(self.y[kept], self.trials[kept], self.tau, None if self.p is None else self.p[kept])
 
 
 Residuals = LogLoss | Binomial

@@ -132,12 +132,11 @@ class _Forecast:
         """The median width over what a run might measure there."""
         inputs = np.array([place])
         rng = np.random.default_rng(self.seed)
-        points, parameters = len(self.fit.observations), len(self.fit.theta)
-        spread = self.fit.r * np.sqrt(points / max(points - parameters, 1))
         widths = []
-        for theta in self.sample.theta[rng.choice(len(self.sample.theta), DRAWS)]:
+        laws = self.sample.theta[rng.choice(len(self.sample.theta), DRAWS)]
+        for theta, r in zip(laws, self.sample.noise((DRAWS, 1), self.seed), strict=True):
             law = self.fit.form.value(theta[None], self.fit.scaled(inputs))[0]
-            measured = self.fit.problem.residuals.noisy(law, rng.choice(spread, 1))
+            measured = self.fit.problem.residuals.noisy(law, r)
             refit = with_point(self.fit, inputs, measured, theta, cluster)
             widths.append(self._width(sample(refit, resamples=RESAMPLES, seed=self.seed)))
         return float(np.median(widths))
@@ -149,7 +148,7 @@ def with_point(fit: Fit, inputs: np.ndarray, y: np.ndarray, near: np.ndarray, cl
     cluster = int(points.clusters.max()) + 1 if cluster is None else cluster
     observations = Observations(
         np.concatenate([points.inputs, inputs]),
-        _extended(points.residuals, y),
+        _extended(points.residuals, y, fit.predict(inputs)),
         np.append(points.clusters, cluster),
     )
     z = np.concatenate([fit.problem.z, fit.scaled(inputs)])
@@ -158,12 +157,13 @@ def with_point(fit: Fit, inputs: np.ndarray, y: np.ndarray, near: np.ndarray, cl
     return lowest(solve(problem, begin), problem, observations, fit.log_x0)
 
 
-def _extended(residuals: Residuals, y: np.ndarray) -> Residuals:
-    """With one more measurement, on as many test images as the others."""
+def _extended(residuals: Residuals, y: np.ndarray, p: np.ndarray) -> Residuals:
+    """With one more measurement, on as many test images as the others; p is what the law says there."""
     if isinstance(residuals, LogLoss):
         return LogLoss(np.append(residuals.y, y))
     trials = np.append(residuals.trials, np.median(residuals.trials))
-    return Binomial(np.append(residuals.y, y), trials, residuals.tau)
+    judged = None if residuals.p is None else np.append(residuals.p, np.clip(p, 0.0, 1.0))
+    return Binomial(np.append(residuals.y, y), trials, residuals.tau, judged)
 
 
 def _why(candidate: Candidate, fit: Fit) -> str:

@@ -292,7 +292,7 @@ def seed_spread(y: np.ndarray, trials: np.ndarray, inputs: np.ndarray) -> float:
 
     Pooled over all places that have several runs; 0 where none has.
     """
-    p = Binomial(y, trials).smoothed
+    p = Binomial(y, trials).judged_at
     odds = np.log(p / (1 - p))
     place = np.unique(inputs, axis=0, return_inverse=True)[1].ravel()
     squares = freedom = sampling = 0.0
