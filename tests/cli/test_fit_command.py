@@ -242,7 +242,7 @@ def test_a_parameter_that_is_not_identified_has_no_number(run: Run, tmp_path: Pa
 def test_three_points_are_printed_themselves_and_have_no_band(run: Run, tmp_path: Path) -> None:
     pd.DataFrame({"x": [1, 10, 100], "acc": [0.1, 0.3, 0.4]}).to_csv(tmp_path / "p.csv", index=False)
     result = run(str(tmp_path / "p.csv"), "--x", "x", "--y", "acc", "--form", "saturating")
-    assert "3 independent runs, and a bootstrap needs 5: no interval." in result.stderr
+    assert "3 independent runs, and a bootstrap needs 6: no interval." in result.stderr
     assert "Only 3 distinct points" in result.stderr
     assert [row["mean"] for row in tables(result.stdout)[-1]] == ["0.9", "0.7", "0.6"]
 
@@ -305,3 +305,115 @@ def test_the_selftest_passes_and_fails_with_exit_1(run: Run, monkeypatch: pytest
     failed = run("--selftest", "--json")
     assert failed.exit_code == BUG
     assert [c["quantity"] for c in json.loads(failed.stdout)["checks"] if not c["passed"]] == ["alpha"]
+
+
+def percents(folder: Path) -> str:
+    """Exact law, errors from 90 % to 0.28 %."""
+    x = np.geomspace(1, 1e9, 12)
+    path = folder / "percent.csv"
+    pd.DataFrame({"x": x, "error": 90 * x ** (-np.log10(90 / 0.28) / 9)}).to_csv(path, index=False)
+    return str(path)
+
+
+@pytest.mark.parametrize("choice", [[], ["--from", "1.5e7"], ["--where", "error < 1"]])
+def test_the_unit_is_that_of_the_whole_table(run: Run, tmp_path: Path, choice: list[str]) -> None:
+    found = answer(
+        run(percents(tmp_path), "--x", "x", "--y", "error", "--form", "power", "--at", "1e10", "--json", *choice)
+    )
+    assert found["curves"][0]["of"] == "error = error/100"
+    assert found["curves"][0]["forecasts"][0]["value"] == pytest.approx(0.0028 * (0.28 / 90) ** (1 / 9), rel=1e-6)
+
+
+def test_points_on_a_law_are_no_outliers(run: Run, tmp_path: Path) -> None:
+    found = answer(run(percents(tmp_path), "--x", "x", "--y", "error", "--form", "power", "--json"))
+    assert {fact["kind"] for fact in found["curves"][0]["facts"]} == {"unweighted"}
+
+
+def test_rows_without_test_images_are_left_out_and_counted(run: Run, csv_file: Path) -> None:
+    rows = pd.read_csv(csv_file)
+    rows.loc[3, "n_test"] = np.nan
+    rows.to_csv(csv_file, index=False)
+    found = answer(run(str(csv_file), "--x", "flops", "--y", "accuracy", "--form", "power", "--json"))
+    assert found["curves"][0]["points"] == 11
+    assert [fact["text"] for fact in found["facts"]] == ["1 row left out without a number in n_test."]
+    assert "unweighted" not in {fact["kind"] for fact in found["curves"][0]["facts"]}
+
+
+def test_as_many_parameters_as_points_forecast_without_an_interval(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "five.csv"
+    path.write_text("x,acc,n_test\n1e18,.5,1000\n1e19,.6,1000\n1e20,.7,1000\n1e21,.75,1000\n1e22,.76,1000\n")
+    (curve,) = answer(run(str(path), "--x", "x", "--y", "acc", "--form", "m4", "--at", "1e23", "--json"))["curves"]
+    assert curve["interval"] == "none"
+    assert curve["forecasts"][0]["law"] is None
+    assert curve["forecasts"][0]["run"] is None
+    assert not any(one["identified"] for one in curve["parameters"].values())
+
+
+def test_a_forecast_that_no_error_can_be_is_said(run: Run, csv_file: Path) -> None:
+    found = answer(run(str(csv_file), "--x", "flops", "--y", "accuracy", "--form", "power", "--at", "1e-9", "--json"))
+    facts = {fact["kind"]: fact["text"] for fact in found["curves"][0]["facts"]}
+    assert "no error can" in facts["impossible"]
+    assert "below the smallest measured point" in facts["extrapolation"]
+
+
+def test_a_given_form_says_how_it_foresees_the_dearest(run: Run, csv_file: Path) -> None:
+    found = run(str(csv_file), "--x", "flops", "--y", "accuracy", "--form", "power")
+    (row,) = (row for row in tables(found.stdout)[2] if row["fitted"] == "without the dearest (3)")
+    assert row["misses those left out by"].endswith(" points")
+    few = run(str(csv_file), "--x", "flops", "--y", "accuracy", "--form", "broken", "--to", "1e6")
+    assert "too few points to hold some out" in few.stdout
+
+
+def test_a_curve_of_rows_without_a_name_is_called_so(run: Run, csv_file: Path) -> None:
+    rows = pd.read_csv(csv_file)
+    rows["kind"] = ["a", None] * 6
+    rows.to_csv(csv_file, index=False)
+    found = answer(run(str(csv_file), "--x", "flops", "--y", "accuracy", "--by", "kind", "--form", "power", "--json"))
+    assert [curve["curve"] for curve in found["curves"]] == ["a", "no kind"]
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "code", "message"),
+    [
+        ("x,acc\n1,.2\n2,.3\n", ["--x", "x"], USAGE, "error: t.csv: no column 'value' in this table\nhint: say what is fitted with --y"),
+        ("x,acc\n1,.2\n2,.3\n", ["--x", "x", "--y", "acc", "--where", "x + 1"], USAGE, "error: --where 'x + 1': not a condition"),
+        ("x,acc\n1,.2\n2,.3\n", ["--x", "x", "--y", "acc", "--where", "x - 1"], USAGE, "error: --where 'x - 1': not a condition"),
+        ("x,acc\n1,.2\n2,.3\n", ["--x", "x", "--y", "acc", "--from", "nan"], USAGE, "error: --from nan: not a positive number"),
+        ("x,acc\n1,.2\n2,.3\n", ["--x", "x", "--y", "acc", "--from", "5", "--to", "2"], USAGE, "error: --from 5 is above --to 2"),
+        ("x,acc\nTrue,.2\nFalse,.3\n", ["--x", "x", "--y", "acc"], MISSING, "error: column 'x' holds true and false"),
+    ],
+)  # fmt: skip
+def test_more_mistakes_are_two_lines(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, arguments: list[str], code: int, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("t.csv").write_text(text)
+    found = run("t.csv", *arguments)
+    assert found.exit_code == code
+    assert found.stderr.startswith(message)
+    assert len(found.stderr.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "hint"),
+    [
+        ("t.parquet", b"not one", "write it again as Parquet, or as .csv"),
+        ("t.csv", "x,größe\n1,2\n".encode("latin-1"), "save it with the encoding UTF-8"),
+        ("t.xlsx", b"PK", "save it as .csv, .tsv or .parquet"),
+    ],
+)
+def test_a_file_that_is_no_table_says_what_to_do(
+    run: Run, tmp_path: Path, name: str, content: bytes, hint: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    found = run(str(tmp_path / name), "--x", "x", "--y", "y")
+    assert found.exit_code == MISSING
+    assert f"\nhint: {hint}" in found.stderr
+
+
+def test_extreme_values_of_x_warn_of_nothing(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("x,acc\n1e-300,.2\n1,.4\n3e300,.6\n")
+    found = run(str(path), "--x", "x", "--y", "acc", "--form", "saturating")
+    assert found.exit_code == DONE, found.stderr
+    assert "Warning" not in found.stderr

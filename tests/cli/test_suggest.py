@@ -15,7 +15,9 @@ from vitscale.analysis.forms import FORMS
 from vitscale.analysis.intervals import sample
 from vitscale.analysis.residuals import Binomial
 from vitscale.analysis.suggest import Candidate, suggest, with_point
+from vitscale.cli.suggest import _candidate
 from vitscale.errors import MISSING, USAGE
+from vitscale.launch.rates import Rates
 from vitscale.results.store import write_part
 from vitscale.study.job import Job
 from vitscale.study.load import load
@@ -94,6 +96,24 @@ def test_it_names_open_cells_within_the_budget_and_what_each_would_gain(folder: 
     assert document["rates"].startswith("a guess") or document["rates"].startswith("as measured")
 
 
+def test_runs_whose_results_are_there_without_their_folders_are_done(folder: Path) -> None:
+    done = {job.id for job in jobs(folder) if job.steps in STEPS[:DONE]}
+    found = vitscale(folder, "--budget", "1e15", "--form", "power", "--most", "20", "--runs", "elsewhere", "--json")
+    assert found.returncode == 0, found.stderr
+    named = {each["candidate"]["name"] for each in json.loads(found.stdout)["suggestions"]}
+    assert named
+    assert not named & done
+
+
+def test_a_forecast_of_transfers_pays_for_them(folder: Path) -> None:
+    job = jobs(folder)[-1]
+    rates = Rates(device="", measured={}, guess=1e9, how="")
+    alone = _candidate(job, [], folder / "runs", "flops", "family", rates)
+    both = _candidate(job, [job, job], folder / "runs", "flops", "family", rates)
+    assert both.flops == 3 * alone.flops
+    assert both.hours == pytest.approx(3 * alone.hours)
+
+
 def test_without_money_it_says_what_the_cheapest_run_takes(folder: Path) -> None:
     cheapest = min(job.pretrain_flops for job in jobs(folder) if job.steps not in STEPS[:DONE])
     found = vitscale(folder, "--budget", "1", "--form", "power")
@@ -106,6 +126,9 @@ def test_without_money_it_says_what_the_cheapest_run_takes(folder: Path) -> None
     [
         (["--budget", "1e9", "--x", "width"], USAGE, "error: --x width: not known of a run before it is made\nhint: one of flops"),
         (["--budget", "1e9", "--form", "isoflop"], USAGE, "error: --form isoflop is no law in one column\nhint: one of auto, power"),
+        (["--budget", "1e9", "--at", "-5"], USAGE, "error: --at -5: not a positive number\nhint: e.g. --at 1e21"),
+        (["--budget", "1e9", "--at", "nan"], USAGE, "error: --at nan: not a positive number"),
+        (["--budget", "1e9", "--at", "0"], USAGE, "error: --at 0: not a positive number"),
         (["--budget", "1e9", "--results", "nowhere"], MISSING, "error: nowhere/study: no such results folder"),
     ],
 )  # fmt: skip

@@ -124,7 +124,7 @@ def _unsure(found: Fit, drawn: Sample, ends: dict[str, Profile]) -> list[Fact]:
         )
         needed = fewest_clusters(len(found.theta))
         text = f"{facts.count(clusters, 'independent run')}, and a bootstrap needs {needed}: {instead}."
-        if found.observations.place_count <= len(found.theta):
+        if found.observations.place_count <= len(found.theta) < clusters:
             text = "A law that cannot miss its points has no interval."
         result.append(Fact("no_bootstrap", text))
     open_ends = [name for name, end in ends.items() if not end.identified]

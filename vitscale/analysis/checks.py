@@ -117,7 +117,7 @@ def choose(points: Observations, names: Sequence[str] = AUTO) -> Choice:
             judged.append((name, result))
     if not judged:
         return Choice(FORMS[names[0]], (), tuple(too_few))
-    ranking = sorted(judged, key=lambda pair: float(pair[1].misses.mean()))
+    ranking = sorted(judged, key=lambda pair: max(float(pair[1].misses.mean()), ROUNDING))  # equals: simpler first
     best = ranking[0]
     simpler = [pair for pair in judged if len(FORMS[pair[0]].parameters) < len(FORMS[best[0]].parameters)]
     equal = [pair for pair in simpler if _no_clear_gain(pair[1], best[1])]

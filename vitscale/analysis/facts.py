@@ -82,16 +82,28 @@ def _outlying(found: Fit) -> list[Fact]:
 
 
 def _far(found: Fit, at: np.ndarray) -> list[Fact]:
+    """Forecasts further than `FAR` times outside of what was measured, and errors that no run can have."""
     if not len(at):
         return []
     computes, asked = found.observations.compute, at.prod(1)
-    beyond = asked[asked > FAR * computes.max()]
-    if not len(beyond):
-        return []
-    ratio = beyond.max() / computes.max()
-    times = f"{ratio:,.0f}" if ratio < 1e6 else f"{ratio:.1e}"
-    text = f"A forecast {times} times beyond the largest measured point: further than {FAR:g} times is a guess."
-    return [Fact("extrapolation", text)]
+    beyond, below = asked.max() / computes.max(), computes.min() / asked.min()
+    told = [
+        Fact(
+            "extrapolation",
+            f"A forecast {_times(ratio)} times {where} measured point: further than {FAR:g} times is a guess.",
+        )
+        for ratio, where in ((beyond, "beyond the largest"), (below, "below the smallest"))
+        if ratio > FAR
+    ]
+    highest, value = found.observations.residuals.highest, float(found.predict(at).max())
+    if value > highest:
+        text = f"The law passes {highest:g} at a forecast ({value:.4g}), and no error can: it does not hold there."
+        told.append(Fact("impossible", text))
+    return told
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:,.0f}" if ratio < 1e6 else f"{ratio:.1e}"
 
 
 def _unfinished(found: Fit) -> list[Fact]:

@@ -43,7 +43,11 @@ def _projected(form: Form, z: Inputs, residuals: Residuals, spans: tuple) -> The
 
 
 def _nonnegative(curves: Float[np.ndarray, "points linear"], target: np.ndarray) -> np.ndarray:
-    unit = np.maximum(np.sqrt((curves**2).sum(0)), 1e-300)
+    high = np.maximum(np.abs(curves).max(0), 1e-300)
+    unit = high * np.sqrt(((curves / high) ** 2).sum(0))  # a square of the curves themselves may have no number
+    if not np.isfinite(unit).all():
+        return np.zeros(curves.shape[1])
+    unit = np.maximum(unit, 1e-300)
     found, _ = nnls(curves / unit, target)
     return found / unit
 

@@ -61,8 +61,12 @@ class Curve:
     """What each point's run cost; NaN where it is not known."""
 
 
-def curves_of(table: pd.DataFrame, columns: Columns) -> tuple[list[Curve], list[Fact]]:
+def curves_of(
+    table: pd.DataFrame, columns: Columns, whole: pd.DataFrame | None = None
+) -> tuple[list[Curve], list[Fact]]:
     """A curve for each value of `by`, and what is to be said of those that have too few points.
+
+    `whole`: the table that these rows were chosen from; whether values are percent is that of all of it.
 
     Raises:
         VitscaleError: a column that is not there (exit 2); values that cannot be fitted, measures that cannot share a
@@ -80,13 +84,15 @@ def curves_of(table: pd.DataFrame, columns: Columns) -> tuple[list[Curve], list[
     kept = table[~bare].assign(**{name: values[~bare] for name, values in numbers.items()})
     for name in columns.inputs:
         _positive(kept, name)
-    percent = _percent(kept, columns.y)
+    percent = _percent(table if whole is None else whole, columns.y)
     found, refused = [], []
     for name, rows in _groups(kept, columns.by):
+        rows, without = _with_trials(rows, columns, name)
+        left_out += without
         _one_measure(rows, name)
         too_few = _too_few(rows, columns, name)
         if too_few is None:
-            found.append(_curve(name, rows, columns, percent=bool(percent[rows.index[0]])))
+            found.append(_curve(name, rows, columns, percent=percent[_metric(rows).iloc[0]]))
         else:
             refused.append(too_few)
     if not found:
@@ -113,6 +119,9 @@ def named(table: pd.DataFrame) -> str:
 def numeric(table: pd.DataFrame, name: str) -> pd.Series:
     """The column as numbers; what is empty or not finite is null."""
     column = table[name]
+    if pd.api.types.is_bool_dtype(column):
+        hint = "name a column of numbers; --by NAME makes a curve for each"
+        raise VitscaleError(f"column {name!r} holds true and false, not numbers", hint=hint, exit_code=MISSING)
     if pd.api.types.is_datetime64_any_dtype(column):  # which pandas would count in nanoseconds
         column = column.astype("string")
     values = pd.to_numeric(column, errors="coerce").astype("float64")
@@ -129,10 +138,14 @@ def numeric(table: pd.DataFrame, name: str) -> pd.Series:
     return values.where(np.isfinite(values))
 
 
-def _percent(rows: pd.DataFrame, y: str) -> pd.Series:
-    """Of each row whether its unit is percent: in one table an error of 0.9 beside one of 3 is, whatever its curve."""
-    metric = rows["metric"].astype("string").fillna("") if "metric" in rows.columns else pd.Series("", rows.index)
-    return rows[y].groupby(metric).transform("max") > 1
+def _percent(table: pd.DataFrame, y: str) -> dict[str, bool]:
+    """Of each metric whether it is in percent: in one table an error of 0.9 beside one of 3 is, whatever its curve."""
+    largest = pd.to_numeric(table[y], errors="coerce").groupby(_metric(table)).max()
+    return {str(metric): bool(value > 1) for metric, value in largest.items()}
+
+
+def _metric(rows: pd.DataFrame) -> pd.Series:
+    return rows["metric"].astype("string").fillna("") if "metric" in rows.columns else pd.Series("", rows.index)
 
 
 def _positive(rows: pd.DataFrame, name: str) -> None:
@@ -155,7 +168,19 @@ def _groups(rows: pd.DataFrame, by: tuple[str, ...]) -> Iterator[tuple[str, pd.D
         yield "", rows
         return
     for key, group in rows.groupby(list(by), dropna=False, sort=True):
-        yield ", ".join(str(value) for value in key if str(value) not in ("", "nan", "None", "<NA>")), group
+        named = ", ".join(str(value) for value in key if str(value) not in ("", "nan", "None", "<NA>"))
+        yield named or f"no {' or '.join(by)}", group
+
+
+def _with_trials(rows: pd.DataFrame, columns: Columns, name: str) -> tuple[pd.DataFrame, list[Fact]]:
+    """Without the rows that do not say on how many images they were tested, where others do; and how many those are."""
+    if columns.trials is not None or "n_test" not in rows.columns:
+        return rows, []
+    bare = rows["n_test"].isna()
+    if not bare.any() or bare.all() or (columns.measure or _measure(rows, columns.y)) == "loss":
+        return rows, []
+    text = f"{f'{name}: ' if name else ''}{count(int(bare.sum()), 'row')} left out without a number in n_test."
+    return rows[~bare], [Fact("nan_rows", text)]
 
 
 def _one_measure(rows: pd.DataFrame, name: str) -> None:

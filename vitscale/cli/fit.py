@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from vitscale.cli import options
+from vitscale.cli import fit_options, options
+from vitscale.cli.fit_options import FormName
 from vitscale.cli.screen import print_json, print_table, reports_errors, say
 from vitscale.errors import BUG, MISSING, USAGE, VitscaleError
 
@@ -16,80 +16,32 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-class FormName(StrEnum):
-    auto = "auto"
-    power = "power"
-    saturating = "saturating"
-    zhai = "zhai"
-    m4 = "m4"
-    broken = "broken"
-    parametric = "parametric"
-    isoflop = "isoflop"
-    envelope = "envelope"
-
-
-class MeasureName(StrEnum):
-    accuracy = "accuracy"
-    error = "error"
-    loss = "loss"
+VALUE = "value"  # the column of a study's results that is fitted
 
 
 @reports_errors
 def fit(
-    source: Annotated[
-        str | None,
-        typer.Argument(metavar="STUDY|FILE", help="A study file, a folder in results/, or a .csv, .tsv or .parquet."),
-    ] = None,
-    x: Annotated[str | None, typer.Option("--x", help="Column that the law is in, e.g. flops or examples.")] = None,
-    y: Annotated[
-        str, typer.Option("--y", help="Column of accuracies, errors or losses; several, with commas: their mean.")
-    ] = "value",
-    n: Annotated[str | None, typer.Option("--n", help="Column of model sizes, for parametric and isoflop.")] = None,
-    d: Annotated[str | None, typer.Option("--d", help="Column of data sizes, for parametric.")] = None,
-    by: Annotated[
-        str | None, typer.Option("--by", help="Columns, with commas: a curve for each value. Of a study: family.")
-    ] = None,
-    label: Annotated[
-        str | None, typer.Option(help="Columns, with commas, that name a configuration of the envelope.")
-    ] = None,
-    relative_to: Annotated[
-        str | None, typer.Option(metavar="CURVE", help="Say how many times each other curve's compute this one needs.")
-    ] = None,
-    form: Annotated[
-        FormName | None, typer.Option("--form", help="The law. Default: auto, or parametric with --n and --d.")
-    ] = None,
-    y_is: Annotated[
-        MeasureName | None, typer.Option("--y-is", help="What y is. Default: by its name; else an accuracy.")
-    ] = None,
-    at: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--at",
-            metavar="X",
-            help="Forecast here: X, or N,D; of parametric and isoflop, a budget of FLOPs: its best size. "
-            "Can be given again.",
-        ),
-    ] = None,
-    flops: Annotated[
-        str | None,
-        typer.Option(help="Column of each run's FLOPs, for parametric's budgets. Default: 6 N D; of a study: flops."),
-    ] = None,
-    where: Annotated[str | None, typer.Option(help="Fit these rows only, e.g. \"task == 'digits'\".")] = None,
-    low: Annotated[float | None, typer.Option("--from", help="Leave out smaller x (of parametric: N times D).")] = None,
-    high: Annotated[float | None, typer.Option("--to", help="Leave out larger x (of parametric: N times D).")] = None,
-    cluster: Annotated[
-        str | None,
-        typer.Option(help="Column whose equal values are not independent. Of a study: the pre-training run."),
-    ] = None,
-    n_test: Annotated[
-        float | None, typer.Option(min=1, help="Test images behind each accuracy. Default: column n_test.")
-    ] = None,
-    resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    source: fit_options.Source = None,
+    x: fit_options.X = None,
+    y: fit_options.Y = VALUE,
+    n: fit_options.N = None,
+    d: fit_options.D = None,
+    by: fit_options.By = None,
+    label: fit_options.Label = None,
+    relative_to: fit_options.RelativeTo = None,
+    form: fit_options.Form = None,
+    y_is: fit_options.YIs = None,
+    at: fit_options.At = None,
+    flops: fit_options.Flops = None,
+    where: fit_options.Where = None,
+    low: fit_options.Low = None,
+    high: fit_options.High = None,
+    cluster: fit_options.Cluster = None,
+    n_test: fit_options.Trials = None,
+    resamples: fit_options.Resamples = 1000,
+    seed: fit_options.Seed = 0,
     results: options.Results = Path("results"),
-    selftest: Annotated[
-        bool, typer.Option("--selftest", help="Fit data whose law is known, say what was found, and nothing else.")
-    ] = False,
+    selftest: fit_options.SelfTest = False,
     json: options.Json = False,
 ) -> None:
     """Fit a scaling law to a study's results or any table, with intervals and what it depends on.
@@ -113,11 +65,15 @@ def fit(
     inputs = tuple(column for column in (x, n, d) if column)
     _check_inputs(name, inputs, relative_to)
 
-    from vitscale.analysis.tables import Columns, curves_of
+    from vitscale.analysis.tables import Columns, curves_of, known, named
     from vitscale.cli import fit_answers, fit_source
 
     places, budgets = _asked(at or [], name)
     table, facts, study = fit_source.table(source, results)
+    known(table, inputs)
+    if y == VALUE and y not in table.columns:
+        hint = f"say what is fitted with --y; {named(table)}"
+        raise VitscaleError(f"{source}: no column {VALUE!r} in this table", hint=hint, exit_code=USAGE)
     table, y = fit_source.averaged(table, y)
     columns = Columns(
         inputs=inputs,
@@ -137,7 +93,7 @@ def fit(
             hint="--where, --from and --to choose others",
             exit_code=MISSING,
         )
-    curves, more = curves_of(rows, columns)
+    curves, more = curves_of(rows, columns, table)
     draws = fit_answers.Draws(resamples, seed)
     if name == "isoflop":
         answer = fit_answers.isoflops(curves, places[:, 0], draws)

@@ -28,7 +28,10 @@ def tables(found: Sequence[Assessed]) -> list[Table]:
         (["curve", "law", "of", "against", "points", "independent", "from", "to"], [_law(a) for a in found]),
         (["curve", "parameter", "value", "95% low", "95% high", ""], [row for a in found for row in _parameters(a)]),
         (["curve", "form", "misses by", "on held out", ""], [row for a in found for row in _choice(a)]),
-        (["curve", "fitted", "points", "parameters", "law at", ""], [row for a in found for row in _checks(a)]),
+        (
+            ["curve", "fitted", "points", "parameters", "law at", "", "misses those left out by"],
+            [row for a in found for row in _checks(a)],
+        ),
         (
             ["curve", "at", "forecast", "95% low", "95% high", "a run's low", "a run's high"],
             [row for a in found for row in _forecasts(a)],
@@ -109,14 +112,24 @@ def _choice(a: Assessed) -> list[list[Any]]:
 
 def _checks(a: Assessed) -> list[list[Any]]:
     at = np.array([a.forecasts[-1].inputs]) if a.forecasts else a.fit.observations.inputs[[_dearest(a)]]
-    fits = [(variant.name, variant.points, variant.fit) for variant in a.variants]
-    if a.held_out:
-        name = f"without the dearest ({a.held_out.points})"
-        fits.append((name, len(a.held_out.fit.observations), a.held_out.fit))
-    return [
-        [a.curve.name, name, points, _equation_values(fit), _place(at[0]), number(float(fit.predict(at)[0]))]
-        for name, points, fit in fits
-    ]
+
+    def row(name: str, points: int, fit: Fit, missed: str = "") -> list[Any]:
+        return [
+            a.curve.name,
+            name,
+            points,
+            _equation_values(fit),
+            _place(at[0]),
+            number(float(fit.predict(at)[0])),
+            missed,
+        ]
+
+    rows = [row(variant.name, variant.points, variant.fit) for variant in a.variants]
+    held = a.held_out
+    if held is None:
+        return [*rows, [a.curve.name, "without the dearest", "", "too few points to hold some out", "", "", ""]]
+    name = f"without the dearest ({held.points})"
+    return [*rows, row(name, len(held.fit.observations), held.fit, held.missed)]
 
 
 def _dearest(a: Assessed) -> int:

@@ -27,6 +27,9 @@ def table(source: str, results: Path) -> tuple[pd.DataFrame, list[Fact], bool]:
     path = Path(source)
     if path.suffix.lower() in FILES and not path.is_dir():
         return _read(path), [], False
+    if path.is_file() and path.suffix.lower() != ".toml":
+        hint = "save it as .csv, .tsv or .parquet; a study is named by its .toml file or its folder in results/"
+        raise VitscaleError(f"{path}: not a kind of table that is read", hint=hint, exit_code=MISSING)
     from vitscale.analysis.curves import of_plan
     from vitscale.analysis.facts import Fact, count
     from vitscale.analysis.measured import measured
@@ -52,10 +55,18 @@ def _read(path: Path) -> pd.DataFrame:
     except (ValueError, OSError) as error:  # of pandas, pyarrow and the decoder alike
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise VitscaleError(
-            f"{path}: not a readable table: {text}",
-            hint="a .csv or .tsv has its columns' names in its first line",
-            exit_code=MISSING,
+            f"{path}: not a readable table: {text}", hint=_way(path, error), exit_code=MISSING
         ) from error
+
+
+def _way(path: Path, error: Exception) -> str:
+    if path.suffix.lower() == ".parquet":
+        return "write it again as Parquet, or as .csv"
+    return (
+        "save it with the encoding UTF-8"
+        if isinstance(error, UnicodeDecodeError)
+        else "a .csv or .tsv has its columns' names in its first line"
+    )
 
 
 def _text(path: Path) -> pd.DataFrame:
@@ -105,11 +116,36 @@ def where(table: pd.DataFrame, condition: str | None) -> pd.DataFrame:
     from vitscale.analysis.tables import named
 
     try:
-        return table if condition is None else matching(table, condition)
+        if condition is None:
+            return table
+        _is_condition(table, condition)
+        return matching(table, condition)
     except VitscaleError as error:
         raise VitscaleError(
             error.problems[0].message, hint=f"a condition on columns; {named(table)}", exit_code=USAGE
         ) from None
+
+
+def _is_condition(table: pd.DataFrame, text: str) -> None:
+    """Refuses an expression that pandas would take for names of rows."""
+    import pandas as pd
+
+    try:
+        found = table.eval(text)
+    except Exception:  # `matching` has the words for what pandas, its parser or an operator makes of the user's text
+        return
+    if not isinstance(found, pd.Series) or not pd.api.types.is_bool_dtype(found):
+        raise VitscaleError(f"--where {text!r}: not a condition", hint="", exit_code=USAGE)
+
+
+def _check_ends(low: float | None, high: float | None) -> None:
+    for option, value in (("--from", low), ("--to", high)):
+        if value is not None and not value > 0:
+            raise VitscaleError(
+                f"{option} {value:g}: not a positive number", hint=f"e.g. {option} 1e18", exit_code=USAGE
+            )
+    if low is not None and high is not None and low > high:
+        raise VitscaleError(f"--from {low:g} is above --to {high:g}", hint="exchange them", exit_code=USAGE)
 
 
 def between(
@@ -119,6 +155,7 @@ def between(
     from vitscale.analysis.facts import Fact, count
     from vitscale.analysis.tables import known, numeric
 
+    _check_ends(low, high)
     if low is None and high is None:
         return table, []
     known(table, inputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vitscale.cli import options
-from vitscale.cli.fit import FormName
+from vitscale.cli.fit_options import FormName
 from vitscale.cli.screen import print_json, print_table, reports_errors, say
 from vitscale.errors import MISSING, USAGE, VitscaleError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from vitscale.analysis.fits import Fit
     from vitscale.analysis.suggest import Candidate, Suggestion
     from vitscale.analysis.tables import Curve
     from vitscale.launch.rates import Rates
@@ -62,27 +66,17 @@ def suggest(
 
     What a run would measure is drawn from the law that is fitted to those that are done.
     """
-    _check(x, by, form)
-    import numpy as np
-
-    from vitscale.analysis.checks import choose
-    from vitscale.analysis.fits import fit
-    from vitscale.analysis.forms import FORMS
-    from vitscale.analysis.suggest import suggest as ranked
+    _check(x, by, form, at)
     from vitscale.study.load import load
 
     loaded = load(study, settings=settings or [])
-    curves = _curves(loaded, results, x, y, by, where)
-    fits = {}
-    for curve in curves:
-        law = choose(curve.observations).form if form.value == "auto" else FORMS[form.value]
-        fits[curve.name] = fit(law, curve.observations)
-    places = {c.name: np.array([[at or 10 * c.observations.inputs.max()]]) for c in curves}
-    trunks = {c.name: dict(zip(c.labels, c.observations.clusters.tolist(), strict=True)) for c in curves}
-    candidates, how = _candidates(loaded, runs, x, by, device)
-    found = list(ranked(fits, places, candidates, budget, most=most, trunks=trunks, seed=seed))
+    table, curves = _curves(loaded, results, x, y, by, where)
+    candidates, how = _candidates(loaded, runs, table, x, by, device)
+    fits = {curve.name: _fit(curve, form) for curve in curves}
+    places = {curve.name: at or 10 * float(curve.observations.inputs.max()) for curve in curves}
+    found = _ranked(curves, fits, places, candidates, budget, most, seed)
     if json:
-        laws = [{"curve": name, "form": fits[name].form.name, "at": float(places[name][0, 0])} for name in fits]
+        laws = [{"curve": name, "form": fits[name].form.name, "at": places[name]} for name in fits]
         named = [{**asdict(each), "narrower": each.narrower} for each in found]
         print_json({"study": loaded.name, "rates": how, "curves": laws, "suggestions": named})
         return
@@ -91,10 +85,37 @@ def suggest(
         ["run", "curve", x, "FLOPs", "hours", "interval", "expected", "narrower", "why"],
     )
     for name, place in places.items():
-        say(f"{name or loaded.name}: {fits[name].form.equation}, forecast at {x} = {place[0, 0]:.4g}")
+        say(f"{name or loaded.name}: {fits[name].form.equation}, forecast at {x} = {place:.4g}")
     say(f"hours {how}")
     if not found:
         say(_nothing(candidates, budget))
+
+
+def _fit(curve: Curve, form: FormName) -> Fit:
+    from vitscale.analysis.checks import choose
+    from vitscale.analysis.fits import fit
+    from vitscale.analysis.forms import FORMS
+
+    law = choose(curve.observations).form if form.value == "auto" else FORMS[form.value]
+    return fit(law, curve.observations)
+
+
+def _ranked(
+    curves: list[Curve],
+    fits: dict[str, Fit],
+    places: dict[str, float],
+    candidates: list[Candidate],
+    budget: float,
+    most: int,
+    seed: int,
+) -> list[Suggestion]:
+    import numpy as np
+
+    from vitscale.analysis.suggest import suggest
+
+    at = {name: np.array([[place]]) for name, place in places.items()}
+    trunks = {c.name: dict(zip(c.labels, c.observations.clusters.tolist(), strict=True)) for c in curves}
+    return list(suggest(fits, at, candidates, budget, most=most, trunks=trunks, seed=seed))
 
 
 def _row(each: Suggestion) -> list[str]:
@@ -111,7 +132,7 @@ def _row(each: Suggestion) -> list[str]:
     ]
 
 
-def _check(x: str, by: str, form: FormName) -> None:
+def _check(x: str, by: str, form: FormName, at: float | None) -> None:
     for given, known, option in ((x, INPUTS, "--x"), (by, GROUPS, "--by")):
         if given not in known:
             message = f"{option} {given}: not known of a run before it is made"
@@ -119,32 +140,51 @@ def _check(x: str, by: str, form: FormName) -> None:
     if form.value not in LAWS:
         message = f"--form {form.value} is no law in one column"
         raise VitscaleError(message, hint=f"one of {', '.join(LAWS)}", exit_code=USAGE)
+    if at is not None and not (at > 0 and math.isfinite(at)):
+        raise VitscaleError(f"--at {at:g}: not a positive number", hint="e.g. --at 1e21", exit_code=USAGE)
 
 
-def _curves(study: Study, results: Path, x: str, y: str, by: str, where: str | None) -> list[Curve]:
+def _curves(
+    study: Study, results: Path, x: str, y: str, by: str, where: str | None
+) -> tuple[pd.DataFrame, list[Curve]]:
+    """All measured rows, and the curves of those that are fitted."""
     from vitscale.analysis.tables import Columns, curves_of
     from vitscale.cli import fit_source
 
-    table, _, _ = fit_source.table(study.name, results)
+    table, left_out, _ = fit_source.table(study.name, results)
+    rows = fit_source.where(table, where)
     columns = Columns(inputs=(x,), y=y, by=(by,), cluster=fit_source.TRUNK, labels=(fit_source.TRUNK,))
-    found, facts = curves_of(fit_source.where(table, where), columns)
-    for fact in facts:
+    found, facts = curves_of(rows, columns, table)
+    for fact in (*left_out, *facts):
         say(fact.text)
-    return found
+    return table.assign(fitted=table.index.isin(rows.index)), found
 
 
-def _candidates(study: Study, runs: Path, x: str, by: str, device: str | None) -> tuple[list[Candidate], str]:
-    """The cells that are not done, with what each would compute, and how much of its trunk is missing."""
+def _candidates(
+    study: Study, runs: Path, table: pd.DataFrame, x: str, by: str, device: str | None
+) -> tuple[list[Candidate], str]:
+    """The cells that are not done, with what each would compute, the transfers that are fitted included, and how much
+    of its trunk is missing. `table`: what is measured, also of runs whose folders are not here; `fitted` marks rows."""
     from vitscale.launch import folders
     from vitscale.launch.rates import rates_of
     from vitscale.launch.sweep import current_plan
 
     now = current_plan(study, runs)
     rates = rates_of(now.jobs, device, options.cores())
+    measured = {*table["run_id"], *table["parent_id"].dropna()}
+    fitted = table[table["fitted"] & table["parent_id"].notna()]
+    needed = set(zip(fitted["task"], fitted["protocol"], strict=True))
+    transfers: dict[str, list[Job]] = {}
+    for job in now.jobs:
+        if job.run.transfer and job.task and (job.task.name, job.run.transfer.protocol) in needed:
+            transfers.setdefault(str(job.parent), []).append(job)
     found = [
-        _candidate(job, runs, x, by, rates)
+        _candidate(job, transfers.get(job.id, []), runs, x, by, rates)
         for job in now.jobs
-        if job.kind == "pretrain" and job.role == "cell" and folders.state_of(job, runs) not in ("done", "failed")
+        if job.kind == "pretrain"
+        and job.role == "cell"
+        and job.id not in measured
+        and folders.state_of(job, runs) not in ("done", "failed")
     ]
     if not found:
         raise VitscaleError(
@@ -154,7 +194,7 @@ def _candidates(study: Study, runs: Path, x: str, by: str, device: str | None) -
     return found, rates.how
 
 
-def _candidate(job: Job, runs: Path, x: str, by: str, rates: Rates) -> Candidate:
+def _candidate(job: Job, transfers: list[Job], runs: Path, x: str, by: str, rates: Rates) -> Candidate:
     from vitscale.analysis.suggest import Candidate
     from vitscale.launch import trunks
 
@@ -166,8 +206,8 @@ def _candidate(job: Job, runs: Path, x: str, by: str, rates: Rates) -> Candidate
         name=job.id,
         curve=GROUPS[by](job),
         inputs=(float(INPUTS[x](job)),),
-        flops=flops,
-        hours=hours,
+        flops=flops + sum(float(transfer.flops) for transfer in transfers),
+        hours=hours + sum(rates.seconds(transfer) for transfer in transfers) / 3600,
         trunk=job.branch.trunk if job.branch else None,
         trunk_flops=flops * share,
         trunk_hours=hours * share,
