@@ -33,7 +33,7 @@ FROM_CHECKPOINT = "from its last checkpoint"
 @dataclass(frozen=True, slots=True)
 class Policy:
     retries: int
-    """How often one sweep tries again; what is final waits for --retry-failed."""
+    """How often sweeps try again, all together; what is final waits for --retry-failed, which counts anew."""
     change: str
     """What is different then."""
 

@@ -15,6 +15,7 @@ from vitscale.errors import USAGE, VitscaleError
 from vitscale.launch.changes import changes
 from vitscale.launch.estimate import SECONDS_PER_JOB, SECONDS_PER_PROCESS, expected
 from vitscale.launch.folders import prepare
+from vitscale.launch.progress import title
 from vitscale.launch.rates import GUESSED_MFU, Rates, keep, rates_of
 from vitscale.launch.sweep import current_plan
 from vitscale.launch.trunks import shares_left
@@ -226,6 +227,30 @@ def test_what_is_left_of_a_branch_counts_from_where_it_left_its_trunk(folder: Pa
 
     assert after(20) - after(30) == pytest.approx(10 * 16)  # images, at one a second
     assert after(20) - after(40) == pytest.approx(20 * 16)
+
+
+def test_what_cannot_fit_is_judged_by_what_was_measured(folder: Path) -> None:
+    (vit, _) = trained(folder)
+
+    def refused(gib: float) -> bool:
+        terms = Terms(counting="dense", rates=rates_of([vit], None, cores=2), memory=gib)
+        return any(line.startswith("does not fit") for line in bill([vit], {}, terms))
+
+    counted = Terms(counting="dense", rates=rates_of([vit], None, cores=2)).least_gib(vit)
+    assert (refused(counted * 1.01), refused(counted * 0.99)) == (False, True)
+    keep(
+        vit, "Some CPU", {**MEMORY, "memory": 4 * vit.memory_bytes(micro_batch=8, recompute=True), "settings": AT_ONCE}
+    )
+    assert (refused(counted * 3.9), refused(counted * 4.1)) == (True, False), "four times what is counted"
+
+
+def test_runs_that_differ_in_more_than_the_rate_do_not_look_alike(folder: Path) -> None:
+    text = tiny.STUDY + '[[axes]]\n"recipe.weight_decay" = [0.03, 0.3]\nseed = [0, 1]\n'
+    (folder / "study.toml").write_text(text)
+    jobs = trained(folder)
+    terms = Terms(counting="dense", rates=rates_of(jobs, None, cores=2))
+    assert {terms.row(job, "to do")[2] for job in jobs} == {f"ViT-nano/7, weight_decay {n}" for n in (0.03, 0.3)}
+    assert len({title(job).partition(" ")[2] for job in jobs}) == 4
 
 
 def test_one_slow_line_moves_no_time_that_is_left(folder: Path) -> None:

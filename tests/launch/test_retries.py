@@ -11,7 +11,7 @@ from vitscale.failures import POLICIES, Failure
 from vitscale.launch import folders
 from vitscale.launch.local_sweep import LocalSweep, stopping_words
 from vitscale.launch.machine import Machine, Places
-from vitscale.launch.sweep import current_plan
+from vitscale.launch.sweep import current_plan, retry_failed
 from vitscale.study.load import load
 from vitscale.study.plan import Job
 
@@ -48,6 +48,21 @@ def test_each_kind_is_tried_again_as_often_as_its_policy_says(
     assert not sweep._again(job)
     kept = sorted(path.name for path in (sweep.places.runs / job.id).glob("result*.json"))
     assert kept == sorted(["result.json", *(f"result-{attempt}.json" for attempt in range(1, retries + 1))])
+
+
+def test_tries_are_counted_over_sweeps_until_a_person_asks_for_more(swept: tuple[LocalSweep, Job, list[str]]) -> None:
+    sweep, job, said = swept
+    for attempt in (1, 2):
+        fail(sweep, job, attempt, Failure.KILLED)
+        assert sweep._again(job)
+    other = LocalSweep(study=sweep.study, places=sweep.places, machine=sweep.machine, say=said.append)
+    fail(sweep, job, 3, Failure.KILLED)
+    assert not other._again(job)
+    folders.prepare(job, sweep.places.runs, base=sweep.study.base, machine={})
+    assert retry_failed([job], sweep.places.runs) == 1
+    fail(sweep, job, 4, Failure.KILLED)
+    assert other._again(job)
+    assert "1 of 2" in said[-1]
 
 
 def test_what_would_end_in_the_same_way_is_not_tried_again(swept: tuple[LocalSweep, Job, list[str]]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitscale.cli.plan_memory import memory_document
 from vitscale.study.cost import checkpoint_bytes
+from vitscale.study.describe import with_settings
 
 if TYPE_CHECKING:
     from vitscale.launch.rates import Rates
@@ -75,10 +76,16 @@ class Terms:
         ]
 
     def least_gib(self, job: Job) -> float:
-        """GiB that a device needs at the least: image by image, shared and computed again."""
+        """GiB that a device needs at the least: image by image, shared and computed again.
+
+        Where bench has measured the shape, counted bytes weigh what they did there, and its peak is enough.
+        """
         stages = self._stages()
         told: dict[str, Any] = {"devices": self.devices, "micro_batch": self.micro_batch or 1, "recompute": True}
-        return min(job.memory_bytes(stage=stage, **told) for stage in stages) / 2**30
+        counted = min(job.memory_bytes(stage=stage, **told) for stage in stages)
+        peak = self.rates.peak(job)
+        least = counted if peak is None else min(peak.bytes, counted * peak.bytes / peak.planned(job))
+        return least / 2**30
 
     def _stages(self) -> range:
         return range(4 if self.devices > 1 else 1)
@@ -132,7 +139,7 @@ class Terms:
         return [
             "-" if selecting else job.id,
             "published" if published else job.role,
-            job.label,
+            with_settings(job.label, job),
             *(["-"] * 4 if published else trained),
             f"{job.params.total:,}",
             f"{job.macs_by(self.counting) / 1e6:,.1f}",
@@ -159,6 +166,7 @@ def bill(jobs: Sequence[Job], states: Mapping[str, str], terms: Terms) -> Iterat
         if limit is not None and least > limit:
             how = [f"ZeRO over {terms.devices} devices"] if terms.devices > 1 else []
             how += ["activation checkpointing", f"{terms.micro_batch or 1} images at once"]
+            how += ["by what bench has measured"] if terms.rates.peak(job) is not None else []
             yield f"does not fit: {job.id} {job.label}: {least:,.3g} GiB a device at the least ({', '.join(how)})"
 
 

@@ -146,7 +146,7 @@ def run_one(job: Job, runs: Path, results: Path, machine: Machine, place: Place 
     cost = f"{job.params.total:,} parameters, {job.flops:.2e} FLOPs"
     say(f"{title(job)}: {'is done already' if before == 'done' else cost}")
     if before == "failed":
-        folders.set_aside(runs / job.id)
+        folders.set_aside(runs / job.id, asked=True)
     stopped = run_single(
         job,
         places=options.places(runs, results),

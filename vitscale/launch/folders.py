@@ -402,11 +402,31 @@ def withdraw(folder: Path) -> None:
             (folder / "result.json").unlink()
 
 
-def set_aside(folder: Path) -> None:
-    """Keeps a failed attempt's outcome under another name, so that the run can be tried again."""
+def set_aside(folder: Path, *, asked: bool = False) -> None:
+    """Keeps a failed attempt's outcome under another name, so that the run can be tried again.
+
+    `asked`: by a person, after which the tries of each kind of failure are counted anew.
+    """
     ended = result(folder)
     if ended is not None and ended["status"] == "failed":
         with disk_errors(folder):
             _count(folder, ended)
+        place = folder / f"result-{ended['attempt']}.json"
         with suppress(FileNotFoundError):  # another sweep has just done so
-            (folder / "result.json").rename(folder / f"result-{ended['attempt']}.json")
+            if asked:
+                with disk_errors(folder):
+                    write_whole(place, json.dumps({**ended, "asked": True}, indent=1).encode())
+                (folder / "result.json").unlink()
+            else:
+                (folder / "result.json").rename(place)
+
+
+def retried(folder: Path, failure: Failure) -> int:
+    """How often the run was tried again after this kind of failure, by any sweep, since a person asked for it."""
+    found: dict[int, Any] = {}
+    for path in folder.glob("result-*.json"):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            ended = json.loads(path.read_text())
+            found[ended["attempt"]] = ended
+    asked = max((attempt for attempt, ended in found.items() if ended.get("asked")), default=0)
+    return sum(ended.get("failure") == failure for attempt, ended in found.items() if attempt > asked)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -30,8 +29,6 @@ class LocalSweep(Sweep):
     seats: dict[Worker, Seat] = field(default_factory=dict, init=False)
     slots: Slots = field(init=False)
     said_stops: int = field(default=0, init=False)
-    retries: Counter[tuple[str, Failure]] = field(default_factory=Counter, init=False)
-    """Of a job after one kind of failure."""
 
     def __post_init__(self) -> None:
         self.slots = Slots(jobs=self.machine.jobs, gpus=self.machine.gpus, per_gpu=self.machine.per_gpu)
@@ -120,10 +117,9 @@ class LocalSweep(Sweep):
         if outcome is None or outcome["status"] == "done" or self.stopping:
             return False
         kind, what = Failure(outcome.get("failure") or Failure.CODE), policy(outcome)
-        tried = self.retries[job.id, kind]
+        tried = folders.retried(folder, kind)
         if tried >= what.retries:
             return False
-        self.retries[job.id, kind] += 1
         self.tries[job.id] = 0
         folders.set_aside(folder)
         change = what.again(saved=job.kind != "transfer")

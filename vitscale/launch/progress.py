@@ -8,6 +8,7 @@ from typing import Any
 
 from vitscale.config import PROBE_SHOTS, Transfer
 from vitscale.launch import folders
+from vitscale.study.describe import with_settings
 from vitscale.study.job import Job
 from vitscale.study.sharing import DURATIONS
 
@@ -21,7 +22,8 @@ def title(job: Job) -> str:
     if job.kind == "import":
         return f"{job.id} {run.model.name} from {run.model.checkpoint}"
     if run.transfer is None:
-        what = f"{job.id} {job.label} on {job.examples:,} images, seed {run.seed}, lr {run.recipe.lr:g}"
+        what = with_settings(f"{job.id} {job.label}", job)
+        what += f" on {job.examples:,} images, seed {run.seed}, lr {run.recipe.lr:g}"
         if job.role == "trunk":
             return f"{what}, trunk of longer runs to step {job.steps:,}"
         varies = any(key in DURATIONS for key in job.varied)

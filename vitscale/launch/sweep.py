@@ -264,5 +264,5 @@ def retry_failed(jobs: Sequence[Job], runs: Path) -> int:
     """Puts failed outcomes aside, so that their runs are tried again; returns how many."""
     failed = [job for job in jobs if folders.state_of(job, runs) == "failed"]
     for job in failed:
-        folders.set_aside(runs / job.id)
+        folders.set_aside(runs / job.id, asked=True)
     return len(failed)

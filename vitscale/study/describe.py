@@ -14,13 +14,23 @@ from vitscale.study.archs import TRANSFORMER, arch_of
 from vitscale.study.datasets import Dataset
 from vitscale.study.fields import from_dict
 from vitscale.study.identity import Origin, origin_id, transfer_id, trunk_id
+from vitscale.study.job import Job
+from vitscale.study.sharing import DURATIONS
 
 Document = Mapping[str, Any]
 PATHS = ("data.shards", "data.test", "data.exclude", "model.checkpoint")
 """Settings that say where something lies; where it is now, the machine's part of `run.json` says."""
 BY_OPTION = ("task", "protocol", "init", "resolution", "shots", "lr", "steps", "batch_size")
 """Settings of a transfer that `vitscale finetune` and `fewshot` have options for, or have no choice in."""
+TOLD = ("seed", "recipe.lr", "data.examples", "data.shards", *DURATIONS)
 ONLY_BY_STUDY = "no single command makes this run again; `vitscale sweep STUDY --only {id}` does"
+
+
+def with_settings(label: str, job: Job) -> str:
+    """A model's label, and what varies in the study beside what is told of every run: data, length, seed and rate."""
+    others = {key: value for key, value in job.varied.items() if key not in TOLD and not key.startswith("model.")}
+    words = ", ".join(f"{key.partition('.')[2]} {value}" for key, value in others.items())
+    return f"{label}, {words}" if words and job.run.transfer is None else label
 
 
 def settings(told: Document) -> dict[str, Any]:
