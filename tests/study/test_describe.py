@@ -79,6 +79,11 @@ def test_differences_are_of_what_makes_a_run(told: Told) -> None:
     assert describe.differences(one, one) == []
 
 
+def test_a_duration_differs_once(told: Told) -> None:
+    found = describe.differences(told("recipe.steps=40"), told("recipe.steps=100"))
+    assert found == [("recipe.steps", 40, 100)]
+
+
 def test_settings_are_those_that_differ_from_the_defaults(told: Told) -> None:
     found = describe.settings(told("recipe.lr=0.002"))
     assert found["recipe.lr"] == 0.002

@@ -189,6 +189,9 @@ def totals_document(jobs: Sequence[Job], states: Mapping[str, str], terms: Terms
         "flops_left": sum(job.flops_by(terms.counting) * terms.begun.get(job.id, 1.0) for job in left),
         "pretrain_flops_alone": sum(job.flops_alone_by(terms.counting) for job in pretraining),
         "pretrain_flops_shared": sum(job.flops_by(terms.counting) for job in pretraining),
+        "pretrain_flops_saved": sum(
+            job.flops_alone_by(terms.counting) - job.flops_by(terms.counting) for job in pretraining
+        ),
         "device_hours_left": hours,
         "price_left": None if terms.price is None else hours * terms.price,
         "checkpoint_bytes": sum(_disk(job, cleaned=False) for job in left if job.kind == "pretrain"),
@@ -233,11 +236,13 @@ def _held_back(jobs: Sequence[Job], states: Mapping[str, str]) -> list[str]:
 
 def _saved(jobs: Sequence[Job], trunks: int, counting: Counting) -> list[str]:
     """What sharing trunks saves of the pre-training."""
-    if not trunks:
-        return []
     pretraining = [job for job in jobs if job.kind == "pretrain"]
     alone = sum(job.flops_alone_by(counting) for job in pretraining)
     together = sum(job.flops_by(counting) for job in pretraining)
+    if not pretraining:
+        return []
+    if not trunks:
+        return [f"no shared trunk: pre-training takes {alone:.2e} FLOPs, each run alone (0% saved)"]
     return [
         f"{trunks} shared trunk{'s' if trunks > 1 else ''}: pre-training takes {together:.2e} FLOPs instead of "
         f"{alone:.2e} ({1 - together / alone:.0%} saved)"

@@ -93,10 +93,10 @@ class LocalSweep(Sweep):
             self.slots.give_back(self.seats.pop(worker))
             if worker.ended() == HELD:
                 self.tries.subtract(job.id for job in jobs)
-            left = self._left(now)
-            for job in jobs:
-                if self._collect(job) and not self._again(job):
-                    self._report(job, left)
+            done = [job for job in jobs if self._collect(job) and not self._again(job)]
+            left = self._left(now) if done else 0
+            for after, job in enumerate(done, 1 - len(done)):  # one after another, as they have ended
+                self._report(job, left - after)
             if worker.ended() == MISSING and not self.stopping:
                 self._full_disk(jobs)
             if worker.ended() == INTERRUPTED and not self.stopping:

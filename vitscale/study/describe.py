@@ -71,7 +71,10 @@ def differences(one: Document, other: Document) -> list[tuple[str, Any, Any]]:
     """(key, of one, of the other) of all in which they differ; None where one has no such setting."""
     ours, theirs = identity(one), identity(other)
     keys = dict.fromkeys([*ours, *theirs])
-    return [(key, ours.get(key), theirs.get(key)) for key in keys if ours.get(key) != theirs.get(key)]
+    found = {key: (ours.get(key), theirs.get(key)) for key in keys if ours.get(key) != theirs.get(key)}
+    if found.get("recipe.steps") == found.get("steps"):  # once is enough
+        found.pop("steps", None)
+    return [(key, *values) for key, values in found.items()]
 
 
 def command(told: Document) -> str | None:
