@@ -50,19 +50,14 @@ def uniform(
     return unit(hashes(key[:, None], np.arange(draws)))
 
 
-def epoch_order(n: int, *, seed: int, epoch: int, block: int, mix: int = 16) -> Int64[np.ndarray, " n"]:
-    """The order of samples 0 .. n-1 in one epoch.
-
-    Blocks of `block` consecutive samples are permuted, and each `mix` of them that follow one another are shuffled
-    together: reading stays within `mix` open places, and a sample moves anywhere.
-    """
-    return _groups(n, seed, epoch, block, mix, 0, _group_count(n, block, mix))
-
-
 def global_batch(
     step: int, *, batch_size: int, n: int, seed: int, block: int
 ) -> tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]:
-    """Samples and epochs of an optimizer step: stream positions from step * batch_size, position p in epoch p // n."""
+    """Samples and epochs of an optimizer step: stream positions from step * batch_size, position p in epoch p // n.
+
+    In each epoch blocks of `block` consecutive samples are permuted, and each 16 of them that follow one another are
+    shuffled together: reading stays within so many open places, and a sample moves anywhere.
+    """
     if n < 1:
         raise ValueError("a batch needs at least one sample to draw from")
     first, end = step * batch_size, (step + 1) * batch_size
