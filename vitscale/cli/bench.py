@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vitscale.cli import options
+from vitscale.cli.engine import CUT_UP, CutUp, takes
 from vitscale.cli.screen import print_json, print_table, reports_errors, say
 from vitscale.errors import RUN_FAILED, USAGE, VitscaleError
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 
 @reports_errors
+@takes(CutUp)
 def bench(
     study: options.StudyFile,
     settings: options.Settings = None,
@@ -26,11 +28,7 @@ def bench(
     ] = None,
     threads: options.Threads = None,
     devices: options.Devices = None,
-    micro_batch: options.MicroBatch = options.AUTO,
-    zero_stage: options.Zero = options.AUTO,
-    activation_checkpointing: options.ActivationCheckpointing = None,
-    offload: options.Offload = None,
-    compiled: options.Compile = False,
+    engine: CutUp = CUT_UP,
     runs: options.Runs = Path("runs"),
     json: options.Json = False,
 ) -> None:
@@ -46,18 +44,8 @@ def bench(
     loaded = load(study, settings=settings or [])
     now = current_plan(loaded, runs, share=False)
     shapes = _shapes([*now.jobs, *now.waiting], options.only(only))
-    options.check_micro_batch(options.given(micro_batch), devices or 1, shapes)
-    machine = options.machine(
-        1,
-        threads,
-        most=1,
-        devices=devices,
-        micro_batch=options.given(micro_batch),
-        zero_stage=options.given(zero_stage),
-        activation_checkpointing=activation_checkpointing,
-        offload=offload,
-        compiled=compiled,
-    )
+    options.check_micro_batch(options.given(engine.micro_batch), devices or 1, shapes)
+    machine = options.machine(1, threads, most=1, devices=devices, **engine.settings())
     measured, failed = [], []
     for job in shapes:
         say(f"timing {job.label} at {job.run.data.resolution} px, {job.run.recipe.batch_size:,} images a step")

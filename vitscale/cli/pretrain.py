@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vitscale.cli import options
+from vitscale.cli.engine import ENGINE, Engine, takes
 from vitscale.cli.screen import reports_errors, say
 from vitscale.errors import INTERRUPTED, INVALID_STUDY, RUN_FAILED, USAGE, Problem, VitscaleError
 
@@ -21,6 +22,7 @@ SINGLE = "single"
 
 
 @reports_errors
+@takes(Engine)
 def pretrain(
     size: Annotated[str, typer.Option("--size", help="Ti, S, B, L, H, ... or, of a ResNet, 50x1.")] = "Ti",
     patch: Annotated[int, typer.Option("--patch", min=1, help="Patch size; of a hybrid the whole down-sampling.")] = 16,
@@ -36,19 +38,7 @@ def pretrain(
     devices: options.Devices = None,
     nodes: options.Nodes = None,
     hostfile: options.Hostfile = None,
-    workers: options.Workers = None,
-    micro_batch: options.MicroBatch = options.AUTO,
-    zero_stage: options.Zero = options.AUTO,
-    activation_checkpointing: options.ActivationCheckpointing = None,
-    offload: options.Offload = None,
-    compiled: options.Compile = False,
-    skip_nonfinite: options.SkipNonfinite = 0,
-    save_every: options.SaveEvery = 60.0,
-    keep_last: options.KeepLast = 2,
-    keep_every: options.KeepEvery = None,
-    stall: options.Stall = 300.0,
-    tensorboard: options.Tensorboard = None,
-    wandb: options.Wandb = None,
+    engine: Engine = ENGINE,
     runs: options.Runs = Path("runs"),
     results: options.Results = Path("results"),
 ) -> None:
@@ -61,8 +51,8 @@ def pretrain(
         job = _job(model or _name(family, size, patch), data, settings or [])
         hosts = options.hosts(hostfile, nodes, devices)
         world_size = place.world_size if place else options.world_size(hosts, devices)
-        options.check_micro_batch(options.given(micro_batch), world_size, [job])
-        shown = options.monitors(tensorboard, wandb)
+        settings_of_engine = engine.settings()
+        options.check_micro_batch(settings_of_engine["micro_batch"], world_size, [job])
     machine = options.machine(
         1,
         threads,
@@ -70,18 +60,7 @@ def pretrain(
         devices=devices,
         hosts=hosts,
         shared_by=place.local_size if place else 1,
-        workers=workers,
-        micro_batch=options.given(micro_batch),
-        zero_stage=options.given(zero_stage),
-        activation_checkpointing=activation_checkpointing,
-        offload=offload,
-        compiled=compiled,
-        skip_nonfinite=skip_nonfinite,
-        save_every=save_every,
-        keep_last=keep_last,
-        keep_every=keep_every,
-        stall=stall,
-        **shown,
+        **settings_of_engine,
     )
     run_one(job, runs, results, machine, place)
 

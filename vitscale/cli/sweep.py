@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vitscale.cli import options
+from vitscale.cli.engine import ENGINE, Engine, takes
 from vitscale.cli.launchers import Launch, Launcher, in_slurm, on_this_machine
 from vitscale.cli.live import view
 from vitscale.cli.plan_screen import is_left, totals, unequal
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 
 @reports_errors
+@takes(Engine)
 def sweep(
     study: options.StudyFile,
     settings: options.Settings = None,
@@ -64,19 +66,7 @@ def sweep(
     devices: options.Devices = None,
     nodes: options.Nodes = None,
     hostfile: options.Hostfile = None,
-    workers: options.Workers = None,
-    micro_batch: options.MicroBatch = options.AUTO,
-    zero_stage: options.Zero = options.AUTO,
-    activation_checkpointing: options.ActivationCheckpointing = None,
-    offload: options.Offload = None,
-    compiled: options.Compile = False,
-    skip_nonfinite: options.SkipNonfinite = 0,
-    save_every: options.SaveEvery = 60.0,
-    keep_last: options.KeepLast = 2,
-    keep_every: options.KeepEvery = None,
-    stall: options.Stall = 300.0,
-    tensorboard: options.Tensorboard = None,
-    wandb: options.Wandb = None,
+    engine: Engine = ENGINE,
     runs: options.Runs = Path("runs"),
     results: options.Results = Path("results"),
 ) -> None:
@@ -84,7 +74,6 @@ def sweep(
 
     Stop it at any time: the next sweep goes on where this one was.
     """
-    from vitscale.launch.trunks import shares_left
     from vitscale.study.load import load
 
     options.check_alone()
@@ -95,57 +84,14 @@ def sweep(
         raise VitscaleError(
             f"--only {only}: no run of {study} is named so", hint=f"vitscale plan {study} lists them", exit_code=USAGE
         )
-    engine = {
-        "workers": workers,
-        "micro_batch": options.given(micro_batch),
-        "zero_stage": options.given(zero_stage),
-        "activation_checkpointing": activation_checkpointing,
-        "offload": offload,
-        "compiled": compiled,
-        "skip_nonfinite": skip_nonfinite,
-        "save_every": save_every,
-        "keep_last": keep_last,
-        "keep_every": keep_every,
-        "stall": stall,
-        **options.monitors(tensorboard, wandb),
-    }
-    if launcher is Launcher.SLURM:
-        local = {"--gpus": gpus, "--per-gpu": per_gpu > 1, "--hostfile": hostfile}
-        launch = in_slurm(
-            loaded,
-            jobs=jobs,
-            threads=threads,
-            devices=devices,
-            nodes=nodes,
-            max_array=max_array,
-            detach=detach,
-            local=local,
-            engine=engine,
-        )
-    else:
-        launch = on_this_machine(
-            most=max(len(everything), 1),
-            jobs=jobs,
-            threads=threads,
-            devices=devices,
-            nodes=nodes,
-            hostfile=hostfile,
-            gpus=gpus,
-            per_gpu=per_gpu,
-            slurm={"--max-array": max_array, "--detach": detach},
-            engine=engine,
-        )
+    common = {"jobs": jobs, "threads": threads, "devices": devices, "nodes": nodes, "engine": engine.settings()}
+    here = {"hostfile": hostfile, "gpus": gpus, "per_gpu": per_gpu}
+    launch = _launch(launcher, loaded, len(everything), common, here, max_array, detach)
     options.check_micro_batch(launch.machine.micro_batch, launch.world_size, everything)
     if retry_failed and not dry_run:
         _set_failed_aside(loaded, runs, wanted, share)
         everything, states = _planned(loaded, runs, wanted, share)
-    say(loaded.title)
-    begun = shares_left(everything, runs)
-    for line in [
-        *totals(everything, states, begun=begun),
-        *unequal([job for job in everything if job.kind == "pretrain"]),
-    ]:
-        say(line)
+    _say_what(loaded, everything, states, runs)
     if dry_run:
         _print_open(everything, states)
         return
@@ -164,6 +110,33 @@ def sweep(
         )
         ended = running.run()
     _tell(ended, running, study, results / loaded.name, detached=detach)
+
+
+def _launch(
+    launcher: Launcher,
+    study: Study,
+    runs: int,
+    common: Mapping[str, Any],
+    here: Mapping[str, Any],
+    max_array: int | None,
+    detach: bool,
+) -> Launch:
+    """Where the runs start, of which there are so many at all; `here`: options of this machine alone."""
+    if launcher is Launcher.SLURM:
+        local = {"--gpus": here["gpus"], "--per-gpu": here["per_gpu"] > 1, "--hostfile": here["hostfile"]}
+        return in_slurm(study, max_array=max_array, detach=detach, local=local, **common)
+    slurm = {"--max-array": max_array, "--detach": detach}
+    return on_this_machine(most=max(runs, 1), slurm=slurm, **here, **common)
+
+
+def _say_what(study: Study, jobs: Sequence[Job], states: Mapping[str, str], runs: Path) -> None:
+    """What the study is, and how much of it is left."""
+    from vitscale.launch.trunks import shares_left
+
+    say(study.title)
+    training = [job for job in jobs if job.kind == "pretrain"]
+    for line in [*totals(jobs, states, begun=shares_left(jobs, runs)), *unequal(training)]:
+        say(line)
 
 
 def _set_failed_aside(study: Study, runs: Path, wanted: Callable[[Job], bool], share: bool) -> None:
