@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import tiny
+from vitscale.cli.plan_screen import totals
 from vitscale.launch import folders
 from vitscale.launch.board import board
 from vitscale.launch.standing import states
@@ -103,8 +104,11 @@ def test_what_waits_for_a_failed_run_is_not_to_do(planned: Planned) -> None:
     assert {found[job.id] for job in waiting} == {f"waits for failed {failed}"}
     seen = board(now, runs, everything)
     assert seen.over
-    assert seen.summary().endswith(f"1 failed, 0 to do, {len(waiting)} wait for what failed")
+    assert seen.summary().endswith(f"1 failed, 0 to do, {len(waiting)} cannot begin")
     assert not ready(now, runs, everything)
+    *_, left, why = totals(now.jobs, found)
+    assert left == "left to run: 0 jobs, 0.00e+00 FLOPs"
+    assert why == f"1 failed, {len(waiting)} cannot begin; vitscale sweep STUDY --retry-failed tries again"
 
 
 def test_a_failed_trunk_holds_back_those_that_had_yet_to_leave_it(planned: Planned) -> None:

@@ -129,7 +129,7 @@ def test_transfers_of_a_failed_run_are_rows_with_the_reason(finished: Path, tmp_
     (folder / "study.toml").write_text(tiny.STUDY.replace("lr = 1e-2\n", "lr = 1e30\ngrad_clip = 0.0\n"))
     ended = sweep(folder)
     assert ended.returncode == RUN_FAILED
-    assert "2 not finished (2 wait for what failed)" in ended.stderr
+    assert "2 not finished (2 cannot begin)" in ended.stderr
     frame = pd.read_parquet(folder / "results" / "study")
     orphans = frame[frame["parent_id"].notna()]
     assert len(orphans) == 2

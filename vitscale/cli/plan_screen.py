@@ -228,10 +228,13 @@ def _held_back(jobs: Sequence[Job], states: Mapping[str, str]) -> list[str]:
     from vitscale.launch.progress import stuck_words
     from vitscale.launch.standing import stuck
 
-    failed, waiting = sum(state == "failed" for state in states.values()), stuck(states, jobs)
+    waiting = stuck(states, jobs)
     if not waiting:
         return []
-    return [f"{failed} failed, {stuck_words(waiting)}; vitscale sweep STUDY --retry-failed tries these again"]
+    counts = {name: sum(state == name for state in states.values()) for name in ("failed", "refused")}
+    told = [f"{count} {name}" for name, count in counts.items() if count]
+    again = "; vitscale sweep STUDY --retry-failed tries again" if counts["failed"] else ""
+    return [", ".join([*told, stuck_words(waiting)]) + again]
 
 
 def _saved(jobs: Sequence[Job], trunks: int, counting: Counting) -> list[str]:

@@ -55,8 +55,8 @@ def failure_words(outcome: dict[str, Any]) -> str:
 
 
 def stuck_words(number: int) -> str:
-    """Of jobs that cannot begin because of others."""
-    return f"{number} {'waits' if number == 1 else 'wait'} for what failed"
+    """Of jobs that wait for one which has failed, or is refused."""
+    return f"{number} cannot begin"
 
 
 def duration(seconds: float) -> str:
