@@ -18,7 +18,7 @@ import pytest
 import tiny
 from vitscale.cli import live
 from vitscale.errors import DONE, INTERRUPTED
-from vitscale.launch import folders
+from vitscale.launch import eventlog, folders
 from vitscale.launch.board import Board, board
 from vitscale.launch.machine import Machine
 from vitscale.launch.sweep import current_plan, everything
@@ -94,15 +94,15 @@ def test_a_clock_that_jumps_hides_no_run(planned: tuple[Plan, Path], hours: int)
 def test_silence_is_what_the_watcher_has_seen(planned: tuple[Plan, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     now, runs = planned
     folder, clock = runs / now.jobs[0].id, 0.0
-    monkeypatch.setattr(folders.time, "monotonic", lambda: clock)
-    monkeypatch.setattr(folders.time, "time", lambda: 1e12)
+    monkeypatch.setattr(eventlog.time, "monotonic", lambda: clock)
+    monkeypatch.setattr(eventlog.time, "time", lambda: 1e12)
     (folder / "heartbeat").touch()
     os.utime(folder / "heartbeat", (0, 0))
-    assert folders.silent_seconds(folder) == 0.0, "nobody holds it, and it may have moved just now"
+    assert eventlog.silent_seconds(folder) == 0.0, "nobody holds it, and it may have moved just now"
     clock = 40.0
-    assert folders.silent_seconds(folder) == 40.0
+    assert eventlog.silent_seconds(folder) == 40.0
     os.utime(folder / "heartbeat", (7200, 7200))  # it moves, whatever its clock says
-    assert folders.silent_seconds(folder) == 0.0
+    assert eventlog.silent_seconds(folder) == 0.0
 
 
 def test_at_a_first_look_a_run_is_as_silent_as_its_lease_says(planned: tuple[Plan, Path]) -> None:
@@ -111,7 +111,7 @@ def test_at_a_first_look_a_run_is_as_silent_as_its_lease_says(planned: tuple[Pla
         (folder / "heartbeat").touch()
         os.utime(folder / "heartbeat", (1000, 1000))
         os.utime(claim.path, (1090, 1090))  # by the same clock, whichever that is
-        assert folders.silent_seconds(folder) == pytest.approx(90, abs=1)
+        assert eventlog.silent_seconds(folder) == pytest.approx(90, abs=1)
 
 
 def test_a_fine_tuning_counts_the_steps_of_all_its_trainings(planned: tuple[Plan, Path]) -> None:

@@ -1,6 +1,7 @@
 """Attempts are numbered so that each keeps its row, also those that ended before they began."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -33,6 +34,12 @@ def fail(folder: Path) -> int:
     return int((folders.result(folder) or {})["attempt"])
 
 
+def unmet(folder: Path) -> int:
+    """The same of one whose processes did not meet."""
+    RunDir(folder).fail("no answer", failure=Failure.SETUP, hint="how", code=RUN_FAILED)
+    return int((folders.result(folder) or {})["attempt"])
+
+
 def begin(folder: Path) -> int:
     """As a worker begins: its number."""
     rundir = RunDir(folder)
@@ -41,14 +48,15 @@ def begin(folder: Path) -> int:
     return attempt
 
 
-def test_no_two_attempts_have_one_number(prepared: tuple[Job, Path]) -> None:
+@pytest.mark.parametrize("ending", [fail, unmet])
+def test_no_two_attempts_have_one_number(prepared: tuple[Job, Path], ending: Callable[[Path], int]) -> None:
     _, folder = prepared
     numbers = []
     for begins in (False, False, True, True, False, True):
-        numbers.append(begin(folder) if begins else fail(folder))
+        numbers.append(begin(folder) if begins else ending(folder))
         if begins:
-            assert fail(folder) == numbers[-1]
-        assert folders.has_begun(folder) == begins or not begins
+            assert ending(folder) == numbers[-1]
+            assert folders.has_begun(folder)
         folders.set_aside(folder)
     assert numbers == [1, 2, 3, 4, 5, 6]
     assert len(list(folder.glob("result-*.json"))) == 6

@@ -19,7 +19,7 @@ import tiny
 from slurm import slurm
 from two_hosts import Hosts, two_hosts
 from vitscale.errors import DONE, INTERRUPTED, MISSING, RUN_FAILED, USAGE
-from vitscale.launch import folders
+from vitscale.launch import eventlog, folders
 
 # Several processes of torch and DeepSpeed each.
 pytestmark = pytest.mark.slow
@@ -82,7 +82,7 @@ def until(condition: Callable[[], object], seconds: float = 90.0) -> None:
 
 
 def steps(runs: Path) -> int:
-    return max(((folders.last_event(run) or {}).get("step", 0) for run in runs.glob("*")), default=0)
+    return max(((eventlog.last_event(run) or {}).get("step", 0) for run in runs.glob("*")), default=0)
 
 
 @pytest.fixture
@@ -314,7 +314,7 @@ def test_the_documented_job_script_requeues_a_job_that_was_stopped(
 
     def goes_on() -> bool:
         subprocess.run(["scontrol", "update", f"jobid={job}", "StartTime=now"], env=cluster, check=False)
-        return (folders.last_event(run, "start") or {}).get("attempt") == 2
+        return (eventlog.last_event(run, "start") or {}).get("attempt") == 2
 
     until(goes_on, 240)
     subprocess.run(["scancel", job], env=cluster, check=True)

@@ -17,7 +17,7 @@ from sweeps import VARIES, sweep
 import tiny
 from slurm import slurm
 from vitscale.errors import DONE, INTERRUPTED, MISSING, RUN_FAILED
-from vitscale.launch import folders
+from vitscale.launch import eventlog, folders
 
 pytestmark = pytest.mark.slow
 
@@ -160,8 +160,8 @@ def saved(folder: Path) -> bool:
 
 def attempts(folder: Path) -> int:
     """Begun ones; the last of which has taken a step."""
-    begun = folders.last_event(run_of(folder), "start")
-    stepped = folders.last_event(run_of(folder))
+    begun = eventlog.last_event(run_of(folder), "start")
+    stepped = eventlog.last_event(run_of(folder))
     return begun["attempt"] - (stepped is None or stepped["time"] < begun["time"]) if begun else 0
 
 

@@ -15,7 +15,7 @@ from sweeps import VARIES
 
 import tiny
 from vitscale.errors import DONE
-from vitscale.launch import folders
+from vitscale.launch import eventlog, folders
 
 pytestmark = pytest.mark.slow
 
@@ -85,7 +85,7 @@ def working(folder: Path) -> list[tuple[Path, int]]:
     found = []
     for run in folder.glob("runs/*"):
         holder = folders.lease.holder(run)
-        if folders.last_event(run) and not folders.result(run) and holder is not None and holder.pid:
+        if eventlog.last_event(run) and not folders.result(run) and holder is not None and holder.pid:
             found.append((run, holder.pid))
     return found
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from vitscale.errors import DONE, RUN_FAILED
-from vitscale.launch import folders
+from vitscale.launch import eventlog
 from vitscale.processes import Together, first_failure
 from vitscale.train.rundir import RunDir
 from vitscale.train.stop import Stop
@@ -39,9 +39,9 @@ def stuck(run: RunDir, module: str, function: str, *, condition: str, rank: int 
 
 def test_work_shows_that_it_moves(rundir: Make) -> None:
     run = rundir()
-    assert folders.silent_seconds(run.folder) is None
+    assert eventlog.silent_seconds(run.folder) is None
     assert work(run, Stop()) == DONE
-    silent = folders.silent_seconds(run.folder)
+    silent = eventlog.silent_seconds(run.folder)
     assert silent is not None
     assert silent < 60
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitscale.launch import folders
+from vitscale.launch import eventlog, folders
 from vitscale.launch.estimate import expected
 from vitscale.launch.progress import duration, newest, progress, stuck_words, title
 from vitscale.launch.standing import OPEN, can_choose, states, stuck
@@ -99,6 +99,6 @@ def _line(job: Job, folder: Path) -> Line:
     step = newest(folder, job)
     if held and step is not None:
         words = f"{title(job)} {progress(folder, job)}"
-        return Line(job=job, step=step, doing="", silent=folders.silent_seconds(folder), words=words)
+        return Line(job=job, step=step, doing="", silent=eventlog.silent_seconds(folder), words=words)
     doing = "working" if held and job.kind == "transfer" else "starting"
     return Line(job=job, step=None, doing=doing, silent=None, words=f"{title(job)} {doing}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vitscale.files import disk_errors
-from vitscale.launch import folders
+from vitscale.launch import eventlog, folders
 from vitscale.results import spent, store
 from vitscale.study.job import Job
 
@@ -44,7 +44,7 @@ def _write(job: Job, outcome: dict[str, Any], folder: Path, place: Path) -> None
 
 def _spent(job: Job, folder: Path, attempt: int) -> dict[str, Any]:
     """What a failed attempt and those before it have cost, as far as its log came to say so."""
-    attempts = spent.attempts(folders.events(folder))[:attempt]
+    attempts = spent.attempts(eventlog.events(folder))[:attempt]
     per_step = float(job.flops_per_step)
     if job.run.transfer is None:
         trained = spent.of_pretraining(attempts)
@@ -70,7 +70,7 @@ def _source(outcome: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
 
 def _rates_tried(folder: Path) -> list[dict[str, Any]] | None:
     """The rates that a fine-tuning compared on its dev split; None where it had no choice."""
-    event = folders.last_event(folder, "chose")
+    event = eventlog.last_event(folder, "chose")
     return None if event is None else [{"transfer.lr": float(lr), "score": s} for lr, s in event["grid"].items()]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from vitscale.launch import folders
+from vitscale.launch import eventlog
 from vitscale.launch.rates import Rates, rates_of, shape_of
 from vitscale.study.job import Job
 
@@ -60,7 +60,7 @@ def _so_far(jobs: Sequence[Job], runs: Path) -> tuple[dict[str, list[float]], di
     rates: dict[str, list[float]] = {}
     done = {}
     for job in jobs:
-        lines = folders.newest_steps(runs / job.id, LINES) if job.kind == "pretrain" else []
+        lines = eventlog.newest_steps(runs / job.id, LINES) if job.kind == "pretrain" else []
         if lines:
             event = lines[0]
             rates.setdefault(shape_of(job), []).extend(line["images_per_second"] * 6 * job.macs for line in lines)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -15,6 +14,7 @@ from vitscale import lease
 from vitscale.errors import INVALID_STUDY, MISSING, VitscaleError
 from vitscale.failures import Failure
 from vitscale.files import disk_errors, locked, write_whole
+from vitscale.launch import eventlog
 from vitscale.results import provenance
 from vitscale.study import describe
 from vitscale.study.job import Job, files_of
@@ -129,91 +129,6 @@ def put_aside(folder: Path) -> list[dict[str, Any]]:
             ended["status"], ended["rows"], ended["attempt"], ended["started"], ended["ended"]
             found.append(ended)
     return found
-
-
-def events(folder: Path) -> list[dict[str, Any]]:
-    """All whole lines of `events.jsonl`, the oldest first."""
-    found = []
-    for line in _lines_from_the_end(folder / "events.jsonl"):
-        with suppress(ValueError):
-            found.append(json.loads(line))
-    return found[::-1]
-
-
-def last_event(folder: Path, kind: str = "step") -> dict[str, Any] | None:
-    """The newest whole line of this kind in `events.jsonl`."""
-    wanted = f'"event": "{kind}"'.encode()
-    for line in _lines_from_the_end(folder / "events.jsonl"):
-        if wanted in line:
-            try:
-                event: dict[str, Any] = json.loads(line)
-            except ValueError:
-                continue
-            return event
-    return None
-
-
-def newest_steps(folder: Path, most: int | None = None) -> list[dict[str, Any]]:
-    """Lines of numbers of the newest attempt, the last first: by their order, as a clock may jump."""
-    found: list[dict[str, Any]] = []
-    for line in _lines_from_the_end(folder / "events.jsonl"):
-        if b'"event": "start"' in line or len(found) == most:
-            break
-        if b'"event": "step"' in line:
-            with suppress(ValueError):
-                found.append(json.loads(line))
-    return found
-
-
-def of_attempt(folder: Path, kind: str) -> int:
-    """How many lines of this kind the newest attempt has written."""
-    wanted, found = f'"event": "{kind}"'.encode(), 0
-    for line in _lines_from_the_end(folder / "events.jsonl"):
-        if b'"event": "start"' in line:
-            break
-        found += wanted in line
-    return found
-
-
-def _lines_from_the_end(path: Path, block: int = 2**16) -> Iterator[bytes]:
-    """The last line first; a run of days has logged megabytes, and who watches looks every second."""
-    try:
-        file = path.open("rb")
-    except OSError:
-        return
-    with file:
-        left, rest = file.seek(0, 2), b""
-        while left:
-            size = min(block, left)
-            left = file.seek(left - size)
-            first, *lines = (file.read(size) + rest).split(b"\n")
-            yield from reversed(lines)
-            rest = first
-        yield rest
-
-
-_moved: dict[Path, tuple[int, float]] = {}
-"""Of runs that this process has looked at: the heartbeat's time, and when by our monotonic clock it moved last."""
-
-
-def silent_seconds(folder: Path) -> float | None:
-    """Since the run last moved, by its heartbeat; None where it has none.
-
-    No wall clock is read: who looks again counts from when he saw it move. At the first look it is how far the lease,
-    which its holder moves every 10 s by the same clock, has gone on without it.
-    """
-    try:
-        moved = (folder / "heartbeat").stat().st_mtime_ns
-    except OSError:
-        return None
-    now = time.monotonic()
-    before, since = _moved.get(folder, (None, now))
-    if before is None:
-        since = now - max((lease.moved(folder) or moved) - moved, 0) / 1e9
-    elif moved != before:
-        since = now
-    _moved[folder] = moved, since
-    return now - since
 
 
 def is_held(folder: Path) -> bool:
@@ -353,7 +268,7 @@ def _go_further(trunk: Job, folder: Path, told: dict[str, Any]) -> None:
 
 def record_failure(folder: Path, failure: Failure, reason: str, hint: str, code: int) -> None:
     """Publishes the outcome of a run that could not do so itself; one that says why it ended stays."""
-    start = last_event(folder, "start") or {}
+    start = eventlog.last_event(folder, "start") or {}
     before = max((each["attempt"] for each in put_aside(folder)), default=0)
     if start.get("attempt", 0) <= before:  # that attempt has its outcome: this one did not come to its start
         start = {"attempt": before + 1}
@@ -381,7 +296,7 @@ def record_failure(folder: Path, failure: Failure, reason: str, hint: str, code:
 
 def _count(folder: Path, ended: Mapping[str, Any]) -> None:
     """Notes the start of an attempt that ended before it began: the next takes its number from how many there were."""
-    known = (last_event(folder, "start") or {}).get("attempt", 0)
+    known = (eventlog.last_event(folder, "start") or {}).get("attempt", 0)
     for attempt in range(known + 1, ended["attempt"] + 1):
         told = {"event": "start", "time": ended.get("started"), "attempt": attempt, "device": None, "began": False}
         with (folder / "events.jsonl").open("a+b") as file:
@@ -392,7 +307,7 @@ def _count(folder: Path, ended: Mapping[str, Any]) -> None:
 
 def has_begun(folder: Path) -> bool:
     """Whether the newest attempt came to its start."""
-    return bool((last_event(folder, "start") or {"began": False}).get("began", True))
+    return bool((eventlog.last_event(folder, "start") or {"began": False}).get("began", True))
 
 
 def withdraw(folder: Path) -> None:

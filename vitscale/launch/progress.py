@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vitscale.config import PROBE_SHOTS, Transfer
-from vitscale.launch import folders
+from vitscale.launch import eventlog
 from vitscale.study.describe import with_settings
 from vitscale.study.job import Job
 from vitscale.study.sharing import DURATIONS
@@ -80,8 +80,8 @@ def newest(folder: Path, job: Job | None = None, *, running: bool = True) -> dic
     """The last line of numbers; where it is `running` of this attempt, and of a fine-tuning over all its trainings."""
     transfer = job.run.transfer if job else None
     if not running:
-        return folders.last_event(folder)
-    steps = folders.newest_steps(folder, None if transfer else 1)
+        return eventlog.last_event(folder)
+    steps = eventlog.newest_steps(folder, None if transfer else 1)
     return over_all(steps, folder, transfer) if steps and transfer else next(iter(steps), None)
 
 
@@ -90,7 +90,7 @@ def over_all(steps: Sequence[dict[str, Any]], folder: Path, transfer: Transfer) 
     event = steps[0]
     each = event["steps"]
     total = each * ((len(transfer.lr) if len(transfer.lr) > 1 else 0) + transfer.seeds)
-    ended = sum(step["step"] == each for step in steps) + folders.of_attempt(folder, "diverged")
+    ended = sum(step["step"] == each for step in steps) + eventlog.of_attempt(folder, "diverged")
     done = min(ended * each + event["step"] % each, total)
     seconds = event["device_seconds"] / event["step"]  # a transfer takes one device
     return {**event, "step": done, "steps": total, "seconds_left": (total - done) * seconds}
@@ -101,10 +101,10 @@ def progress(folder: Path, job: Job | None = None, *, running: bool = True) -> s
     event = newest(folder, job, running=running)
     if event is None:
         return ""
-    silent = folders.silent_seconds(folder) if running else None
-    damaged = folders.last_event(folder, "damaged_checkpoint")
+    silent = eventlog.silent_seconds(folder) if running else None
+    damaged = eventlog.last_event(folder, "damaged_checkpoint")
     passed_over = f"; checkpoint {damaged['step']} was damaged, and passed over" if damaged else ""
-    return progress_words(event, silent, folders.last_event(folder, "probe")) + passed_over
+    return progress_words(event, silent, eventlog.last_event(folder, "probe")) + passed_over
 
 
 def progress_words(event: dict[str, Any], silent: float | None = None, probe: dict[str, Any] | None = None) -> str:

@@ -155,12 +155,16 @@ class RunDir:
     ) -> None:
         """Publishes a failure, unless one is published: of several processes the first to fail knows why.
 
-        One that is `provisional` gives way to any other. `facts` of the attempt default to those of its start.
+        One that is `provisional` gives way to any other. `facts` of the attempt default to those of its start; where
+        the last that started has its outcome, put aside, this one did not come to its own.
         Without `retry` another attempt would end in the same way, whatever kind of failure it is.
         """
         starts = [event for event in self.events() if event["event"] == "start"]
-        start = starts[-1] if starts else {}
-        known = {"attempt": len(starts) or 1, "started": start.get("time", now()), "device": start.get("device")}
+        aside = [path.stem.partition("-")[2] for path in self.folder.glob("result-*.json")]
+        ended = max((int(number) for number in aside if number.isdecimal()), default=0)
+        start = starts[-1] if len(starts) > ended else {}
+        attempt = max(len(starts), ended + 1)
+        known = {"attempt": attempt, "started": start.get("time") or now(), "device": start.get("device")}
         said = {"failure": failure, "retry": retry, "reason": reason, "hint": hint, "exit_code": code}
         outcome = {"status": "failed", **said, "score": None, "rows": []}
         if provisional:
