@@ -108,6 +108,11 @@ def test_plan_and_status_answer_on_stdout_and_advise_on_stderr(folder: Path) -> 
     assert header.split("\t")[:4] == ["run", "role", "model", "examples"]
     assert len(first.split("\t")) == len(header.split("\t"))
     document = json.loads(vitscale(folder, "plan", "study.toml", "--json").stdout)
+    listed = vitscale(folder, "plan", "study.toml", "--transfers").stdout
+    assert listed.startswith(plan.stdout)
+    named = {line.split("\t")[0] for line in listed.splitlines()}
+    assert named >= {job["id"] for job in document["jobs"]}
+    assert not {job["id"] for job in document["jobs"] if job["kind"] == "transfer"} & set(plan.stdout.split())
     assert document["schema"] == 1
     assert document["jobs"][0]["id"] == first.split("\t")[0]
     assert {job["state"] for job in document["jobs"]} == {"to do"}

@@ -9,8 +9,10 @@ import pytest
 import tiny
 from vitscale import branches, lease
 from vitscale.launch import trunks
+from vitscale.launch.changes import changes
 from vitscale.launch.sweep import current_plan
 from vitscale.launch.trunks import shares_left
+from vitscale.results.store import Held
 from vitscale.study.job import Job
 from vitscale.study.load import load
 
@@ -155,3 +157,17 @@ def test_a_trunk_at_work_is_asked_for_branches_that_it_was_not_told_of(planned: 
             trunks.ask([trunk], tmp_path)
     assert branches.asked(folder) == {(80, runs[100].id)}
     assert left_at(runs[100]) == 80
+
+
+def test_a_trunk_that_must_go_further_is_a_change(base: Path, planned: Callable, tmp_path: Path) -> None:
+    trunk, _ = planned(50, 100)
+    begin(trunk, tmp_path, 40, 80)
+    finish(trunk, tmp_path, steps=80)
+    now = current_plan(load(base / "study.toml", base=base), tmp_path)
+    held = Held(frozenset(job.id for job in now.jobs))
+    assert list(changes(now, held, tmp_path)) == []
+    planned(50, 100, 150)
+    longer = current_plan(load(base / "study.toml", base=base), tmp_path)
+    new, further = sorted(changes(longer, held, tmp_path), key=lambda change: change.state, reverse=True)
+    assert (new.state, further.state) == ("new", "further")
+    assert further.words() == "steps: 80 -> 120"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +12,15 @@ import typer
 from vitscale.cli import options
 from vitscale.cli.plan_memory import HEADER as MEMORY_HEADER
 from vitscale.cli.plan_memory import memory_rows
-from vitscale.cli.plan_screen import HEADER, Terms, bill, totals, totals_document, unequal
+from vitscale.cli.plan_screen import (
+    HEADER,
+    TRANSFER_HEADER,
+    Terms,
+    bill,
+    totals,
+    totals_document,
+    unequal,
+)
 from vitscale.cli.screen import print_json, print_table, reports_errors, say, tell_refused
 from vitscale.errors import MISSING, VitscaleError
 
@@ -43,6 +52,7 @@ def plan(
         typer.Option("--device", metavar="NAME", help="Hours: on this kind, as timed by vitscale bench, or e.g. H100."),
     ] = None,
     price: Annotated[float | None, typer.Option("--price", min=0.0, help="Of a device-hour.")] = None,
+    transfers: Annotated[bool, typer.Option("--transfers", help="List transfers and baselines, too.")] = False,
     diff: Annotated[
         bool, typer.Option("--diff", help="Only what changed since the study's last sweep, and in which settings.")
     ] = False,
@@ -82,14 +92,17 @@ def plan(
         facts = {"counting": counting, "rates": terms.rates.how, "totals": numbers, "jobs": documents}
         print_json({"study": loaded.name, "title": loaded.title, **facts})
     else:
-        _print_plan(everything, states, terms)
+        _print_plan(everything, states, terms, transfers=transfers)
         tell_refused(now.jobs, states, runs)
 
 
-def _print_plan(jobs: Sequence[Job], states: Mapping[str, str], terms: Terms) -> None:
+def _print_plan(jobs: Sequence[Job], states: Mapping[str, str], terms: Terms, *, transfers: bool) -> None:
     training = [job for job in jobs if job.kind == "pretrain"]
     published = [job for job in jobs if job.kind == "import"]
     print_table([terms.row(job, states.get(job.id, "selecting")) for job in [*training, *published]], HEADER)
+    moved = [job for job in jobs if job.kind == "transfer"] if transfers else []
+    if moved:
+        print_table([terms.transfer_row(job, states.get(job.id, "selecting")) for job in moved], TRANSFER_HEADER)
     if terms.memory is not None:
         print_table(list(memory_rows(training, terms)), MEMORY_HEADER)
     for line in [
@@ -120,5 +133,7 @@ def _print_changes(now: Plan, runs: Path, results: Path, json: bool) -> None:
     rows = [(change.state, change.id, change.model, change.words()) for change in found]
     if rows:
         print_table(rows, ["change", "run", "model", "differs"])
-    new = sum(change.state == "new" for change in found)
-    say(f"pre-training runs: {new} new, {len(found) - new} no more in the study" if found else "nothing has changed")
+    count = Counter(change.state for change in found)
+    told = [f"{count['new']} new", f"{count['gone']} no more in the study"]
+    told += [f"{count['further']} trunks go further"] if count["further"] else []
+    say(f"pre-training runs: {', '.join(told)}" if found else "nothing has changed")

@@ -31,6 +31,7 @@ HEADER = (
     "GiB/device",
     "state",
 )
+TRANSFER_HEADER = ("run", "role", "task", "protocol", "of", "model", "exaFLOPs", "hours", "state")
 KEPT = 2  # checkpoints of a run, unless --keep-last says otherwise
 
 
@@ -145,6 +146,22 @@ class Terms:
             f"{job.macs_by(self.counting) / 1e6:,.1f}",
             *(["-"] * 3 if published else spent),
             memory,
+            state,
+        ]
+
+    def transfer_row(self, job: Job, state: str) -> list[str]:
+        """A transfer of a pre-training run, or a baseline."""
+        transfer, selecting = job.run.transfer, state == "selecting"
+        assert transfer is not None
+        return [
+            "-" if selecting else job.id,
+            job.role,
+            transfer.task,
+            transfer.protocol,
+            (transfer.init if job.parent is None else job.parent) if not selecting else "to select",
+            "pixels" if transfer.init == "pixels" else with_settings(job.label, job),
+            f"{job.flops_by(self.counting) / 1e18:.4g}",
+            f"{self.rates.seconds(job) / 3600:.3g}",
             state,
         ]
 

@@ -17,21 +17,20 @@ from vitscale.study.plan import Plan
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A pre-training run that a study holds now and did not, or the other way round."""
+    """A pre-training run that a study holds now and did not, one that it held, or a trunk that it needs further."""
 
-    state: Literal["new", "gone"]
+    state: Literal["new", "gone", "further"]
     id: str
     model: str
     like: str | None = None
     """Of a new one: the recorded run that differs least."""
     differs: tuple[tuple[str, Any, Any], ...] = ()
-    """(setting, of that one, of this one)"""
+    """(setting, of that one or before, of this one or now)"""
 
     def words(self) -> str:
         """In which settings it differs from which run."""
-        if self.like is None:
-            return "-"
-        return ", ".join(f"{key}: {before} -> {after}" for key, before, after in self.differs) + f" (from {self.like})"
+        settings = ", ".join(f"{key}: {before} -> {after}" for key, before, after in self.differs)
+        return f"{settings} (from {self.like})" if self.like else settings or "-"
 
 
 def changes(now: Plan, held: Held, runs: Path) -> Iterator[Change]:
@@ -40,6 +39,9 @@ def changes(now: Plan, held: Held, runs: Path) -> Iterator[Change]:
     before = {id_: told for id_ in sorted(held.runs) if (told := _document(runs / id_)) is not None}
     for job in trained.values():
         if job.id in held.runs:
+            steps = before[job.id]["steps"] if job.id in before else job.steps
+            if job.role == "trunk" and steps < job.steps:
+                yield Change("further", job.id, job.label, None, (("steps", steps, job.steps),))
             continue
         told = json.loads(json.dumps(job.document()))
         found = {id_: describe.differences(other, told) for id_, other in before.items()}
