@@ -17,6 +17,7 @@ from matplotlib.text import Annotation, Text
 from vitscale.analysis.curves import PLANNED, curves
 from vitscale.analysis.intervals import sample
 from vitscale.report import figures, fitted, laws, panels
+from vitscale.report.doubts import doubts
 from vitscale.report.labels import LEADER
 
 OF_NETWORKS = (
@@ -292,3 +293,57 @@ def test_isoflop_panels_have_a_parabola_for_each_compute_with_four_sizes(frame: 
     crosses = [line.get_xdata()[0] for line in drawn.axes[0].lines if line.get_marker() == "x"]
     assert crosses == pytest.approx([10**7.5, 10**7.5], rel=1e-3)
     plt.close(drawn)
+
+
+def perfect(frame: pd.DataFrame, dearest: float) -> pd.DataFrame:
+    """Fine-tuning alone, without any error after so many images or more: a logarithmic axis has no place for that."""
+    few = frame[frame["protocol"].isin(["pretrain", "finetune"])]
+    seen = (
+        few["parent_id"]
+        .fillna(few["run_id"])
+        .map(few.dropna(subset=["examples_seen"]).groupby("run_id")["examples_seen"].max())
+    )
+    done = (few["protocol"] == "finetune") & (few["role"] == "cell") & (seen >= dearest)
+    assert done.any()
+    return few.assign(value=few["value"].mask(done, 1.0))
+
+
+@pytest.mark.parametrize("name", ["error_by_flops", "frontier_by_flops"])
+@pytest.mark.parametrize("dearest", [3_000_000, 0])
+def test_errors_of_zero_are_drawn_on_the_axis_and_said(frame: pd.DataFrame, name: str, dearest: float) -> None:
+    figure = figures.FIGURES[name](curves(perfect(frame, dearest)))
+    assert figure is not None
+    if dearest:
+        assert [line for axes in figure.axes for line in axes.lines if line.get_gid() == "zero"]
+        assert "no error at all" in figure._supxlabel.get_text().replace("\n", " ")  # type: ignore[attr-defined]
+    plt.close(figure)
+
+
+def test_an_equation_has_no_number_that_the_data_do_not_identify() -> None:
+    flat = law_frame(0.02).assign(value=[0.7, 0.72, 0.69, 0.71, 0.73, 0.7, 0.72, 0.715], n_test=200)
+    law = fitted.law_of(flat)
+    assert law is not None
+    assert "c" in law.open
+    text = laws.equation(law, law.drawn)
+    assert "not identified: " in text
+    assert not any(digit in text for digit in "0123456789")
+
+
+def test_the_box_says_what_to_doubt_of_the_laws_that_are_drawn(frame: pd.DataFrame) -> None:
+    found = curves(perfect(frame, 3_000_000))
+    found = replace(found, laws=fitted.laws_of(found))
+    drawn = [law for of_lines in found.laws.values() for law in of_lines.values()]
+    few = sum(law.fit.observations.place_count < 4 for law in drawn)
+    told = doubts(found)
+    texts = [note.text for note in told]
+    assert f"{few} of the {len(drawn)} laws drawn go through fewer than four computes, and say little." in texts
+    assert any("dashed beyond the largest run" in text for text in texts)
+    assert any("without any error" in text for text in texts)
+    assert any(detail.endswith("3 computes") for note in told for detail in note.details)
+
+
+def test_captions_fit_their_figure(drawn: Callable[[str], Figure]) -> None:
+    for name in ("error_by_flops", "frontier_by_flops"):
+        figure = drawn(name)
+        longest = max(figure._supxlabel.get_text().split("\n"), key=len)  # type: ignore[attr-defined]
+        assert len(longest) <= 16.5 * figure.get_figwidth()

@@ -12,9 +12,12 @@ import pytest
 
 from vitscale.analysis.curves import curves
 from vitscale.errors import VitscaleError
+from vitscale.report import paper
+from vitscale.report.document import _cell
 from vitscale.report.figures import upstream_vs_downstream
 from vitscale.report.notes import Note, notes
 from vitscale.report.page import Report, write
+from vitscale.report.table import Cell, run_table
 from vitscale.results.store import Held
 
 
@@ -287,3 +290,25 @@ def test_runs_without_any_upstream_accuracy_are_drawn_downstream(frame: pd.DataF
     written = write(alone, tmp_path, "masked alone")
     assert "accuracy_by_set_size.svg" in {path.name for path in written.figures}
     assert not (tmp_path / "upstream_vs_downstream.svg").exists()
+
+
+def test_a_run_s_several_transfers_are_all_told_and_none_is_chosen() -> None:
+    made = {"measures": [{"metric": "accuracy", "title": "digits"}], "runs": [{"id": "a", "model": "m", "seed": 1234567}],
+            "values": {"run": [0, 0], "measure": [0, 0], "value": [0.91468, 0.920497]}}  # fmt: skip
+    header, rows = run_table(made)
+    cell = rows[0][header.index("digits")]
+    assert cell.text == "91.5 / 92.0"
+    assert cell.number is None
+
+
+@pytest.mark.parametrize(
+    ("number", "written"), [(1234567, "1234567"), (1_434_525_696_000.0, "1434525696000"), (0.920497, "0.920497")]
+)
+def test_numbers_of_a_table_keep_their_digits(number: float, written: str) -> None:
+    assert f'data-value="{written}"' in _cell(Cell("", number))
+
+
+def test_a_published_table_lacks_nothing_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitscale.report.page.FIGURES", {})
+    texts = [note.text for note in write(paper.table(), tmp_path, "theirs", published=True).notes]
+    assert not any("baseline" in text or "missing" in text or "Not drawn" in text for text in texts)

@@ -223,3 +223,32 @@ def test_paper_has_no_switches_and_is_white_in_the_dark(chromium: Browser, page:
     assert not chromium.find("#runs").is_displayed()
     assert chromium.find("#cells").is_displayed()
     assert chromium.run("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+
+
+def test_every_switch_fits_a_phone(chromium: Browser, page: Path) -> None:
+    chromium.show(page, width=360)
+    for name in ("metric", "task", "x", "counting", "images", "seen"):
+        values = [option.get_attribute("value") for option in Select(chromium.find(f"#{name}")).options]
+        for value in values[1:] if chromium.find(f"#{name}").is_displayed() else []:
+            choose(chromium, name, value)
+            assert chromium.run("return document.documentElement.scrollWidth") <= 360, (name, value)
+        if name == "x" and values[-1] != "flops":
+            choose(chromium, "x", "flops")
+    assert chromium.find("#counting").rect["x"] + chromium.find("#counting").rect["width"] <= 360
+    click(chromium, "#ylog")
+    card_of(chromium, TRACED)
+    chromium.wait(lambda: chromium.find("#card").is_displayed())
+    assert chromium.run("return document.documentElement.scrollWidth") <= 360
+    assert chromium.find("figure").get_attribute("tabindex") == "0"
+    assert chromium.errors() == []
+
+
+def test_a_logarithmic_axis_names_its_powers_of_ten(shown: Browser) -> None:
+    choose(shown, "x", "flops")
+    labels = shown.run(
+        "return [...document.querySelectorAll('#plot .role-axis-label text')].map((text) => text.textContent)"
+    )
+    flops = [float(label) for label in labels if "e" in label]
+    low, high = min(flops), max(flops)
+    power = 10.0 ** len(str(int(low)))
+    assert power > high or power in flops

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
@@ -37,6 +38,8 @@ class Curves:
     """Points that others have published, to be drawn beside: `value`, and OF_TRUNK where they say it; `source`."""
     planned: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=PLANNED))
     """Cells that the study holds and that are not done: `PLANNED`, as far as a plan tells it."""
+    laws: Any = None
+    """Those that are drawn, where they are fitted already: as `report.fitted.laws_of` gives them."""
 
 
 def curves(frame: pd.DataFrame) -> Curves:

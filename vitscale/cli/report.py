@@ -96,7 +96,7 @@ def _paper(studies: list[str] | None, overlay: Overlay | None, out: Path, *, as_
     from vitscale.report.paper import NOTES, SOURCE, TITLE, table
 
     with disk_errors(out):
-        documents = [_document("paper", page.write(table(), out, TITLE, first=NOTES))]
+        documents = [_document("paper", page.write(table(), out, TITLE, first=NOTES, published=True))]
     if as_json:
         print_json({"source": SOURCE, "reports": documents})
     else:

@@ -15,7 +15,9 @@ APART = 0.11  # `55k`
 LETTER = 0.036  # of longer labels: `1.28M`
 HALVES = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
 FIFTHS = (*(tenth / 10 for tenth in range(10, 30, 2)), 3, 3.5, 4, 4.5, 5, 5.5, 6, 7, 8, 9)
-FAR_APART = 0.24  # `$7{\\times}10^{11}$`
+RAISED = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+WRITTEN_OUT = 1e5
+FAR_APART = 0.24  # `7×10¹¹`
 
 
 def log_limits(axes: Axes, values: Sequence[float]) -> tuple[float, float]:
@@ -51,7 +53,7 @@ def compute_ticks(axes: Axes, values: Sequence[float]) -> None:
     powers = _decades(math.log10(low), math.log10(high))
     minor = [float(f"{digit}e{power}") for power in powers for digit in range(1, 10)]
     axes.xaxis.set_major_locator(FixedLocator(major))
-    axes.xaxis.set_major_formatter(FixedFormatter([scientific(value) for value in major]))
+    axes.xaxis.set_major_formatter(FixedFormatter([plain(value) for value in major]))
     axes.xaxis.set_minor_locator(FixedLocator([value for value in minor if low <= value <= high]))
     axes.tick_params(axis="x", which="minor", labelbottom=False)  # sooner than labels without text
 
@@ -90,11 +92,16 @@ def _thinned(values: list[float], room: float) -> list[float]:
 
 
 def scientific(value: float) -> str:
-    """Mathtext of two digits such as `$5.6{\\times}10^{7}$`, or `$10^{14}$`."""
+    """Two digits such as `5.6×10⁷`, or `10¹⁴`. As letters: mathtext would be parsed for each size and file anew."""
     mantissa, power = f"{value:.1e}".split("e")
     mantissa = mantissa.removesuffix(".0")
-    times = "" if mantissa == "1" else f"{mantissa}{{\\times}}"
-    return f"${times}10^{{{int(power)}}}$"
+    times = "" if mantissa == "1" else f"{mantissa}×"
+    return f"{times}10{str(int(power)).translate(RAISED)}"
+
+
+def plain(value: float) -> str:
+    """As `scientific`, but small whole numbers as they are: `30`, `1000`."""
+    return f"{value:g}" if value < WRITTEN_OUT else scientific(value)
 
 
 def _decades(low: float, high: float) -> range:

@@ -45,7 +45,8 @@ def html(
     """`pictures`: (title, SVG document) by the figure's name. `tables`: of cells, and of runs."""
     letters: set[str] = set()
     figures = "\n".join(
-        f"<h2>{escape(heading)}</h2>\n<figure>{inline(svg, heading, name, letters)}</figure>"
+        f'<h2>{escape(heading)}</h2>\n<p class="wide">Wider than this screen: scroll it sideways.</p>\n'
+        f'<figure tabindex="0" aria-label="{escape(heading)}">{inline(svg, heading, name, letters)}</figure>'
         for name, (heading, svg) in pictures.items()
     )
     library, script = scripts(), _text("page.js")
@@ -138,8 +139,13 @@ def _table(name: str, table: Table) -> str:
     return f'<table id="{name}"><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>'
 
 
+def _digits(number: float) -> str:
+    """Whole numbers with all of theirs; of others as many as any measurement here has."""
+    return str(int(number)) if float(number).is_integer() and abs(number) < 2**53 else f"{number:.9g}"
+
+
 def _cell(cell: Cell) -> str:
-    number = "" if cell.number is None else f' data-value="{cell.number:.6g}"'
+    number = "" if cell.number is None else f' data-value="{_digits(cell.number)}"'
     text = escape(cell.text)
     if cell.run is not None:
         text = f'<button type="button" data-run="{escape(cell.run)}">{text}</button>'

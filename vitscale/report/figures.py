@@ -60,6 +60,7 @@ def accuracy_by_params(found: Curves) -> Figure | None:
 def accuracy_by_patch(found: Curves) -> Figure | None:
     """Over the patch size of networks that are the same otherwise: a line for each of ViT-B/32, ViT-B/16, ..."""
     points = accuracy(found.points)
+    points = points[points["model"].str.contains(r"/\d+$", regex=True)]  # a ResNet has no patches
     points = points.assign(model=points["model"].str.replace(r"/\d+$", "", regex=True))
     points, at = network_axis(points, "ratio", LINE)
     return None if at is None else _by_network(found, points, LINE, at, "ratio", "patch size, pixels")
@@ -142,13 +143,37 @@ def _scatter(
 
 
 FIGURES: dict[str, Callable[[Curves], Figure | None]] = {
-    "accuracy_by_set_size": accuracy_by_set_size,
-    "accuracy_by_flops": accuracy_by_flops,
-    "error_by_flops": error_by_flops,
-    "frontier_by_flops": frontier_by_flops,
-    "isoflop_panels": isoflop_panels,
-    "accuracy_by_params": accuracy_by_params,
-    "accuracy_by_patch": accuracy_by_patch,
-    "accuracy_by_time": accuracy_by_time,
-    "upstream_vs_downstream": upstream_vs_downstream,
+    draw.__name__: draw
+    for draw in (
+        accuracy_by_set_size,
+        accuracy_by_flops,
+        error_by_flops,
+        frontier_by_flops,
+        isoflop_panels,
+        accuracy_by_params,
+        accuracy_by_patch,
+        accuracy_by_time,
+        upstream_vs_downstream,
+    )
 }
+TITLES = {  # of those whose names do not say it
+    "accuracy_by_set_size": "Accuracy against pre-training-set size",
+    "accuracy_by_flops": "Accuracy against training compute",
+    "error_by_flops": "Error against training compute, with its law",
+    "frontier_by_flops": "The best error at each compute",
+    "isoflop_panels": "Error against size at equal compute",
+    "accuracy_by_params": "Accuracy against parameters",
+    "accuracy_by_patch": "Accuracy against patch size",
+    "accuracy_by_time": "Accuracy against training time",
+    "upstream_vs_downstream": "Upstream against downstream",
+}
+# Why a figure is missing that a reader of any study would look for; the others come where what they show varies.
+NOTHING = {
+    "accuracy_by_set_size": "no finished cell, or one set size alone",
+    "accuracy_by_flops": "no set size was trained at two budgets",
+    "upstream_vs_downstream": "no cell has both an upstream and a downstream accuracy",
+}
+
+
+def title_of(name: str) -> str:
+    return TITLES.get(name, name.replace("_", " ").capitalize())

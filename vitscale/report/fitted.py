@@ -12,7 +12,9 @@ from vitscale.analysis.checks import choose
 from vitscale.analysis.curves import Curves, compute_axis
 from vitscale.analysis.fits import Fit, fit
 from vitscale.analysis.forms import FORMS
+from vitscale.analysis.intervals import Sample, sample
 from vitscale.analysis.measured import CLUSTER, by_run
+from vitscale.analysis.profiles import Profile, profiles
 from vitscale.analysis.tables import Columns, curves_of
 from vitscale.errors import VitscaleError
 from vitscale.report.panels import SERIES, accuracy, measures, of_measure
@@ -23,6 +25,7 @@ Line = tuple[str, ...]
 LAWS = ("power", "saturating")  # what few points can tell apart
 FEWEST = 3  # places in x of a law
 CHOICE = 5  # places from which on the dearest can be held out to choose a form
+RESAMPLES = 200  # enough for the eye; `vitscale fit` takes more
 BEYOND = 10.0  # times the largest compute: further a forecast is a guess
 
 
@@ -32,6 +35,13 @@ class Law:
     low: float
     high: float
     """The computes between which it was fitted."""
+    drawn: Sample
+    profiles: dict[str, Profile]
+
+    @property
+    def open(self) -> list[str]:
+        """The parameters that the data do not identify."""
+        return [name for name, end in self.profiles.items() if not end.identified]
 
     @property
     def end(self) -> float:
@@ -41,6 +51,9 @@ class Law:
 
 def laws_of(found: Curves) -> dict[Measured, dict[Line, Law]]:
     """Of the set size whose cells differ in compute; only measures and lines that have one."""
+    if found.laws is not None:
+        laws: dict[Measured, dict[Line, Law]] = found.laws
+        return laws
     _, examples = compute_axis(accuracy(found.points))
     if examples is None:
         return {}
@@ -67,7 +80,7 @@ def law_of(rows: pd.DataFrame) -> Law | None:
     found = fit(choose(points, LAWS).form if several else FORMS["power"], points)
     low, high = float(points.inputs.min()), float(points.inputs.max())
     falls = found.predict(np.array([[high]]))[0] < 0.999 * found.predict(np.array([[low]]))[0]
-    return Law(found, low, high) if falls else None
+    return Law(found, low, high, sample(found, resamples=RESAMPLES), profiles(found)) if falls else None
 
 
 def lines_of(rows: pd.DataFrame) -> Iterator[tuple[Line, pd.DataFrame]]:

@@ -11,13 +11,13 @@ from matplotlib.text import Annotation
 
 from vitscale.analysis.curves import Curves, compute_axis
 from vitscale.analysis.frontier import Configuration, frontier
-from vitscale.analysis.intervals import Sample, sample
+from vitscale.analysis.intervals import Sample
 from vitscale.analysis.isoflop import Budget, IsoFlop, isoflop
 from vitscale.analysis.measured import CLUSTER, by_run
 from vitscale.analysis.tables import Columns, curves_of
 from vitscale.errors import VitscaleError
 from vitscale.report.axes import compute_ticks, error_ticks, scientific, size_ticks
-from vitscale.report.fitted import Law, Line, laws_of, lines_of
+from vitscale.report.fitted import RESAMPLES, Law, Line, Measured, laws_of, lines_of
 from vitscale.report.labels import end_label, push_apart
 from vitscale.report.lines import GREY, Look, family_styles, looks, measure_title, short
 from vitscale.report.overlay import along, draw_theirs, overlay_text, theirs_along
@@ -25,26 +25,30 @@ from vitscale.report.panels import (
     SERIES,
     accuracy,
     draw_caption,
+    family_text,
     marker_areas,
     measures,
     of_measure,
     panel_grid,
     seed_text,
+    size_text,
     style,
+    undominated,
 )
 
-RESAMPLES = 200  # enough for the eye; `vitscale fit` takes more
 GRID = 60
 NAMING = "model, and as far as they differ, unique images and images seen"
 PLANNED = " Hollow: predicted, of planned runs."
 FAINT = 0.3
 SHORTEST = 0.4  # of an error: an axis need not hold a spread that reaches lower
-LOWEST = 1e-3  # of an error in %: a logarithmic axis has no 0
+LOWEST = 1e-9  # of an error in %: a logarithm needs one, and the axis ends far above
+REACH = 10.0  # times below the smallest measured error that is not 0: further an axis does not go for a law
+ZERO = " Open triangles on the axis: no error at all."
 NAMED = 4  # configurations of a frontier: the dearest
 
 
 def error_by_flops(found: Curves) -> Figure | None:
-    """Small multiples in logarithms: each family's runs, and the law of its best, solid where fitted, dashed beyond."""
+    """Small multiples in logarithms: each family's runs, and the law of them, solid where fitted, dashed beyond."""
     points, examples = compute_axis(accuracy(found.points))
     laws = laws_of(found)
     if examples is None or not laws:
@@ -69,7 +73,8 @@ def error_by_flops(found: Curves) -> Figure | None:
             f"{seed_text(points)}{_bars(points)} Lines: laws of the error fitted to runs with {short(examples)} unique"
             f" images, dashed beyond the largest;\nband: 95 % interval of the law."
             " In the corner: the law, C the compute in FLOPs; in brackets the 95 % interval of its exponent."
-            f"{PLANNED if hollow else ''}{overlay_text(theirs)}",
+            f"{PLANNED if hollow else ''}{_dominated_text(points)}{_zero_text(points)}{size_text(points)}"
+            f"{overlay_text(theirs)}",
         )
         push_apart(figure, labels)
     return figure
@@ -78,8 +83,11 @@ def error_by_flops(found: Curves) -> Figure | None:
 def frontier_by_flops(found: Curves) -> Figure | None:
     """Small multiples: every configuration, faint where a cheaper one is as good, and the frontier of the others."""
     points = accuracy(found.points).dropna(subset=["flops"])
-    points = points[points["value"] < 1]
-    panels = [key for key in measures(points) if _budgets(of_measure(points, key)) > 1]
+    panels = [
+        key
+        for key in measures(points)
+        if _budgets(of_measure(points, key)) > 1 and (of_measure(points, key)["value"] < 1).any()
+    ]
     if not panels:
         return None
     theirs = theirs_along(found, "flops")
@@ -95,16 +103,16 @@ def frontier_by_flops(found: Curves) -> Figure | None:
             axes.set_title(measure_title(*key))
             axes.set_ylabel("error, %")
             axes.set_xlabel("pre-training compute, FLOPs")
-        faint = f"Faint: something cheaper is as good.\nNames: {NAMING}."
-        draw_caption(figure, f"{seed_text(points)}{_bars(points)} {faint}{overlay_text(theirs)}")
+        faint = f"Faint: something cheaper is as good.{_zero_text(points)}\nNames, of the {NAMED} dearest: {NAMING}."
+        families = f" {family_text(points)}{size_text(points)}"
+        draw_caption(figure, f"{seed_text(points)}{_bars(points)} {faint}{families}{overlay_text(theirs)}")
         push_apart(figure, labels)
     return figure
 
 
 def isoflop_panels(found: Curves) -> Figure | None:
     """Small multiples: error against parameters at each compute that has four sizes, each with its parabola."""
-    runs = accuracy(by_run(found)).dropna(subset=["params"])
-    profiles = {key: one for key in measures(runs) if (one := _isoflop(of_measure(runs, key))) is not None}
+    profiles = profiles_of(found)
     if not profiles:
         return None
     with style():
@@ -124,8 +132,17 @@ def isoflop_panels(found: Curves) -> Figure | None:
     return figure
 
 
+def profiles_of(found: Curves) -> dict[Measured, IsoFlop]:
+    """IsoFLOP profiles of the measures that have one."""
+    runs = accuracy(by_run(found)).dropna(subset=["params"])
+    return {key: one for key in measures(runs) if (one := _isoflop(of_measure(runs, key))) is not None}
+
+
 def equation(law: Law, drawn: Sample) -> str:
-    """Mathtext such as `$0.031 + 0.12\\,(C/10^{20})^{-0.33}$ [0.21, 0.48]`."""
+    """Mathtext such as `$0.031 + 0.12\\,(C/10^{20})^{-0.33}$ [0.21, 0.48]`; no number where one is not identified."""
+    if law.open:
+        floor = "a + " if "a" in law.profiles else ""
+        return f"{floor}b C⁻ᶜ; not identified: {', '.join(law.open)}"
     values = law.fit.parameters
     power = round(np.log10(np.sqrt(law.low * law.high)))
     size = values["b"] * 10.0 ** (-values["c"] * power)
@@ -144,38 +161,75 @@ def _draw_laws(
 ) -> list[Annotation]:
     """`beside`: further errors that the axis has to hold."""
     texts, written, errors = [], [], [*_errors(points), *beside]
-    areas = marker_areas(points)
+    areas, lowest = marker_areas(points), min(errors) / REACH
     for line, group in lines_of(points):
         look, law = line_looks[line], laws.get(line)
-        _draw_spread(axes, group, look.color)
-        axes.scatter(
-            group["flops"], 100 * (1 - group["value"]), s=areas[group.index], color=look.color, marker=look.marker,
-            edgecolors="white", linewidths=0.6, zorder=3,
-        )  # fmt: skip
+        for top, some in _by_rank(group):
+            _draw_points(axes, some, areas, look.color, look.marker, 1.0 if top else FAINT)
         end = group.sort_values("flops").iloc[-1]
         x, y = float(end["flops"]), 100 * (1 - float(end["value"]))
         if law is not None:
-            drawn = sample(law.fit, resamples=RESAMPLES)
-            x, y = law.end, _draw_law(axes, law, drawn, look)
+            x, y = law.end, max(_draw_law(axes, law, look), lowest)
             errors.append(y)
-            written.append((equation(law, drawn), look.color))
-        texts.append(end_label(axes, look.label, x, y, look.color, 8))
+            written.append((equation(law, law.drawn), look.color))
+        texts.append(end_label(axes, look.label, x, max(y, lowest), look.color, 8))
     error_ticks(axes, errors)
     for number, (text, color) in enumerate(written):
         axes.text(0.03, 0.04 + 0.085 * number, text, transform=axes.transAxes, fontsize=6.5, color=color)
     low, high = axes.get_ylim()
     axes.set_ylim(low / (high / low) ** (0.1 * len(written)), high)  # room for the equations
+    for line, group in lines_of(points):
+        _draw_zeros(axes, group, line_looks[line].color)
     return texts
 
 
-def _draw_law(axes: Axes, law: Law, drawn: Sample, look: Look) -> float:
+def _by_rank(line: pd.DataFrame) -> list[tuple[bool, pd.DataFrame]]:
+    """Of a line of several models: what nothing cheaper equals, and what something does."""
+    line = line.sort_values(["flops", "value"], ascending=[True, False])
+    if line["model"].nunique() < 2:
+        return [(True, line)]
+    best = undominated(line)
+    return [(True, line[best]), (False, line[~best])]
+
+
+def _draw_points(axes: Axes, points: pd.DataFrame, areas: pd.Series, color: str, marker: str, alpha: float) -> None:
+    """With their spread over seeds; errors of 0 have no place on the axis."""
+    points = points[points["value"] < 1]
+    _draw_spread(axes, points, color, alpha)
+    axes.scatter(
+        points["flops"], 100 * (1 - points["value"]), s=areas[points.index], color=color, marker=marker,
+        edgecolors="white", linewidths=0.6, alpha=alpha, zorder=3,
+    )  # fmt: skip
+
+
+def _draw_zeros(axes: Axes, points: pd.DataFrame, color: str) -> None:
+    """What made no error at all, at the bottom of a logarithmic axis."""
+    zeros = points.loc[points["value"] >= 1, "flops"].astype(float)
+    if zeros.empty:  # whose place in the layout would have no size
+        return
+    axes.plot(
+        zeros, np.zeros(len(zeros)), linestyle="", marker="v", markersize=6, markerfacecolor="white",
+        markeredgecolor=color, transform=axes.get_xaxis_transform(), clip_on=False, zorder=4, gid="zero",
+    )  # fmt: skip
+
+
+def _zero_text(points: pd.DataFrame) -> str:
+    return ZERO if (points["value"] >= 1).any() else ""
+
+
+def _dominated_text(points: pd.DataFrame) -> str:
+    several = points.groupby(SERIES)["model"].nunique().max() > 1
+    return " Faint: something cheaper of the family is as good." if several else ""
+
+
+def _draw_law(axes: Axes, law: Law, look: Look) -> float:
     """The error in % at the law's end."""
     x = np.geomspace(law.low, law.end, GRID)
     y = 100 * law.fit.predict(x[:, None])
     inside = x <= law.high * (1 + 1e-9)
     axes.plot(x[inside], y[inside], color=look.color)
     axes.plot(x[~inside], y[~inside], color=look.color, linestyle=(0, (4, 2.5)), linewidth=1.2)
-    if (found := drawn.predictions(x[:, None])) is not None:
+    if (found := law.drawn.predictions(x[:, None])) is not None:
         band = 100 * np.array([(one.low, one.high) for one in found[0]])
         axes.fill_between(x, np.maximum(band[:, 0], LOWEST), band[:, 1], color=look.color, alpha=0.14, linewidth=0)
     return float(y[-1])
@@ -196,7 +250,8 @@ def _spread(points: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series, pd.Series]:
 
 def _errors(points: pd.DataFrame) -> list[float]:
     """What an axis has to hold: errors above 0 and their spread, of which a logarithmic axis would have no end."""
-    error = 100 * (1 - points.loc[points["value"] < 1, "value"])
+    points = points[points["value"] < 1]
+    error = 100 * (1 - points["value"])
     several, low, high = _spread(points)
     return [*error, *np.maximum(low, SHORTEST * 100 * (1 - several["value"])), *high]
 
@@ -231,16 +286,16 @@ def _draw_frontier(axes: Axes, points: pd.DataFrame) -> list[Annotation]:
     is_best = pd.Series([one in best for one in grid], dtype=bool)
     for (family, top), group in points.groupby([points["family"], is_best]):
         color, marker = styles[str(family)]
-        alpha = 1.0 if top else FAINT
-        _draw_spread(axes, group, color, alpha)
-        axes.scatter(
-            group["flops"], 100 * (1 - group["value"]), s=areas[group.index], color=color, marker=marker,
-            edgecolors="white", linewidths=0.6, alpha=alpha, zorder=3,
-        )  # fmt: skip
-    axes.step([one.compute for one in best], [one.value for one in best], where="post", color=GREY, linewidth=1)
-    shown = [(int(one.name), one) for one in best[-NAMED:]]
-    colors = {number: styles[str(points["family"][number])][0] for number, _ in shown}
-    return [end_label(axes, names[number], one.compute, one.value, colors[number], 7) for number, one in shown]
+        _draw_points(axes, group, areas, color, marker, 1.0 if top else FAINT)
+        _draw_zeros(axes, group, color)
+    bottom = axes.get_ylim()[0]
+    heights = [max(one.value, bottom) for one in best]
+    axes.step([one.compute for one in best], heights, where="post", color=GREY, linewidth=1)
+    labels = []
+    for one, height in list(zip(best, heights, strict=True))[-NAMED:]:
+        color = styles[str(points["family"][int(one.name)])][0]
+        labels.append(end_label(axes, names[int(one.name)], one.compute, height, color, 7))
+    return labels
 
 
 def _budgets(points: pd.DataFrame) -> int:

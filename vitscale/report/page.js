@@ -3,6 +3,7 @@ const report = JSON.parse(document.getElementById("report").textContent);
 const $ = (id) => document.getElementById(id);
 const hidden = new Set();  // numbers of series
 let shown = [];  // the chart's runs, from left to right
+let left_out = 0;  // runs that a logarithmic axis has no place for
 let at = -1;  // which of them the arrow keys are at
 let view = null;
 
@@ -27,7 +28,9 @@ function short(number, scientific = false) {
 }
 
 const percent = (metric) => metric.includes("accuracy") || metric === "error";
-const written = (value, metric) => percent(metric) ? `${value.toFixed(1)} %` : value.toPrecision(3);
+// Three digits of what is near 0 or 100 %: 0.29 %, 99.14 %. The sum takes off what binary fractions leave below a half.
+const decimals = (value) => Math.min(value, 100 - value) < 1 ? 2 : 1;
+const written = (value, metric) => percent(metric) ? `${(value + 1e-9).toFixed(decimals(value))} %` : value.toPrecision(3);
 // An error is drawn from the accuracies, in percent as they are.
 const stored = (metric) => metric === "error" ? "accuracy" : metric;
 const scaled = (value, metric) => metric === "error" ? 100 * (1 - value) : percent(metric) ? 100 * value : value;
@@ -107,12 +110,13 @@ function chosen() {
   const x = axis().key === "flops" ? $("counting").value : axis().key;
   const log = [$("xlog").checked, $("ylog").checked];
   const found = [];
+  left_out = 0;
   for (let i = 0; i < run.length; i++) {
     const one = report.runs[run[i]], across = one[x], up = scaled(value[i], metric);
     if (measure[i] !== wanted || hidden.has(series[i]) || across == null) continue;
     if ($("images").value && String(one.examples) !== $("images").value) continue;
     if ($("seen").value && String(one.examples_seen) !== $("seen").value) continue;
-    if ((log[0] && across <= 0) || (log[1] && up <= 0)) continue;
+    if ((log[0] && across <= 0) || (log[1] && up <= 0)) { left_out += 1; continue; }
     found.push({ x: across, y: up, run: one, series: series[i], draws: draws[i], id: id[i] ?? one.id });
   }
   return found.sort((a, b) => a.x - b.x || a.y - b.y);
@@ -178,16 +182,41 @@ function specification(points, laws, bars) {
   for (const { encoding } of spec.layer) {
     for (const tip of encoding.tooltip ?? []) tip.title = titles[tip.field] ?? tip.title;
     encoding.y.title = titles.up;
-    encoding.y.scale = $("ylog").checked ? { type: "log", nice: false } : { zero: false };
+    encoding.y.scale = $("ylog").checked ? { type: "log", nice: false, padding: 14 } : { zero: false };
+    if ($("ylog").checked) encoding.y.axis = { labelExpr: PLAIN, ...logTicks([...points, ...laws, ...bars].map(({ y }) => y), 12) };
     if (!encoding.x) continue;
-    Object.assign(encoding.x, { title: titles.across, axis: ticksOf(points) });
+    Object.assign(encoding.x, { title: titles.across, axis: ticksOf(points, laws) });
     encoding.x.scale = { ...encoding.x.scale, type: $("xlog").checked ? "log" : "linear" };
   }
   return spec;
 }
 
-function ticksOf(points) {
+// Of a logarithmic axis: powers of ten, and as many others between them as there is room for, so that none of the
+// powers gives way to a neighbour.
+function logTicks(values, most) {
+  const found = values.filter((value) => value > 0);
+  if (!found.length) return {};
+  const [low, high] = [Math.min(...found) / 1.1, Math.max(...found) * 1.1];
+  const steps = [[1], [1, 3], [1, 2, 5], [1, 1.5, 2, 3, 4, 5, 7]];
+  let kept = [];
+  for (const digits of steps) {
+    const next = [];
+    for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power++)
+      for (const digit of digits) {
+        const value = Number(`${digit}e${power}`);
+        if (value >= low && value <= high) next.push(value);
+      }
+    if (next.length > most && kept.length > 1) break;
+    kept = next;
+  }
+  return { values: kept, labelOverlap: false };
+}
+
+function ticksOf(points, laws) {
   const values = axis().ticks && [...new Set(points.map(({ x }) => x))];
+  const narrow = $("plot").clientWidth < 600;
+  if (!values && $("xlog").checked)
+    return { labelExpr: axis().scientific ? SCIENTIFIC : PLAIN, ...logTicks([...points, ...laws].map(({ x }) => x), narrow ? 5 : 9) };
   return { labelExpr: axis().scientific ? SCIENTIFIC : PLAIN, labelOverlap: "greedy", labelSeparation: 10, tickCount: 6, ...(values ? { values } : {}) };
 }
 
@@ -213,6 +242,9 @@ async function draw() {
   shown = chosen();
   at = -1;
   const bars = barsOf(), laws = lawsOf();
+  const joining = new Set(linesOf(shown).map(({ series }) => series));
+  // A series that no line of its own joins has no dash to be known by.
+  $("legend").querySelectorAll("svg line").forEach((line, number) => line.toggleAttribute("hidden", !joining.has(number)));
   describe(laws, bars);
   const drawn = await vegaEmbed("#plot", specification(shown, laws, bars), OPTIONS);
   if (view) view.finalize();
@@ -229,6 +261,7 @@ function describe(laws, bars) {
   $("bars").textContent = bars.length ? `Dashed: ${bars.map(({ name, up }) => `${name} ${up}`).join("; ")}.` : "";
   $("count").textContent = shown.length
     ? `${shown.length} runs; lines join the means over seeds, of several models those that nothing before them equals.${report.sized ? " Larger: more parameters." : ""}` : "Nothing measured here.";
+  if (left_out) $("count").textContent += ` Not drawn: ${left_out} at 0, where a logarithmic axis has no place.`;
 }
 
 function step(by) {

@@ -11,31 +11,15 @@ import pandas as pd
 from vitscale.analysis.curves import Curves, counted, curves, of_plan, one_version, summary
 from vitscale.report import paper
 from vitscale.report.document import Table, html
+from vitscale.report.doubts import doubts
 from vitscale.report.drawing import drawing
-from vitscale.report.figures import FIGURES
+from vitscale.report.figures import FIGURES, NOTHING, title_of
+from vitscale.report.fitted import laws_of
 from vitscale.report.interactive import scripts
 from vitscale.report.notes import Note, notes, plan_notes
 from vitscale.report.records import Sources, records
 from vitscale.report.table import run_table, table
 from vitscale.results.store import Held
-
-TITLES = {
-    "accuracy_by_set_size": "Accuracy against pre-training-set size",
-    "accuracy_by_flops": "Accuracy against training compute",
-    "error_by_flops": "Error against training compute, with its law",
-    "frontier_by_flops": "The best error at each compute",
-    "isoflop_panels": "Error against size at equal compute",
-    "accuracy_by_params": "Accuracy against parameters",
-    "accuracy_by_patch": "Accuracy against patch size",
-    "accuracy_by_time": "Accuracy against training time",
-    "upstream_vs_downstream": "Upstream against downstream",
-}
-# Why a figure is missing that a reader of any study would look for; the others come where what they show varies.
-NOTHING = {
-    "accuracy_by_set_size": "no finished cell, or one set size alone",
-    "accuracy_by_flops": "no set size was trained at two budgets",
-    "upstream_vs_downstream": "no cell has both an upstream and a downstream accuracy",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +39,12 @@ def write(
     first: Sequence[Note] = (),
     *,
     overlay: bool = False,
+    published: bool = False,
 ) -> Report:
     """Draw what `everything` (as `store.read` gives it) holds of the runs in `plan` into `out`, over an earlier report.
 
     `first`: what the honesty box begins with. `overlay`: the paper's own numbers on the study's tasks are drawn, too.
+    `published`: a table that others printed has no cells to finish, and no baselines to run.
 
     Raises:
         VitscaleError: two runs claim one point, or a task has two versions (exit 5); nothing is written then.
@@ -73,7 +59,8 @@ def write(
         found = replace(found, theirs=paper.overlay(found.points))
         first = [*first, paper.overlay_note(found.theirs)]
     out.mkdir(parents=True, exist_ok=True)
-    remarks = [*first, *plan_notes(everything, plan), *notes(frame, found)]
+    found = replace(found, laws=laws_of(found))
+    remarks = [*first, *plan_notes(everything, plan), *([] if published else notes(frame, found)), *doubts(found)]
     with drawing(FIGURES, found, out) as wait:
         summary(frame).to_csv(out / "table.csv", index=False)
         told = records(found, sources)
@@ -82,10 +69,9 @@ def write(
         drawn = {name: paths for name, paths in wait().items() if paths}
     for name in FIGURES.keys() - drawn.keys():
         _forget(out, name)
-    remarks += [
-        Note(f"Not drawn: {TITLES[name].lower()} ({why}).") for name, why in NOTHING.items() if name not in drawn
-    ]
-    pictures = {name: (TITLES[name], (out / f"{name}.svg").read_text("utf-8")) for name in drawn}
+    missing = {} if published else {name: why for name, why in NOTHING.items() if name not in drawn}
+    remarks += [Note(f"Not drawn: {title_of(name).lower()} ({why}).") for name, why in missing.items()]
+    pictures = {name: (title_of(name), (out / f"{name}.svg").read_text("utf-8")) for name in drawn}
     page = out / "report.html"
     page.write_text(html(title, facts(frame, found), remarks, pictures, (cells, runs), told), "utf-8")
     files = tuple(path for paths in drawn.values() for path in paths)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from textwrap import wrap
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -28,6 +29,7 @@ WIDTH = 9.0  # inches
 SERIES = ["family", "variant"]  # a line by compute: a family's models joined
 MARKER, SMALL, LARGE = 26.0, 14.0, 64.0  # square points
 SAME_SIZE = 1.5  # networks whose parameters differ by less have markers of one size
+LETTERS = 16.5  # of a caption in an inch
 FORMATS = ("png", "svg", "pdf")
 
 
@@ -112,7 +114,11 @@ def small_multiples(
             draw_key(figure, len(panels), points, cost_per_image(found), line_looks)
         dashed = " Dashed: baselines." if len(found.baselines) else ""
         band = " Band: ± 1 sd over seeds." if points["n"].max() > 1 else ""
-        draw_caption(figure, f"{seed_text(points)}{band} {spent[0].upper()}{spent[1:]}.{dashed}{overlay_text(theirs)}")
+        several = points.assign(variant=points["variant"].fillna("")).groupby(keys)["model"].nunique().max() > 1
+        faint = " Faint: something smaller along x is as good." if several else ""
+        spent = f"{spent[0].upper()}{spent[1:]}."
+        caption = f"{seed_text(points)}{band} {spent}{dashed}{faint}{size_text(points)}{overlay_text(theirs)}"
+        draw_caption(figure, caption)
         push_apart(figure, labels)
     return figure
 
@@ -127,7 +133,7 @@ def draw_lines(
     for line, group in points.assign(variant=points["variant"].fillna("")).groupby(keys, sort=True):
         look = line_looks[tuple(map(str, line))]
         group = group.sort_values([x, "value"], ascending=[True, False])
-        best = _undominated(group) if group["model"].nunique() > 1 else pd.Series(True, index=group.index)
+        best = undominated(group) if group["model"].nunique() > 1 else pd.Series(True, index=group.index)
         joined = group[best]
         across = joined[x].astype(float).to_numpy()
         mean, sd = 100 * joined["value"].to_numpy(), 100 * joined["sd"].fillna(0).to_numpy()
@@ -144,7 +150,7 @@ def draw_lines(
     return texts
 
 
-def _undominated(line: pd.DataFrame) -> pd.Series:
+def undominated(line: pd.DataFrame) -> pd.Series:
     """Of points sorted by x, and best first: those better than all before them."""
     before = line["value"].cummax().shift()
     return (line["value"] > before) | before.isna()
@@ -210,5 +216,22 @@ def seed_text(points: pd.DataFrame) -> str:
     return f"Means over {high} seeds." if low == high else f"Means over {low} to {high} seeds."
 
 
+def family_text(points: pd.DataFrame) -> str:
+    """Whose markers those are, for figures whose lines are not named."""
+    shapes = {"o": "circles", "s": "squares", "^": "triangles", "D": "diamonds", "v": "triangles down", "P": "plusses"}
+    styles = family_styles(points)
+    told = [
+        f"{NAMES.get(family, family)} {shapes.get(styles[family][1], 'crosses')}"
+        for family in sorted(set(points["family"].dropna().astype(str)))
+    ]
+    return f"{', '.join(told)}."
+
+
+def size_text(points: pd.DataFrame) -> str:
+    return " Larger markers: more parameters." if sized(points, "params") else ""
+
+
 def draw_caption(figure: Figure, text: str) -> None:
+    room = int(LETTERS * figure.get_figwidth())
+    text = "\n".join(part for line in text.split("\n") for part in wrap(line, room))
     figure.supxlabel(text, fontsize=7.5, color=GREY, x=0.012, ha="left")

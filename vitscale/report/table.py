@@ -73,8 +73,8 @@ def run_table(records: Mapping[str, Any]) -> tuple[list[str], list[list[Cell]]]:
 
 
 def _percent(values: list[float]) -> Cell:
-    """Several where a run was transferred with several settings: the best."""
-    return Cell(f"{100 * max(values):.1f}", max(values)) if values else Cell("")
+    """All of them where a run was transferred with several settings: the best on a test set is no result."""
+    return Cell(" / ".join(f"{100 * value:.1f}" for value in values), values[0] if len(values) == 1 else None)
 
 
 def _value(row: pd.DataFrame, most: int) -> Cell:

@@ -1,0 +1,89 @@
+"""What to doubt of the laws that a report draws, for its honesty box: what `vitscale fit` would say of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from vitscale.analysis import facts
+from vitscale.analysis.assess import range_of
+from vitscale.analysis.curves import Curves
+from vitscale.analysis.facts import FAR, FEW_POINTS
+from vitscale.report.fitted import Law, laws_of
+from vitscale.report.laws import profiles_of
+from vitscale.report.lines import NAMES, measure_title
+from vitscale.report.notes import Note
+from vitscale.report.panels import accuracy, measures, of_measure
+
+NOWHERE = np.empty((0, 1))  # at which nothing is forecast
+
+
+def doubts(found: Curves) -> list[Note]:
+    """Of the laws that are drawn, of the best sizes, and of errors that a logarithmic axis cannot hold."""
+    return [*_of_laws(list(_named(found))), *_edges(found), *_zeros(found)]
+
+
+def _named(found: Curves) -> Iterator[tuple[str, Law]]:
+    for key, of_lines in laws_of(found).items():
+        for (family, *variant), law in of_lines.items():
+            line = ", ".join(filter(None, [NAMES.get(family, family), *variant]))
+            yield f"{measure_title(*key)}, {line}", law
+
+
+def _of_laws(laws: Sequence[tuple[str, Law]]) -> list[Note]:
+    if not laws:
+        return []
+    places = [(name, law.fit.observations.place_count) for name, law in laws]
+    few = [f"{name}: {facts.count(count, 'compute')}" for name, count in places if count < FEW_POINTS]
+    unsure = [
+        f"{name}: {', '.join(f'{one} ({range_of(law.profiles[one])})' for one in law.open)}"
+        for name, law in laws
+        if law.open
+    ]
+    alone = [
+        f"{name}: {facts.count(law.fit.observations.cluster_count, 'independent run')}"
+        for name, law in laws
+        if law.drawn.method != "bootstrap"
+    ]
+    told = [(f"{name}: {fact.text}", fact) for name, law in laws for fact in facts.of_fit(law.fit, NOWHERE)]
+    outliers = [
+        f"{text.removesuffix('.')} ({'; '.join(fact.details)})" for text, fact in told if fact.kind == "outliers"
+    ]
+    total = len(laws)
+    lines = [
+        (few, f"{len(few)} of the {total} laws drawn go through fewer than four computes, and say little."),
+        (unsure, f"{len(unsure)} of the {total} laws drawn have parameters that the data do not identify."),
+        (alone, f"{len(alone)} of the {total} laws drawn have too few independent runs for a bootstrap: their bands"
+         " are Student's, or missing."),
+        (outliers, f"{len(outliers)} of the {total} laws drawn have outliers."),
+    ]  # fmt: skip
+    reach = max(law.end / law.high for _, law in laws)
+    far = Note(f"Laws are dashed beyond the largest run, here up to {reach:.3g} times (never beyond {FAR:g}): a guess.")
+    return [*(Note(text, tuple(details)) for details, text in lines if details), far]
+
+
+def _edges(found: Curves) -> list[Note]:
+    details = [
+        f"{measure_title(*key)}: {fact.text} {'; '.join(fact.details)}".strip()
+        for key, profile in profiles_of(found).items()
+        for fact in profile.facts
+        if fact.kind == "edge"
+    ]
+    return (
+        [Note("Best sizes at equal compute that lie at the edge of those measured.", tuple(details))] if details else []
+    )
+
+
+def _zeros(found: Curves) -> list[Note]:
+    """Errors of exactly 0, which a logarithmic axis cannot hold."""
+    points = accuracy(found.points)
+    perfect = points[points["value"] >= 1]
+    details = {
+        f"{model}, {measure_title(*key)}"
+        for key in measures(perfect)
+        for model in of_measure(perfect, key)["model"].astype(str)
+    }
+    what = facts.count(len(perfect), "point")
+    text = f"{what} without any error: on logarithmic axes they lie at the bottom, as triangles."
+    return [Note(text, tuple(sorted(details)))] if len(perfect) else []
