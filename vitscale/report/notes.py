@@ -9,6 +9,7 @@ from itertools import product
 import pandas as pd
 
 from vitscale.analysis.curves import CELL, LINE, Curves, cost_per_image, counted
+from vitscale.analysis.facts import count as _count
 from vitscale.analysis.variants import REPLICATE
 from vitscale.report.lines import BASELINE_NAMES, measure_title
 from vitscale.results.store import Held
@@ -267,7 +268,3 @@ def _records(frame: pd.DataFrame) -> list[dict[str, object]]:
 def _keys(frame: pd.DataFrame) -> list[tuple[object, ...]]:
     plain = frame.astype(object).where(frame.notna(), None)
     return list(plain.itertuples(index=False, name=None))
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
