@@ -24,5 +24,6 @@ def asked(trunk: Path) -> frozenset[tuple[int, str]]:
     with suppress(OSError):  # mostly there is no such folder
         for path in (trunk / FOLDER).iterdir():
             step, _, run_id = path.name.partition("-")
-            found.add((int(step), run_id))
+            if step.isdecimal():  # whatever else a system leaves in folders
+                found.add((int(step), run_id))
     return frozenset(found)

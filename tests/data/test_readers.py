@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from small_sets import encoded, write_tar
 from vitscale.data.images import Images
 from vitscale.data.preprocess import Preprocess
 from vitscale.data.shards import open_shards
-from vitscale.errors import RUN_FAILED, VitscaleError
+from vitscale.errors import MISSING, RUN_FAILED, VitscaleError
 from vitscale.failures import Failure
 
 CROPS = {"crop": "inception", "crop_area": 0.2, "flip": True}
@@ -55,13 +56,11 @@ def apart(folder: Path) -> Iterator[Callable[..., Images]]:
 
     yield make
     for images in made:
-        assert images._readers is not None
-        images._readers.close()
+        images.readers().close()
 
 
 def processes(images: Images) -> list[subprocess.Popen[bytes]]:
-    assert images._readers is not None
-    return list(images._readers._processes.values())
+    return list(images.readers()._processes.values())
 
 
 @pytest.mark.parametrize("look", LOOKS)
@@ -97,10 +96,38 @@ def test_a_killed_reader_ends_the_run_in_words(apart: Callable[..., Images]) -> 
     images.eval_batch(np.arange(10), how)
     processes(images)[0].send_signal(signal.SIGKILL)
     processes(images)[0].wait()
-    with pytest.raises(VitscaleError, match="a process that reads images was ended by signal 9") as caught:
-        images.eval_batch(np.arange(10), how)
-    assert caught.value.exit_code == RUN_FAILED
-    assert caught.value.failure is Failure.KILLED
+    for _ in range(2):  # whoever comes next is told the same
+        with pytest.raises(VitscaleError, match="a process that reads images was ended by signal 9") as caught:
+            images.eval_batch(np.arange(10), how)
+        assert caught.value.exit_code == RUN_FAILED
+        assert caught.value.failure is Failure.KILLED
+
+
+def test_readers_that_cannot_start_are_a_failure_in_words(
+    apart: Callable[..., Images], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: object, **__: object) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    images = apart()
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess, "Popen", refuses)
+        with pytest.raises(VitscaleError, match="2 processes that read images cannot be started: Resource") as caught:
+            images.eval_batch(np.arange(3), Preprocess(resolution=16))
+    assert caught.value.exit_code == MISSING
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == blocked
+    assert images.eval_batch(np.arange(0), Preprocess(resolution=16))[0].shape == (0, 3, 16, 16)
+
+
+def test_readers_that_hang_are_not_waited_for(apart: Callable[..., Images]) -> None:
+    images = apart()
+    images.eval_batch(np.arange(3), Preprocess(resolution=16))
+    for process in processes(images):
+        process.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    images.readers().close()
+    assert time.monotonic() - began < 10
 
 
 def test_signals_that_ask_for_a_checkpoint_leave_readers_alone(apart: Callable[..., Images]) -> None:
@@ -118,7 +145,7 @@ def test_readers_do_not_outlive_who_started_them(folder: Path) -> None:
         "from vitscale.data.images import Images\n"
         "from vitscale.data.shards import open_shards\n"
         f"images = Images(open_shards({str(folder)!r}), memory_bytes=0, workers=2, apart=True)\n"
-        "print(*(p.pid for p in images._readers._processes.values()), flush=True)\n"
+        "print(*(p.pid for p in images.readers()._processes.values()), flush=True)\n"
         "time.sleep(60)\n"
     )
     trainer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

@@ -111,7 +111,11 @@ def test_a_failed_fine_tuning_has_its_bill(jobs: list[Job], tmp_path: Path) -> N
     job = next(job for job in jobs if job.parent and job.run.transfer and job.run.transfer.protocol == "finetune")
     assert job.run.transfer is not None
     folder = folders.prepare(job, tmp_path / "runs", base=tmp_path, machine={})
-    training = [{"event": "engine"}, {"event": "step", "step": 1}, {"event": "step", "step": 4}]
+    training = [
+        {"event": "engine"},
+        {"event": "step", "step": 1, "device_seconds": 0.5},
+        {"event": "step", "step": 4, "device_seconds": 2.0},
+    ]
     log_of(folder, {"event": "start"}, *training, *training[:2], {"event": "start"}, *training, *training)
     folders.record_failure(folder, Failure.KILLED, "gone", "", 4)
     outcome = {**json.loads((folder / "result.json").read_text()), "attempt": 2}
@@ -121,7 +125,7 @@ def test_a_failed_fine_tuning_has_its_bill(jobs: list[Job], tmp_path: Path) -> N
     per_step = job.flops / (4 * 4)  # two rates and two repetitions of four steps
     assert row["flops_segment"] == 8 * per_step
     assert row["flops_lost"] == 5 * per_step
-    assert row["device_seconds"] == 5 + 6
+    assert row["device_seconds"] == 2.0 + 0.5 + 2.0 + 2.0
 
 
 def test_each_attempt_has_the_code_that_made_it(

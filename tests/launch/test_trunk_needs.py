@@ -8,10 +8,10 @@ import pytest
 
 import tiny
 from vitscale import branches, lease
-from vitscale.launch import trunks
+from vitscale.launch import folders, trunks
 from vitscale.launch.changes import changes
 from vitscale.launch.sweep import current_plan
-from vitscale.launch.trunks import shares_left
+from vitscale.launch.trunks import is_others, shares_left
 from vitscale.results.store import Held
 from vitscale.study.job import Job
 from vitscale.study.load import load
@@ -58,9 +58,9 @@ def begin(job: Job, runs: Path, *saved: int, branched_at: int = 0) -> Path:
 
 def finish(job: Job, runs: Path, *, steps: int, trunk: str | None = None) -> None:
     row = {"flops_segment": float(job.flops_alone_by("dense") // job.steps * steps), "trunk_id": trunk}
-    outcome = {"status": "done", "attempt": 1, "rows": [row], "reached": steps, "score": None}
-    (runs / job.id).mkdir(exist_ok=True)
-    (runs / job.id / "result.json").write_text(json.dumps(outcome))
+    times = dict.fromkeys(("started", "ended"), "2026-01-01T00:00:00+00:00")
+    outcome = {"status": "done", "attempt": 1, "rows": [row], "reached": steps, "score": None, **times}
+    (begin(job, runs) / "result.json").write_text(json.dumps(outcome))
 
 
 def left_at(job: Job) -> int | None:
@@ -90,8 +90,44 @@ def test_a_trunk_that_another_study_takes_further_is_not_waited_for(planned: Cal
     folder = begin(trunk, tmp_path, 40, 80, 120, 500)
     with lease.hold(folder):
         trunk, runs = planned(50, 100, 150)
-    assert trunk is None
+        assert is_others(trunk, folders.state_of(trunk, tmp_path))
+    assert trunk.steps == 120
     assert {steps: left_at(job) for steps, job in runs.items()} == {50: 40, 100: 80, 150: 120}
+
+
+def test_a_trunk_that_another_study_needs_further_is_done_as_far_as_it_is_needed_here(
+    planned: Callable, tmp_path: Path
+) -> None:
+    trunk, _ = planned(50, 100)
+    folder = begin(trunk, tmp_path, 40, 80)
+    finish(trunk, tmp_path, steps=80)
+    (folder / "result.json").rename(folder / "result-1.json")
+    begin(trunk, tmp_path, 500)
+    for later in (None, {"status": "failed", "reason": "no", "attempt": 2, "rows": []}):
+        if later:
+            (folder / "result.json").write_text(json.dumps(later))
+        trunk, runs = planned(50, 100)
+        assert trunk.steps == 80
+        assert (folders.outcome_of(trunk, tmp_path, whole=False) or {})["reached"] == 80
+        assert {left_at(job) for job in runs.values()} == {40, 80}
+
+
+def test_a_trunk_of_which_nothing_is_left_is_not_trained_again(planned: Callable, tmp_path: Path) -> None:
+    trunk, runs = planned(50, 100)
+    for job in runs.values():
+        finish(job, tmp_path, steps=job.steps // 5, trunk=trunk.id)
+    trunk, runs = planned(50, 100)
+    assert trunk is None
+    assert {left_at(job) for job in runs.values()} == {40, 80}
+
+
+def test_a_trunk_that_no_run_here_has_used_is_none_of_its_bill(planned: Callable, tmp_path: Path) -> None:
+    trunk, _ = planned(50, 1000)
+    begin(trunk, tmp_path, 800)
+    finish(trunk, tmp_path, steps=800)
+    trunk, runs = planned(10, 20)
+    assert trunk is None
+    assert {left_at(job) for job in runs.values()} == {None}
 
 
 def test_what_another_study_needs_of_a_trunk_is_not_in_this_ones_sum(planned: Callable, tmp_path: Path) -> None:

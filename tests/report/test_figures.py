@@ -247,7 +247,7 @@ def test_planned_runs_are_hollow_where_the_law_sees_them_up_to_its_end(frame: pd
         for at in points.get_offsets()
     ]
     assert hollow == [pytest.approx((law.high * 2, 100 * law.fit.predict(np.array([[law.high * 2]]))[0]))]
-    assert "Hollow: predicted, of planned runs." in drawn.get_supxlabel()
+    assert "Hollow: predicted, of planned runs." in " ".join(drawn.get_supxlabel().split())
     plt.close(drawn)
 
 

@@ -227,7 +227,9 @@ class Images(_Batches):
             self._array = np.zeros((len(shards), size[1], size[0], 3), dtype=np.uint8)
         self._seen = np.zeros(len(shards), dtype=bool)
         self._good = np.zeros(len(shards), dtype=bool)
-        self._readers = Readers(shards.access, self.workers) if apart and self._array is None else None
+        self._apart = apart
+        self._starting = threading.Lock()
+        self._readers: Readers | None = None
 
     def __len__(self) -> int:
         return len(self.shards)
@@ -243,8 +245,8 @@ class Images(_Batches):
     def _each(self, index: Int64[np.ndarray, " b"], look: Look) -> Squares:
         """Images decoded one by one, each cropped and resized as soon as it is there."""
         keeps = look.how.decode == "full" and self._fits
-        if self._readers is not None and not keeps:
-            return self._apart(self._readers, index, look)
+        if self._apart and not keeps:
+            return self._by_readers(index, look)
         out, good = _black(len(index), look.how.resolution)
 
         def fill(b: int) -> None:
@@ -259,9 +261,16 @@ class Images(_Batches):
         _for_each(fill, len(index), self.workers)
         return out, good
 
-    def _apart(self, readers: Readers, index: Int64[np.ndarray, " b"], look: Look) -> Squares:
+    def readers(self) -> Readers:
+        """Processes that read this set, started when they are needed first."""
+        with self._starting:
+            if self._readers is None:
+                self._readers = Readers(self.shards.access, self.workers)
+            return self._readers
+
+    def _by_readers(self, index: Int64[np.ndarray, " b"], look: Look) -> Squares:
         """As `_each`, by processes. What they do not get is read here once more, where it can be said why."""
-        out, failed = readers.squares(self.shards.places[index], look)
+        out, failed = self.readers().squares(self.shards.places[index], look)
         good = np.ones(len(index), dtype=bool)
         for b in {*failed, *(b for b, i in enumerate(index.tolist()) if i in self._problems)}:
             try:

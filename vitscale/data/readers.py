@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any, cast
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from vitscale.errors import RUN_FAILED, VitscaleError
+from vitscale.errors import MISSING, RUN_FAILED, VitscaleError
 from vitscale.failures import Failure
 from vitscale.processes import STOP_SIGNALS
 
@@ -39,7 +40,7 @@ AHEAD = 2
 class Readers:
     """`workers` processes over the shards of one data set; they end when this process does, however it ends.
 
-    Raises `VitscaleError` where one of them is killed.
+    Raises `VitscaleError` where one of them is killed, or cannot be started; from then on at every call.
     """
 
     def __init__(self, access: Access, workers: int) -> None:
@@ -47,23 +48,32 @@ class Readers:
         self._memory = os.memfd_create("vitscale-images")
         self._map: mmap.mmap | None = None
         self._processes: dict[Connection, subprocess.Popen[bytes]] = {}
+        self._error: VitscaleError | None = None
         # Sent to all processes of a group; what follows is the trainer's to say. What is blocked here is so in them.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-        for _ in range(workers):
-            connection, process = _start(self._memory)
-            self._processes[connection] = process
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        for connection in self._processes:
-            connection.send(access.shards)
+        try:
+            for _ in range(workers):
+                connection, process = _start(self._memory)
+                self._processes[connection] = process
+                connection.send(access.shards)
+        except OSError as error:
+            self.close()
+            raise _not_started(error, workers) from error
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def squares(self, places: Int64[np.ndarray, "b 3"], look: Look) -> tuple[UInt8[np.ndarray, "b 3 r r"], list[int]]:
         """Finished images of what lies at (shard, offset, size), and which of them are not: the rest of those is
         arbitrary."""
         shape = len(places), 3, look.how.resolution, look.how.resolution
-        step = max(len(places) // (CHUNKS * len(self._processes)), 1)
+        if not len(places):
+            return np.empty(shape, np.uint8), []
+        step = max(len(places) // (CHUNKS * max(len(self._processes), 1)), 1)
         parts = [slice(start, min(start + step, len(places))) for start in range(0, len(places), step)]
         failed: list[int] = []
         with self._lock:
+            if self._error is not None:
+                raise self._error
             held = self._reserve(math.prod(shape))
             jobs = ((held, part.start, places[part], look.part(part)) for part in parts)
             for answer in self._answers(jobs):
@@ -93,30 +103,38 @@ class Readers:
             raise self._lost() from None
 
     def _lost(self) -> VitscaleError:
-        ended = [process.wait() for process in self._processes.values() if _has_ended(process)]
+        until = time.monotonic() + 1  # its end is seen a little later than that of its connection
+        while not (ended := [p.returncode for p in self._processes.values() if p.poll() is not None]):
+            if time.monotonic() > until:
+                break
+            time.sleep(0.01)
         self.close()
         code = next(iter(ended), None)
         how = f"was ended by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
-        return VitscaleError(
+        self._error = VitscaleError(
             f"a process that reads images {how}",
             hint="the machine may be short of memory: fewer --workers need less; the same command goes on",
             exit_code=RUN_FAILED,
             failure=Failure.KILLED,
         )
+        return self._error
 
     def close(self) -> None:
-        """Ends the processes."""
+        """Ends the processes, whatever they are at."""
         for connection, process in self._processes.items():
             connection.close()
+            process.kill()
             process.wait()
         self._processes = {}
 
 
-def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    try:
-        return process.wait(timeout=1) is not None
-    except subprocess.TimeoutExpired:
-        return False
+def _not_started(error: OSError, workers: int) -> VitscaleError:
+    return VitscaleError(
+        f"the {workers} processes that read images cannot be started: {error.strerror or error}",
+        hint="fewer --workers need fewer processes and open files",
+        exit_code=MISSING,
+        failure=Failure.SETUP,
+    )
 
 
 def _hand_out(connection: Connection, jobs: Iterator[Any]) -> int:

@@ -17,10 +17,12 @@ def collect(job: Job, runs: Path, results: Path, study: str) -> bool:
     Also those of earlier attempts that nobody has recorded: a job of a cluster tries again by itself.
     """
     folder = runs / job.id
-    outcome = folders.result(folder)
+    outcome = folders.as_needed(job, folder, folders.result(folder))
     if job.kind == "import":
         return outcome is not None  # nothing was measured; its transfers are rows
     for earlier in folders.put_aside(folder):
+        if outcome is not None and earlier["attempt"] >= outcome["attempt"]:
+            continue  # of a trunk that somebody else has taken further
         if not (results / study / store.part_name(job.id, earlier["attempt"])).exists():
             _write(job, earlier, folder, results / study)
     if outcome is None:

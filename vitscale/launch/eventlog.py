@@ -17,7 +17,9 @@ def events(folder: Path) -> list[dict[str, Any]]:
     found = []
     for line in _lines_from_the_end(folder / "events.jsonl"):
         with suppress(ValueError):
-            found.append(json.loads(line))
+            event = json.loads(line)
+            if isinstance(event, dict) and "event" in event:
+                found.append(event)
     return found[::-1]
 
 

@@ -159,10 +159,17 @@ def _state(folder: Path, outcome: Mapping[str, Any] | None) -> State:
 
 def outcome_of(job: Job, runs: Path, *, whole: bool = True) -> dict[str, Any] | None:
     """A job's outcome; None where there is none yet, and for a trunk that must go further than it went."""
-    found = outcome(runs / job.id, whole=whole)
-    if found is not None and job.role == "trunk" and found["status"] == "done" and found["reached"] < job.steps:
-        return None
-    return found
+    return as_needed(job, runs / job.id, outcome(runs / job.id, whole=whole))
+
+
+def as_needed(job: Job, folder: Path, found: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Of a trunk's outcomes the first that came as far as this job: what others need of it is not this job's matter."""
+    if job.role != "trunk" or (found or {}).get("status") == "refused":
+        return found
+    for each in (*put_aside(folder), *([found] if found else [])):
+        if each["status"] == "done" and each.get("reached", 0) >= job.steps:
+            return each
+    return found if found is not None and found["status"] == "failed" else None
 
 
 def state_of(job: Job, runs: Path, *, whole: bool = True) -> State:

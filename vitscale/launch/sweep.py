@@ -142,7 +142,8 @@ class Sweep(ABC):
 
     def _others_at_work(self, now: Plan) -> bool:
         """Whether another sweep is busy with a run of this study."""
-        held = [job for job in now.jobs if self.only(job) and self._is_held(job)]
+        awaited = (job for job in now.jobs if self.only(job) and not trunks.is_others(job, "running"))
+        held = [job for job in awaited if self._is_held(job)]
         words = "waiting for other processes to let go of: " + ", ".join(job.id for job in held)
         if held and words != self.waiting_for:
             self.say(words)
@@ -164,12 +165,13 @@ class Sweep(ABC):
     def _left(self, now: Plan) -> int:
         """Jobs that can still be done."""
         standing = states(now.jobs, self.places.runs)
-        left = sum(self.only(job) and standing[job.id] in OPEN for job in now.jobs)
+        open_jobs = [job for job in now.jobs if self.only(job) and standing[job.id] in OPEN]
+        left = sum(not trunks.is_others(job, standing[job.id]) for job in open_jobs)
         return left + sum(self.only(job) for job in now.waiting)
 
     def _report(self, job: Job, left: int) -> None:
         """Says how a job ended, and how many are left."""
-        outcome = folders.result(self.places.runs / job.id)
+        outcome = folders.outcome_of(job, self.places.runs)
         assert outcome is not None  # collected
         if outcome["status"] == "failed":
             self.say(f"failed   {title(job)}: {outcome['reason']}  ({left} left)")
@@ -210,7 +212,7 @@ class Sweep(ABC):
                 outcome = folders.outcome_of(by, runs)
                 if outcome is not None and outcome["status"] == "failed":
                     collect_orphan(job, by, outcome, self.places.results, self.study.name)
-        wanted = [job for job in last.jobs if self.only(job)]
+        wanted = [job for job in last.jobs if self.only(job) and not trunks.is_others(job, own[job.id])]
         waiting = sum(self.only(job) for job in last.waiting)
         standing = with_causes(jobs, own, runs)
         counts = Counter(standing[job.id] for job in wanted)

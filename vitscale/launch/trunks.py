@@ -17,7 +17,7 @@ def as_needed(jobs: Iterable[Job], runs: Path, wanted: Callable[[Job], bool]) ->
 
     A branch leaves its trunk where it did, and where it has not begun yet at the checkpoint that lies there for it; one
     that trained alone, or for which there is none, has no trunk. Nor has one that alone could use a trunk that was not
-    begun. A trunk that somebody takes further than is needed here is not waited for.
+    begun. What nothing is left of, and nobody waits for, is not trained again.
     """
     jobs = list(jobs)
     saved = {job.id: folders.checkpoint_steps(runs / job.id) for job in jobs if job.role == "trunk"}
@@ -39,8 +39,10 @@ def as_needed(jobs: Iterable[Job], runs: Path, wanted: Callable[[Job], bool]) ->
         elif waiting[job.id]:
             if job.id in trained:
                 yield _as_far_as(job, waiting[job.id])
-        elif (left_at[job.id] or folders.result(runs / job.id)) and not _is_taken_further(runs / job.id):
-            yield _up_to(job, left_at[job.id] or max(saved[job.id], default=job.steps))
+        elif left_at[job.id]:
+            needed = _up_to(job, left_at[job.id])
+            if max(saved[job.id], default=0) >= needed.steps or folders.outcome_of(needed, runs, whole=False):
+                yield needed
 
 
 def ask(jobs: Iterable[Job], runs: Path) -> None:
@@ -63,6 +65,11 @@ def waits(job: Job, runs: Path) -> bool:
     """Whether a branch has not begun, and its trunk has yet to come to where it leaves it."""
     assert job.branch is not None
     return not _has_begun(runs / job.id) and reached(runs / job.branch.trunk) < job.branch.step
+
+
+def is_others(job: Job, state: str) -> bool:
+    """Whether somebody trains a trunk of which no run here needs more."""
+    return job.role == "trunk" and not job.branches and state == "running"
 
 
 def reached(folder: Path) -> int:
@@ -88,7 +95,9 @@ def _has_begun(folder: Path) -> bool:
 def _start(job: Job, runs: Path, saved: Sequence[int]) -> int | None:
     """The step at which a branch leaves its trunk, as things stand: 0 where it trains alone, None where it waits."""
     assert job.branch is not None
-    outcome = folders.result(runs / job.id)
+    outcome = folders.outcome(runs / job.id, whole=False)
+    if outcome is not None and outcome["status"] == "refused":
+        return 0  # a person has to look
     if outcome is not None and outcome["status"] == "done":
         row = outcome["rows"][0]
         own = round(row["flops_segment"] / training_flops(job.macs, job.run.recipe.batch_size))
@@ -112,11 +121,6 @@ def _leaving(job: Job, start: int | None, trained: Container[str]) -> Job:
 def _is_trained(folder: Path, waiting: int) -> bool:
     """Whether a trunk is worth it for those that wait for it."""
     return waiting > 1 or (folder / "run.json").is_file()
-
-
-def _is_taken_further(folder: Path) -> bool:
-    """Whether somebody trains it now, and not for those that are here."""
-    return folders.result(folder) is None and folders.is_held(folder)
 
 
 def _as_far_as(trunk: Job, branches: Sequence[Job]) -> Job:

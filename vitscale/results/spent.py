@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 Event = Mapping[str, Any]
@@ -20,7 +19,7 @@ class Spent:
     steps: int
     """Optimizer steps of all its trainings."""
     seconds: float
-    """By the clock, from its start."""
+    """Device-seconds of these, by clocks that nobody sets."""
 
 
 def attempts(events: Iterable[Event]) -> list[list[Event]]:
@@ -36,15 +35,14 @@ def attempts(events: Iterable[Event]) -> list[list[Event]]:
 
 def of_trainings(attempt: Iterable[Event]) -> Spent:
     """Of an attempt at one training after another, each of which begins at step 0."""
-    steps, last, times = 0, 0, []
+    steps, seconds = 0, 0.0
+    last: Event = {}
     for event in attempt:
-        times.append(datetime.fromisoformat(event["time"]).timestamp())
         if event["event"] == "engine":
-            steps, last = steps + last, 0
+            steps, seconds, last = steps + last.get("step", 0), seconds + last.get("device_seconds", 0.0), {}
         elif event["event"] == "step":
-            last = int(event["step"])
-    # A clock may be set back meanwhile.
-    return Spent(steps + last, max(times[-1] - times[0], 0.0) if times else 0.0)
+            last = event
+    return Spent(steps + last.get("step", 0), seconds + last.get("device_seconds", 0.0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -194,7 +194,9 @@ def _events(path: Path) -> list[dict[str, Any]]:
     found = []
     for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
         with contextlib.suppress(json.JSONDecodeError):
-            found.append(json.loads(line))
+            event = json.loads(line)
+            if isinstance(event, dict) and "event" in event:
+                found.append(event)
     return found
 
 
