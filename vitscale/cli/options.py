@@ -78,7 +78,9 @@ Hostfile = Annotated[
 Workers = Annotated[
     int | None,
     typer.Option(
-        "--workers", min=1, help="Threads of each process that read and decode images. Default: the cores, shared out."
+        "--workers",
+        min=1,
+        help="Threads of each process (beside a GPU: processes) that read and decode images. Default: the cores.",
     ),
 ]
 AUTO = "auto"

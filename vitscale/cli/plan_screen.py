@@ -261,7 +261,7 @@ def _saved(jobs: Sequence[Job], trunks: int, counting: Counting) -> list[str]:
     together = sum(job.flops_by(counting) for job in pretraining)
     if not pretraining:
         return []
-    if not trunks:
+    if not trunks and together == alone:
         return [f"no shared trunk: pre-training takes {alone:.2e} FLOPs, each run alone (0% saved)"]
     return [
         f"{trunks} shared trunk{'s' if trunks > 1 else ''}: pre-training takes {together:.2e} FLOPs instead of "
