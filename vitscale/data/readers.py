@@ -149,15 +149,15 @@ def _hand_out(connection: Connection, jobs: Iterator[Any]) -> int:
 def _start(memory: int) -> tuple[Connection, subprocess.Popen[bytes]]:
     ours, theirs = socket.socketpair()
     run = f"from vitscale.data.readers import serve; serve({theirs.fileno()}, {memory})"
-    # A module that is run by -c imports nothing of the trainer, which multiprocessing's own ways of starting would.
-    process = subprocess.Popen(
-        [sys.executable, "-c", run],
-        pass_fds=(theirs.fileno(), memory),
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-    )
-    theirs.close()
-    return Connection(ours.detach()), process
+    with ours, theirs:
+        # A module that is run by -c imports nothing of the trainer, which multiprocessing's own ways of starting would.
+        process = subprocess.Popen(
+            [sys.executable, "-c", run],
+            pass_fds=(theirs.fileno(), memory),
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        )
+        return Connection(ours.detach()), process
 
 
 def serve(socket_number: int, memory: int) -> None:

@@ -171,7 +171,8 @@ class Sweep(ABC):
 
     def _report(self, job: Job, left: int) -> None:
         """Says how a job ended, and how many are left."""
-        outcome = folders.outcome_of(job, self.places.runs)
+        folder = self.places.runs / job.id
+        outcome = folders.as_needed(job, folder, folders.result(folder))
         assert outcome is not None  # collected
         if outcome["status"] == "failed":
             self.say(f"failed   {title(job)}: {outcome['reason']}  ({left} left)")
