@@ -189,7 +189,7 @@ def test_a_disk_that_is_full_when_a_result_is_written_loses_none(folder: Path, s
     assert code == DONE, err
     written = pd.read_parquet(small_disk / "study")
     assert set(written["status"]) == {"done"}
-    assert set(written["run_id"]) == {job.id}
+    assert set(written["run_id"]) == {job.id, *(id_ for _, id_ in job.branches)}, "of a trunk its branches, too"
 
 
 def test_runs_on_a_read_only_disk_are_two_lines(folder: Path, small_disk: Path) -> None:
