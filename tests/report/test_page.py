@@ -71,6 +71,14 @@ def test_every_reference_inside_the_page_has_one_target(written: Report) -> None
     assert references <= set(targets)
 
 
+def test_a_figure_in_the_page_has_its_places_to_a_hundredth_and_scales_of_letters_whole(written: Report) -> None:
+    figures = "".join(re.findall(r"<figure.*?</figure>", written.page.read_text("utf-8"), re.DOTALL))
+    digits = [len(part) for part in re.findall(r"\.(\d+)", re.sub(r"scale\([^)]*\)", "", figures))]
+    assert max(digits) == 2
+    assert "scale(0.015625)" in figures  # of outlines in 1/64 of a point
+    assert "<!--" not in figures
+
+
 def test_the_page_is_small_enough_to_send(written: Report) -> None:
     assert written.page.stat().st_size < 2_000_000
 

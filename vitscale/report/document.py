@@ -25,6 +25,8 @@ COLORS = {
     **{color.lower(): f"other{number}" for number, (color, _) in enumerate(OTHERS, 1)},
 }
 PAINT = re.compile(rf"((?:fill|stroke): )({'|'.join(COLORS)})\b", re.IGNORECASE)
+# A hundredth of a point is finer than any screen; the scale of a letter's outline needs all of its digits.
+PLACE = re.compile(r"scale\([^)]*\)|(-?\d+\.\d{3,})\b")
 FONT = "(?:DejaVu|Cmsy|Cmr|Cmmi)"  # what ids of letters begin with
 
 
@@ -84,7 +86,9 @@ def inline(svg: str, label: str, name: str, defined: set[str]) -> str:
         return glyph[0] if new else ""
 
     body = re.sub(rf'<path id="({FONT}[^"]*)"[^>]*/>\s*', once, body)
-    body = re.sub(r"\n\s*", "\n", body).replace("xlink:href", "href")
+    body = re.sub(r"<!--.*?-->|<defs>\s*</defs>|<g [^>]*/>", "", body, flags=re.DOTALL)
+    body = PLACE.sub(lambda match: match[0] if match[1] is None else f"{float(match[1]):.2f}", body)
+    body = re.sub(r"\s*\n\s*", "\n", body).replace("xlink:href", "href")
     return body.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
 
 
