@@ -25,8 +25,9 @@ def test_figures_drawn_side_by_side_are_those_drawn_one_by_one(
     for processors in (1, 2):
         monkeypatch.setattr("vitscale.report.drawing._processors", lambda processors=processors: processors)
         out = tmp_path / str(processors)
-        with drawing.drawing(FEW, found, out) as wait:
-            drawn = wait()
+        with drawing.drawing(out) as figures:
+            figures.begin(FEW, found)
+            drawn = figures.wait()
         assert {name: len(paths) for name, paths in drawn.items()} == {"by_flops": 3, "by_params": 0, "both": 3}
         contents.append({path.name: path.read_bytes() for paths in drawn.values() for path in paths})
     assert contents[0] == contents[1]
@@ -38,11 +39,11 @@ def killed(_: Curves) -> None:
 
 def test_a_process_that_is_killed_is_said(found: Curves, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vitscale.report.drawing._processors", lambda: 2)
-    with (
-        drawing.drawing({"one": killed, "other": killed}, found, tmp_path) as wait,
-        pytest.raises(VitscaleError, match="was killed"),
-    ):
-        wait()
+    with drawing.drawing(tmp_path) as figures:
+        for name in ("one", "other"):
+            figures.begin({name: killed}, found)
+        with pytest.raises(VitscaleError, match="was killed"):
+            figures.wait()
 
 
 @pytest.mark.parametrize("processors", [1, 2])
@@ -51,5 +52,7 @@ def test_what_goes_wrong_with_a_figure_is_raised_where_it_is_waited_for(
 ) -> None:
     monkeypatch.setattr("vitscale.report.drawing._processors", lambda: processors)
     (tmp_path / "file").write_text("")
-    with drawing.drawing(FEW, found, tmp_path / "file") as wait, pytest.raises(OSError, match="file"):
-        wait()
+    with drawing.drawing(tmp_path / "file") as figures:
+        figures.begin(FEW, found)
+        with pytest.raises(OSError, match="file"):
+            figures.wait()

@@ -1,6 +1,10 @@
+import re
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
+from io import BytesIO
 from itertools import combinations
 from pathlib import Path
 
@@ -8,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from fontTools.ttLib import TTFont
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -20,6 +25,7 @@ from vitscale.report import figures, fitted, laws, panels
 from vitscale.report.doubts import doubts
 from vitscale.report.labels import LEADER
 
+TRUETYPE = bytes((0, 1, 0, 0))  # what such a font begins with
 OF_NETWORKS = (
     "accuracy_by_params",
     "accuracy_by_patch",
@@ -158,6 +164,15 @@ def test_files_are_made_for_paper_and_screen_and_repeat_to_the_byte(frame: pd.Da
         contents.append([path.read_bytes() for path in paths])
     assert contents[0] == contents[1]
     assert imread(paths[0]).shape[1] == 1800
+    fonts = [TTFont(BytesIO(stream)) for stream in streams(contents[0][2]) if stream.startswith(TRUETYPE)]
+    assert {"DejaVuSans"} <= {str(font["name"].getDebugName(6)) for font in fonts}
+    assert all({"GSUB", "GPOS"}.isdisjoint(font.keys()) and "glyf" in font for font in fonts)
+
+
+def streams(pdf: bytes) -> Iterator[bytes]:
+    for found in re.finditer(rb"stream\r?\n(.*?)\r?\nendstream", pdf, re.DOTALL):
+        with suppress(zlib.error):
+            yield zlib.decompress(found[1])
 
 
 def grown(frame: pd.DataFrame) -> pd.DataFrame:
@@ -235,7 +250,7 @@ def test_beyond_the_data_a_law_is_dashed(drawn: Callable[[str], Figure], frame: 
 
 def test_planned_runs_are_hollow_where_the_law_sees_them_up_to_its_end(frame: pd.DataFrame) -> None:
     found = curves(frame)
-    law = fitted.laws_of(found)["upstream_test", "pretrain", None]["vit", ""]
+    law = fitted.fitted(found).laws["upstream_test", "pretrain", None]["vit", ""]
     planned = [("vit", 55_000, law.high * 2), ("vit", 55_000, law.high * 2), ("vit", 55_000, law.end * 2)]
     planned += [("vit", 16_000, law.high * 3), ("mixer", 55_000, law.high)]
     drawn = figures.error_by_flops(replace(found, planned=pd.DataFrame(planned, columns=PLANNED)))
@@ -331,8 +346,8 @@ def test_an_equation_has_no_number_that_the_data_do_not_identify() -> None:
 
 def test_the_box_says_what_to_doubt_of_the_laws_that_are_drawn(frame: pd.DataFrame) -> None:
     found = curves(perfect(frame, 3_000_000))
-    found = replace(found, laws=fitted.laws_of(found))
-    drawn = [law for of_lines in found.laws.values() for law in of_lines.values()]
+    found = replace(found, fitted=fitted.fitted(found))
+    drawn = [law for of_lines in found.fitted.laws.values() for law in of_lines.values()]
     few = sum(law.fit.observations.place_count < 4 for law in drawn)
     told = doubts(found)
     texts = [note.text for note in told]

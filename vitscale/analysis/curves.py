@@ -38,8 +38,8 @@ class Curves:
     """Points that others have published, to be drawn beside: `value`, and OF_TRUNK where they say it; `source`."""
     planned: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=PLANNED))
     """Cells that the study holds and that are not done: `PLANNED`, as far as a plan tells it."""
-    laws: Any = None
-    """Those that are drawn, where they are fitted already: as `report.fitted.laws_of` gives them."""
+    fitted: Any = None
+    """Laws and profiles, where they are fitted already: a `report.fitted.Fitted`."""
 
 
 def curves(frame: pd.DataFrame) -> Curves:

@@ -10,8 +10,7 @@ from vitscale.analysis import facts
 from vitscale.analysis.assess import range_of
 from vitscale.analysis.curves import Curves
 from vitscale.analysis.facts import FAR, FEW_POINTS
-from vitscale.report.fitted import Law, laws_of
-from vitscale.report.laws import profiles_of
+from vitscale.report.fitted import Law, fitted
 from vitscale.report.lines import NAMES, measure_title
 from vitscale.report.notes import Note
 from vitscale.report.panels import accuracy, measures, of_measure
@@ -25,7 +24,7 @@ def doubts(found: Curves) -> list[Note]:
 
 
 def _named(found: Curves) -> Iterator[tuple[str, Law]]:
-    for key, of_lines in laws_of(found).items():
+    for key, of_lines in fitted(found).laws.items():
         for (family, *variant), law in of_lines.items():
             line = ", ".join(filter(None, [NAMES.get(family, family), *variant]))
             yield f"{measure_title(*key)}, {line}", law
@@ -66,7 +65,7 @@ def _of_laws(laws: Sequence[tuple[str, Law]]) -> list[Note]:
 def _edges(found: Curves) -> list[Note]:
     details = [
         f"{measure_title(*key)}: {fact.text} {'; '.join(fact.details)}".strip()
-        for key, profile in profiles_of(found).items()
+        for key, profile in fitted(found).profiles.items()
         for fact in profile.facts
         if fact.kind == "edge"
     ]

@@ -1,4 +1,4 @@
-"""Drawing figures side by side: each is a second or two of pure Python, and none needs another."""
+"""Drawing figures side by side, and beside whoever asks for them: each is a second or two of pure Python."""
 
 from __future__ import annotations
 
@@ -19,40 +19,65 @@ from vitscale.analysis.curves import Curves
 from vitscale.errors import MISSING, VitscaleError
 from vitscale.report.panels import save
 
-Figures = Mapping[str, Callable[[Curves], Figure | None]]
-Drawn = dict[str, tuple[Path, ...]]
+Draw = Callable[[Curves], Figure | None]
+
+
+class Drawing:
+    """Figures that are being drawn into a folder."""
+
+    def __init__(self, out: Path, pool: ProcessPoolExecutor | None) -> None:
+        """`pool`: None where figures are drawn one by one, each as it is asked for."""
+        self._out, self._pool = out, pool
+        self._begun: dict[str, Future[tuple[Path, ...]]] = {}
+
+    def begin(self, figures: Mapping[str, Draw], found: Curves) -> None:
+        with warnings.catch_warnings():
+            # That other threads exist: those of NumPy and Arrow, which are idle here and start anew in a child.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            for name, draw in figures.items():
+                self._begun[name] = self._submit(draw, name, found)
+
+    def wait(self) -> dict[str, tuple[Path, ...]]:
+        """The files of each figure that was begun; none where there was nothing to draw.
+
+        Raises:
+            VitscaleError: a process that drew was killed.
+        """
+        try:
+            return {name: future.result() for name, future in self._begun.items()}
+        except BrokenProcessPool as error:
+            message = "a process that drew figures was killed"
+            hint = "was there memory enough? a process takes some 200 MB, and there are as many as processors"
+            raise VitscaleError(message, hint=hint, exit_code=MISSING) from error
+
+    def _submit(self, draw: Draw, name: str, found: Curves) -> Future[tuple[Path, ...]]:
+        done: Future[tuple[Path, ...]] = Future()
+        try:
+            if self._pool is not None:
+                return self._pool.submit(_draw, draw, name, found, self._out)
+            done.set_result(_draw(draw, name, found, self._out))
+        except Exception as error:  # raised by `wait`, as that of a figure which a process draws
+            done.set_exception(error)
+        return done
 
 
 @contextmanager
-def drawing(figures: Figures, found: Curves, out: Path) -> Iterator[Callable[[], Drawn]]:
-    """Begins to draw into `out`; gives what waits for all files, by the figure's name, none where nothing is drawn."""
-    workers = min(_processors(), len(figures))
+def drawing(out: Path) -> Iterator[Drawing]:
+    """What draws into `out`, a process for each processor."""
+    workers = _processors()
     if workers < 2 or "fork" not in multiprocessing.get_all_start_methods():
-        yield lambda: {name: _draw(draw, name, found, out) for name, draw in figures.items()}
+        yield Drawing(out, None)
         return
     # Forked: a fresh process would first import for as long as it draws.
     context = multiprocessing.get_context("fork")
     pool = ProcessPoolExecutor(workers, context, initializer=_leave_interrupts_to_the_parent)
     try:
-        with warnings.catch_warnings():
-            # That other threads exist: those of NumPy and Arrow, which are idle here and start anew in a child.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            begun = {name: pool.submit(_draw, draw, name, found, out) for name, draw in figures.items()}
-        yield lambda: _results(begun)
+        yield Drawing(out, pool)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _results(begun: Mapping[str, Future[tuple[Path, ...]]]) -> Drawn:
-    try:
-        return {name: future.result() for name, future in begun.items()}
-    except BrokenProcessPool as error:
-        message = "a process that drew figures was killed"
-        hint = "was there memory enough? a process takes some 200 MB, and there are as many as processors"
-        raise VitscaleError(message, hint=hint, exit_code=MISSING) from error
-
-
-def _draw(draw: Callable[[Curves], Figure | None], name: str, found: Curves, out: Path) -> tuple[Path, ...]:
+def _draw(draw: Draw, name: str, found: Curves, out: Path) -> tuple[Path, ...]:
     figure = draw(found)
     if figure is None:
         return ()

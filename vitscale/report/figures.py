@@ -156,6 +156,7 @@ FIGURES: dict[str, Callable[[Curves], Figure | None]] = {
         upstream_vs_downstream,
     )
 }
+OF_FITS = ("error_by_flops", "isoflop_panels")  # which draw what `fitted` gives
 TITLES = {  # of those whose names do not say it
     "accuracy_by_set_size": "Accuracy against pre-training-set size",
     "accuracy_by_flops": "Accuracy against training compute",

@@ -1,8 +1,8 @@
-"""The laws of error in compute that figures and the page draw: one of each line and measure, at one set size."""
+"""What figures and the page draw as fitted: laws of error in compute at one set size, and isoFLOP profiles."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from vitscale.analysis.curves import Curves, compute_axis
 from vitscale.analysis.fits import Fit, fit
 from vitscale.analysis.forms import FORMS
 from vitscale.analysis.intervals import Sample, sample
+from vitscale.analysis.isoflop import IsoFlop, isoflop
 from vitscale.analysis.measured import CLUSTER, by_run
 from vitscale.analysis.profiles import Profile, profiles
 from vitscale.analysis.tables import Columns, curves_of
@@ -49,11 +50,22 @@ class Law:
         return self.high * min(self.high / self.low, BEYOND)
 
 
-def laws_of(found: Curves) -> dict[Measured, dict[Line, Law]]:
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    laws: Mapping[Measured, Mapping[Line, Law]]
     """Of the set size whose cells differ in compute; only measures and lines that have one."""
-    if found.laws is not None:
-        laws: dict[Measured, dict[Line, Law]] = found.laws
-        return laws
+    profiles: Mapping[Measured, IsoFlop]
+    """Of the measures that have one: four sizes at a compute."""
+
+
+def fitted(found: Curves) -> Fitted:
+    """What can be fitted; seconds, unless `found` holds it already."""
+    if isinstance(found.fitted, Fitted):
+        return found.fitted
+    return Fitted(_laws(found), _profiles(found))
+
+
+def _laws(found: Curves) -> dict[Measured, dict[Line, Law]]:
     _, examples = compute_axis(accuracy(found.points))
     if examples is None:
         return {}
@@ -81,6 +93,21 @@ def law_of(rows: pd.DataFrame) -> Law | None:
     low, high = float(points.inputs.min()), float(points.inputs.max())
     falls = found.predict(np.array([[high]]))[0] < 0.999 * found.predict(np.array([[low]]))[0]
     return Law(found, low, high, sample(found, resamples=RESAMPLES), profiles(found)) if falls else None
+
+
+def _profiles(found: Curves) -> dict[Measured, IsoFlop]:
+    runs = accuracy(by_run(found)).dropna(subset=["params"])
+    return {key: one for key in measures(runs) if (one := _profile(of_measure(runs, key))) is not None}
+
+
+def _profile(rows: pd.DataFrame) -> IsoFlop | None:
+    columns = Columns(inputs=("flops", "params"), y="value", cluster=CLUSTER, measure="accuracy")
+    try:
+        (curve,), _ = curves_of(rows.dropna(subset=["flops"]), columns)
+    except VitscaleError:
+        return None
+    found = isoflop(curve.observations, resamples=RESAMPLES)
+    return found if found.budgets else None
 
 
 def lines_of(rows: pd.DataFrame) -> Iterator[tuple[Line, pd.DataFrame]]:

@@ -51,7 +51,8 @@ def end_label(axes: Axes, text: str, x: float, y: float, color: str, size: float
 
 def push_apart(figure: Figure, labels: Sequence[tuple[Axes, list[Annotation]]]) -> None:
     """Lay the figure out, then move the labels of every axes up and down until they are clear of each other."""
-    figure.draw_without_rendering()
+    if (engine := figure.get_layout_engine()) is not None:
+        engine.execute(figure)  # which `draw_without_rendering` does, too, and then draws all for nothing
     figure.set_layout_engine("none")
     for axes, texts in labels:
         box = axes.get_window_extent()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -12,12 +14,9 @@ from matplotlib.text import Annotation
 from vitscale.analysis.curves import Curves, compute_axis
 from vitscale.analysis.frontier import Configuration, frontier
 from vitscale.analysis.intervals import Sample
-from vitscale.analysis.isoflop import Budget, IsoFlop, isoflop
-from vitscale.analysis.measured import CLUSTER, by_run
-from vitscale.analysis.tables import Columns, curves_of
-from vitscale.errors import VitscaleError
+from vitscale.analysis.isoflop import Budget, IsoFlop
 from vitscale.report.axes import compute_ticks, error_ticks, scientific, size_ticks
-from vitscale.report.fitted import RESAMPLES, Law, Line, Measured, laws_of, lines_of
+from vitscale.report.fitted import Law, Line, fitted, lines_of
 from vitscale.report.labels import end_label, push_apart
 from vitscale.report.lines import GREY, Look, family_styles, looks, measure_title, short
 from vitscale.report.overlay import along, draw_theirs, overlay_text, theirs_along
@@ -50,7 +49,7 @@ NAMED = 4  # configurations of a frontier: the dearest
 def error_by_flops(found: Curves) -> Figure | None:
     """Small multiples in logarithms: each family's runs, and the law of them, solid where fitted, dashed beyond."""
     points, examples = compute_axis(accuracy(found.points))
-    laws = laws_of(found)
+    laws = fitted(found).laws
     if examples is None or not laws:
         return None
     panels = [key for key in measures(points) if (of_measure(points, key)["value"] < 1).any()]
@@ -112,7 +111,7 @@ def frontier_by_flops(found: Curves) -> Figure | None:
 
 def isoflop_panels(found: Curves) -> Figure | None:
     """Small multiples: error against parameters at each compute that has four sizes, each with its parabola."""
-    profiles = profiles_of(found)
+    profiles = fitted(found).profiles
     if not profiles:
         return None
     with style():
@@ -132,12 +131,6 @@ def isoflop_panels(found: Curves) -> Figure | None:
     return figure
 
 
-def profiles_of(found: Curves) -> dict[Measured, IsoFlop]:
-    """IsoFLOP profiles of the measures that have one."""
-    runs = accuracy(by_run(found)).dropna(subset=["params"])
-    return {key: one for key in measures(runs) if (one := _isoflop(of_measure(runs, key))) is not None}
-
-
 def equation(law: Law, drawn: Sample) -> str:
     """Mathtext such as `$0.031 + 0.12\\,(C/10^{20})^{-0.33}$ [0.21, 0.48]`; no number where one is not identified."""
     if law.open:
@@ -155,7 +148,7 @@ def equation(law: Law, drawn: Sample) -> str:
 def _draw_laws(
     axes: Axes,
     points: pd.DataFrame,
-    laws: dict[tuple[str, ...], Law],
+    laws: Mapping[Line, Law],
     line_looks: dict[tuple[str, ...], Look],
     beside: pd.Series,
 ) -> list[Annotation]:
@@ -261,7 +254,7 @@ def _bars(points: pd.DataFrame) -> str:
 
 
 def _draw_planned(
-    axes: Axes, planned: pd.DataFrame, line: Line, laws: dict[Line, Law], line_looks: dict[Line, Look]
+    axes: Axes, planned: pd.DataFrame, line: Line, laws: Mapping[Line, Law], line_looks: dict[Line, Look]
 ) -> int:
     """Hollow markers where the line's law sees its planned runs, up to its end; how many. Of a family with several
     lines it is not known which of them a run would belong to."""
@@ -310,16 +303,6 @@ def _names(points: pd.DataFrame) -> list[str]:
         if points[column].nunique() > 1:
             names = names + ", " + points[column].map(lambda size: "" if pd.isna(size) else short(size))
     return names.tolist()
-
-
-def _isoflop(rows: pd.DataFrame) -> IsoFlop | None:
-    columns = Columns(inputs=("flops", "params"), y="value", cluster=CLUSTER, measure="accuracy")
-    try:
-        (curve,), _ = curves_of(rows.dropna(subset=["flops"]), columns)
-    except VitscaleError:
-        return None
-    found = isoflop(curve.observations, resamples=RESAMPLES)
-    return found if found.budgets else None
 
 
 def _draw_profiles(axes: Axes, profile: IsoFlop) -> list[Annotation]:

@@ -13,8 +13,8 @@ from vitscale.report import paper
 from vitscale.report.document import Table, html
 from vitscale.report.doubts import doubts
 from vitscale.report.drawing import drawing
-from vitscale.report.figures import FIGURES, NOTHING, title_of
-from vitscale.report.fitted import laws_of
+from vitscale.report.figures import FIGURES, NOTHING, OF_FITS, title_of
+from vitscale.report.fitted import fitted
 from vitscale.report.interactive import scripts
 from vitscale.report.notes import Note, notes, plan_notes
 from vitscale.report.records import Sources, records
@@ -59,14 +59,17 @@ def write(
         found = replace(found, theirs=paper.overlay(found.points))
         first = [*first, paper.overlay_note(found.theirs)]
     out.mkdir(parents=True, exist_ok=True)
-    found = replace(found, laws=laws_of(found))
-    remarks = [*first, *plan_notes(everything, plan), *([] if published else notes(frame, found)), *doubts(found)]
-    with drawing(FIGURES, found, out) as wait:
+    with drawing(out) as figures:
+        figures.begin({name: draw for name, draw in FIGURES.items() if name not in OF_FITS}, found)
+        found = replace(found, fitted=fitted(found))  # which takes as long as some figures
+        figures.begin({name: draw for name, draw in FIGURES.items() if name in OF_FITS}, found)
+        remarks = [*first, *plan_notes(everything, plan), *([] if published else notes(frame, found)), *doubts(found)]
         summary(frame).to_csv(out / "table.csv", index=False)
         told = records(found, sources)
         cells, runs = Table(*table(found)), Table(*run_table(told))
         scripts()  # which takes as long as a figure the first time
-        drawn = {name: paths for name, paths in wait().items() if paths}
+        files = figures.wait()
+    drawn = {name: files[name] for name in FIGURES if files[name]}
     for name in FIGURES.keys() - drawn.keys():
         _forget(out, name)
     missing = {} if published else {name: why for name, why in NOTHING.items() if name not in drawn}
@@ -74,8 +77,7 @@ def write(
     pictures = {name: (title_of(name), (out / f"{name}.svg").read_text("utf-8")) for name in drawn}
     page = out / "report.html"
     page.write_text(html(title, facts(frame, found), remarks, pictures, (cells, runs), told), "utf-8")
-    files = tuple(path for paths in drawn.values() for path in paths)
-    return Report(page, files, tuple(remarks), cells)
+    return Report(page, tuple(path for paths in drawn.values() for path in paths), tuple(remarks), cells)
 
 
 def facts(frame: pd.DataFrame, found: Curves) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from textwrap import wrap
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from fontTools import subset
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
@@ -44,13 +45,27 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     with style():  # fonts and resolution are looked up when a file is written
         # The canvases' own methods: `savefig` would draw everything twice, the first time for a layout that is done.
         FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
-        FigureCanvasPdf(figure).print_pdf(pdf, metadata={"CreationDate": None})
+        with _fonts_without_layout():
+            FigureCanvasPdf(figure).print_pdf(pdf, metadata={"CreationDate": None})
         figure.set_dpi(plt.rcParams["savefig.dpi"])
         FigureCanvasAgg(figure).print_png(png)
     paths = [folder / f"{name}.{kind}" for kind in FORMATS]
     for path, drawn in zip(paths, (png, svg, pdf), strict=True):
         write_whole(path, drawn.getvalue())
     return paths
+
+
+@contextmanager
+def _fonts_without_layout() -> Iterator[None]:
+    """A PDF's fonts without the rules by which text is shaped: it places each letter itself, and to subset those rules
+    takes longer than all else of it."""
+    # fontTools has this as a default of its options; matplotlib, which calls it, passes none of ours on.
+    before = getattr(subset.Options, "_drop_tables_default", [])
+    subset.Options._drop_tables_default = [*before, "GSUB", "GPOS", "GDEF", "kern"]
+    try:
+        yield
+    finally:
+        subset.Options._drop_tables_default = before
 
 
 def accuracy(points: pd.DataFrame) -> pd.DataFrame:

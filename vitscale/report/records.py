@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from vitscale.analysis.curves import LINE, Curves, compute_axis
-from vitscale.report.fitted import laws_of
+from vitscale.report.fitted import fitted
 from vitscale.report.lines import BASELINE_NAMES, family_styles, looks, measure_title, upstream_task
 from vitscale.report.panels import sized
 
@@ -248,7 +248,7 @@ def _laws(
     measure_at = {tuple(measure["key"]): i for i, measure in enumerate(measures)}
     _, examples = compute_axis(found.points[found.points["metric"] == "accuracy"])
     told = []
-    for key, of_lines in laws_of(found).items():
+    for key, of_lines in fitted(found).laws.items():
         for (family, variant), law in of_lines.items():
             series = next(i for i, line in enumerate(lines) if (line[0], line[2]) == (family, variant))
             for beyond, ends in enumerate(((law.low, law.high), (law.high, law.end))):

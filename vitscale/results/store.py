@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -13,14 +12,15 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitscale import __version__
 from vitscale.errors import MISSING, VitscaleError
 from vitscale.files import write_whole
+from vitscale.results.merged import merged, read_all
 from vitscale.results.schema import COLUMNS, NAMES, SCHEMA, Column, arrow_schema
 
 PLAN = "_plan.json"  # Parquet readers skip names that begin with an underscore
 PLAN_SCHEMA = 1
 CHANGES = "_changes"
-TOGETHER = 256
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +73,6 @@ def parts(folder: Path) -> list[Path]:
 
 def read(folder: Path) -> pd.DataFrame:
     """All rows of all parts, every attempt, with the schema's columns; integers and booleans are nullable."""
-
     if not folder.is_dir():
         raise VitscaleError(
             f"{folder}: no such results folder", hint=_siblings(folder.parent, folder.name), exit_code=MISSING
@@ -85,11 +84,7 @@ def read(folder: Path) -> pd.DataFrame:
             hint="`vitscale sweep` writes one when a run ends; `vitscale status` says where the study stands",
             exit_code=MISSING,
         )
-    # Merged a few hundred at a time: thousands of tables of a few rows take a gigabyte.
-    groups = (files[start : start + TOGETHER] for start in range(0, len(files), TOGETHER))
-    with ThreadPoolExecutor() as pool:  # Arrow decodes without Python's lock
-        merged = [_concatenated(pool.map(_read_part, some)).combine_chunks() for some in groups]
-    return _frame(_whole(_concatenated(merged)))
+    return _frame(_whole(merged(files, _read_part, f"vitscale {__version__}, schema {SCHEMA}")))
 
 
 def read_run(root: Path, run_id: str) -> pd.DataFrame:
@@ -97,7 +92,7 @@ def read_run(root: Path, run_id: str) -> pd.DataFrame:
     files = [path for path in sorted(root.glob(f"*/{run_id}-*.parquet")) if not path.parent.name.startswith(".")]
     if not files:
         return frame_of([])
-    return _frame(_whole(_concatenated(map(_read_part, files))))
+    return _frame(_whole(read_all(files, _read_part)))
 
 
 def frame_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -252,13 +247,6 @@ def _migrated(table: pa.Table) -> pa.Table:
 @cache
 def _types() -> Mapping[str, pa.DataType]:
     return {field.name: field.type for field in arrow_schema()}
-
-
-def _concatenated(tables: Iterable[pa.Table]) -> pa.Table:
-    """Older parts lack newer columns."""
-    import pyarrow as pa
-
-    return pa.concat_tables(tables, promote_options="default")
 
 
 def _whole(table: pa.Table) -> pa.Table:
