@@ -152,6 +152,18 @@ def test_a_study_with_a_single_cell_is_drawn(frame: pd.DataFrame, kept: str) -> 
     plt.close(drawn)
 
 
+def test_the_key_of_models_has_a_place_of_its_own(frame: pd.DataFrame) -> None:
+    for shots, panels_and_key in ((None, 3), ((1, 5, 10), 6)):
+        some = frame[frame["shots"].isna() if shots is None else frame["shots"].isna() | frame["shots"].isin(shots)]
+        drawn = figures.accuracy_by_set_size(curves(some))
+        assert drawn is not None
+        drawn.draw_without_rendering()
+        boxes = [axes.get_window_extent() for axes in drawn.axes]
+        plt.close(drawn)
+        assert len(boxes) == panels_and_key
+        assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+
+
 def test_files_are_made_for_paper_and_screen_and_repeat_to_the_byte(frame: pd.DataFrame, tmp_path: Path) -> None:
     contents = []
     few = curves(frame[frame["shots"].isna() | (frame["shots"] == 1)])

@@ -203,6 +203,19 @@ def test_runs_that_left_the_study_are_not_drawn_and_counted(frame: pd.DataFrame,
     assert want in [note.text for note in report.notes]
 
 
+def test_cells_that_a_finished_study_never_held_are_not_missing(frame: pd.DataFrame) -> None:
+    uneven = frame[(frame["family"] != "vit") | (frame["examples"] != 4000)]
+    found, every = curves(uneven), frozenset(uneven["run_id"].dropna())
+
+    def missing(plan: Held | None) -> bool:
+        return any("missing or incomplete" in note.text for note in notes(uneven, found, plan))
+
+    assert missing(None)
+    assert not missing(Held(every))
+    assert missing(Held(every | {"not yet"}))
+    assert missing(Held(every, waiting=1))
+
+
 def test_transfers_of_failed_runs_are_one_line(frame: pd.DataFrame) -> None:
     trunks = [f"vit4000x880000s{seed}" for seed in range(3)]
     failed = frame[frame["run_id"].isin(trunks)].drop_duplicates("run_id").assign(status="failed", value=None)

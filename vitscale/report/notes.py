@@ -23,12 +23,12 @@ class Note:
     details: tuple[str, ...] = ()
 
 
-def notes(frame: pd.DataFrame, found: Curves) -> list[Note]:
+def notes(frame: pd.DataFrame, found: Curves, plan: Held | None = None) -> list[Note]:
     """Everything that spoils the comparison, and what was left out; empty only if nothing does."""
     newest = counted(frame)
     return [
         *_failed(newest),
-        *_missing(found),
+        *([] if _finished(frame, plan) else _missing(found)),
         *_no_baseline(found),
         *_below_baseline(found),
         *_unmeasured(newest),
@@ -58,6 +58,11 @@ def plan_notes(everything: pd.DataFrame, plan: Held | None) -> list[Note]:
         text = f"{_count(len(gone), 'run')} left out: recorded here, but not in the study any more."
         found.append(Note(text, tuple(sorted(gone))))
     return found
+
+
+def _finished(rows: pd.DataFrame, plan: Held | None) -> bool:
+    """All that a study holds is recorded: a cell that one line has and another has not is none of it."""
+    return plan is not None and not plan.waiting and plan.runs <= set(rows["run_id"].dropna())
 
 
 def _failed(newest: pd.DataFrame) -> list[Note]:

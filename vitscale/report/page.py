@@ -63,7 +63,12 @@ def write(
         figures.begin({name: draw for name, draw in FIGURES.items() if name not in OF_FITS}, found)
         found = replace(found, fitted=fitted(found))  # which takes as long as some figures
         figures.begin({name: draw for name, draw in FIGURES.items() if name in OF_FITS}, found)
-        remarks = [*first, *plan_notes(everything, plan), *([] if published else notes(frame, found)), *doubts(found)]
+        remarks = [
+            *first,
+            *plan_notes(everything, plan),
+            *([] if published else notes(frame, found, plan)),
+            *doubts(found),
+        ]
         summary(frame).to_csv(out / "table.csv", index=False)
         told = records(found, sources)
         cells, runs = Table(*table(found)), Table(*run_table(told))

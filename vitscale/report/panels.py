@@ -88,9 +88,10 @@ def of_measure(points: pd.DataFrame, key: tuple[str, str, int | None]) -> pd.Dat
     return points[(points["task"] == task) & (points["protocol"] == protocol) & same_shots]
 
 
-def panel_grid(panels: int, columns: int = 3) -> tuple[Figure, list[Axes]]:
-    columns = min(columns, panels)
-    rows = -(-panels // columns)
+def panel_grid(panels: int, columns: int = 3, free: int = 0) -> tuple[Figure, list[Axes]]:
+    """`free`: places that stay empty behind the panels."""
+    columns = min(columns, panels + free)
+    rows = -(-(panels + free) // columns)
     width = WIDTH if columns > 1 else WIDTH * 0.6
     figure = plt.figure(figsize=(width, 2.65 * rows + 0.35), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06, hspace=0.04, wspace=0.03)  # type: ignore[union-attr, call-arg]
@@ -111,7 +112,8 @@ def small_multiples(
     line_looks = looks(points, keys)
     theirs = theirs_along(found, x)
     with style():
-        figure, grid = panel_grid(len(panels))
+        keyed = len(panels) % 3 == 2  # where there is room
+        figure, grid = panel_grid(len(panels), free=int(keyed))
         labels = []
         for number, (axes, key) in enumerate(zip(grid, panels, strict=True)):
             beside = of_measure(theirs, key)
@@ -125,7 +127,7 @@ def small_multiples(
                 axes.set_ylabel("accuracy, %")
             if number + 3 >= len(panels):
                 axes.set_xlabel(x_label)
-        if len(panels) % 3 == 2:
+        if keyed:
             draw_key(figure, len(panels), points, cost_per_image(found), line_looks)
         dashed = " Dashed: baselines." if len(found.baselines) else ""
         band = " Band: ± 1 sd over seeds." if points["n"].max() > 1 else ""
