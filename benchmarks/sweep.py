@@ -135,7 +135,7 @@ def fill(folder: Path) -> int:
     jobs = current_plan(study, runs).jobs
     known = provenance.collect()
     folders.provenance.collect = lambda: known  # git is asked once, not for each run
-    os.fsync = lambda descriptor: None  # the disk is not waited for some 60,000 times: nothing made up needs to last
+    os.fsync = lambda _: None  # the disk is not waited for some 60,000 times: nothing made up needs to last
     for job in jobs:
         place = folders.prepare(job, runs, base=folder, machine={"shards": ""})
         (place / "checkpoints" / f"step-{job.steps:08d}").mkdir(parents=True)

@@ -5,6 +5,7 @@ import pytest
 
 from vitscale.analysis.curves import compute_axis, counted, curves, of_plan, one_budget, summary
 from vitscale.errors import MISSING, VitscaleError
+from vitscale.report.notes import plan_notes
 from vitscale.results.schema import COLUMNS
 from vitscale.results.store import Held
 
@@ -168,6 +169,18 @@ def test_without_a_plan_every_row_counts_and_an_empty_one_leaves_nothing(frame: 
     nothing = of_plan(frame, Held(frozenset()))
     assert nothing.empty
     assert summary(nothing).empty
+
+
+def test_a_trunk_that_nobody_plans_any_more_stays_on_the_bill() -> None:
+    frame = table(
+        {"run_id": "trunk", "role": "trunk", "seed": 0, "value": 0.5, "flops_segment": 8e9},
+        {"run_id": "branch", "trunk_id": "trunk", "seed": 0, "value": 0.6, "flops_segment": 2e9},
+        {"run_id": "other", "role": "trunk", "seed": 1, "value": 0.5, "flops_segment": 8e9},
+    )
+    held = Held(frozenset({"branch"}))
+    assert of_plan(frame, held)["flops_segment"].sum() == 10e9
+    (note,) = plan_notes(frame, held)
+    assert note.details == ("other",)
 
 
 def test_a_tuning_run_that_was_transferred_is_a_cell() -> None:

@@ -65,8 +65,14 @@ def curves(frame: pd.DataFrame) -> Curves:
 
 
 def of_plan(frame: pd.DataFrame, plan: Held | None) -> pd.DataFrame:
-    """The rows of the runs that the study holds now; all of them where no plan was recorded."""
-    return frame if plan is None else frame[frame["run_id"].isin(plan.runs)]
+    """The rows of the runs that the study holds now; all of them where no plan was recorded.
+
+    And of their trunks: one whose branches are all done is not planned any more, but it was paid for.
+    """
+    if plan is None:
+        return frame
+    held = frame["run_id"].isin(plan.runs)
+    return frame[held | frame["run_id"].isin(frame.loc[held, "trunk_id"].dropna())]
 
 
 def counted(frame: pd.DataFrame) -> pd.DataFrame:

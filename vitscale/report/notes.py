@@ -8,7 +8,7 @@ from itertools import product
 
 import pandas as pd
 
-from vitscale.analysis.curves import CELL, LINE, Curves, cost_per_image, counted
+from vitscale.analysis.curves import CELL, LINE, Curves, cost_per_image, counted, of_plan
 from vitscale.analysis.facts import count as _count
 from vitscale.analysis.variants import REPLICATE
 from vitscale.report.lines import BASELINE_NAMES, measure_title
@@ -47,7 +47,7 @@ def plan_notes(everything: pd.DataFrame, plan: Held | None) -> list[Note]:
     if plan is None:
         return []
     recorded = set(everything["run_id"].dropna())
-    absent, gone = len(plan.runs - recorded) + plan.waiting, recorded - plan.runs
+    absent, gone = len(plan.runs - recorded) + plan.waiting, recorded - set(of_plan(everything, plan)["run_id"])
     total = len(plan.runs) + plan.waiting
     found = []
     if absent and plan.waiting and not plan.runs - recorded:
