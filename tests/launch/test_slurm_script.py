@@ -189,16 +189,36 @@ def finish(run: Path) -> None:
 
 @pytest.mark.parametrize("failure", Failure)
 def test_a_job_tries_a_failure_again_as_often_as_its_policy_says(run: Path, failure: Failure) -> None:
+    assert tried_again(run, failure, "1") == POLICIES[failure].retries
+    assert (folders.result(run) or {})["failure"] == failure
+
+
+def tried_again(run: Path, failure: Failure, *jobs: str) -> int:
+    """How often a run that always fails so is tried again by these jobs, the last of which goes on to the end."""
     tried = 0
     fail(run, failure)
-    while settle.settle([run], RUN_FAILED, "1") == settle.AGAIN:
+    while settle.settle([run], RUN_FAILED, jobs[min(tried, len(jobs) - 1)]) == settle.AGAIN:
         assert folders.result(run) is None
         tried += 1
         fail(run, failure)
-    assert tried == POLICIES[failure].retries
-    assert (folders.result(run) or {})["failure"] == failure
-    if tried:  # another job counts anew
-        assert settle.settle([run], RUN_FAILED, "2") == settle.AGAIN
+    return tried
+
+
+def test_tries_are_counted_over_jobs_until_a_person_asks_for_more(run: Path) -> None:
+    """Jobs that were preempted or cancelled between two failures are followed by others."""
+    retries = POLICIES[Failure.KILLED].retries
+    assert tried_again(run, Failure.KILLED, "1", "2", "3") == retries == 2
+    assert settle.settle([run], RUN_FAILED, "4") == RUN_FAILED
+    folders.set_aside(run, asked=True)
+    assert tried_again(run, Failure.KILLED, "4", "5") == retries
+
+
+def test_tries_of_sweeps_on_this_machine_count_for_jobs_too(run: Path) -> None:
+    for _ in range(POLICIES[Failure.KILLED].retries):
+        fail(run, Failure.KILLED)
+        folders.set_aside(run)
+    fail(run, Failure.KILLED)
+    assert settle.settle([run], RUN_FAILED, "1") == RUN_FAILED
 
 
 def test_what_is_done_is_done_whatever_the_processes_said(run: Path) -> None:

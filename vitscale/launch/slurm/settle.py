@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from vitscale.errors import DONE, HELD, INTERRUPTED, MISSING, RUN_FAILED, VitscaleError
@@ -49,7 +49,7 @@ def settle(work: Sequence[Path], code: int, job: str, task: int = 0) -> int:
             _count_standstill(first, job)
         else:
             _record_death(first, code, task)
-    if again := [folder.name for folder in work if _set_aside(folder, job)]:
+    if again := [folder.name for folder in work if _set_aside(folder)]:
         print("again: " + ", ".join(again), flush=True)
         return AGAIN
     outcomes = [folders.result(folder) for folder in work]
@@ -76,51 +76,47 @@ def was_stopped(code: int) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Retries:
-    """What one job has tried on a run, in the run's folder."""
+class Standstills:
+    """How often in a row one job was stopped without a new checkpoint, in the run's folder."""
 
     job: str
-    of: dict[str, int] = field(default_factory=dict)
-    """By kinds of failure."""
-    standstills: int = 0
+    count: int = 0
     checkpoints: list[str] = field(default_factory=list)
     """At the last stop."""
 
     @classmethod
-    def read(cls, folder: Path, job: str) -> Retries:
+    def read(cls, folder: Path, job: str) -> Standstills:
         with suppress(OSError, ValueError, TypeError):
-            found = cls(**json.loads((folder / "retries.json").read_text()))
+            found = cls(**json.loads((folder / "standstills.json").read_text()))
             if found.job == job:
                 return found
         return cls(job)
 
     def write(self, folder: Path) -> None:
-        write_whole(folder / "retries.json", json.dumps(asdict(self)).encode())
+        write_whole(folder / "standstills.json", json.dumps(asdict(self)).encode())
 
 
 def _count_standstill(folder: Path, job: str) -> None:
     """A run that is stopped again and again before it can save would go round in the queue for ever."""
-    before = Retries.read(folder, job)
+    before = Standstills.read(folder, job)
     checkpoints = sorted(folders.checkpoints(folder))
     moved = checkpoints != before.checkpoints
-    now = replace(before, standstills=0 if moved else before.standstills + 1, checkpoints=checkpoints)
+    now = Standstills(job, 0 if moved else before.count + 1, checkpoints)
     now.write(folder)
-    if now.standstills >= STANDSTILLS:
+    if now.count >= STANDSTILLS:
         reason = f"stopped {STANDSTILLS} times in a row before it came to a new checkpoint"
         hint = "give its jobs more time, or a longer notice (launcher.slurm.time, launcher.slurm.signal)"
         folders.record_failure(folder, Failure.TIME, reason, hint, RUN_FAILED)
 
 
-def _set_aside(folder: Path, job: str) -> bool:
-    """Puts away a failure that is worth another try of this job."""
+def _set_aside(folder: Path) -> bool:
+    """Puts away a failure that is worth another try; tries of jobs and of sweeps on one machine count alike."""
     outcome = folders.result(folder)
     if outcome is None or outcome["status"] == "done":
         return False
-    what, before = policy(outcome), Retries.read(folder, job)
-    kind = str(outcome.get("failure"))
-    if before.of.get(kind, 0) >= what.retries:
+    what = policy(outcome)
+    if not what.retries or folders.retried(folder, Failure(outcome.get("failure") or Failure.CODE)) >= what.retries:
         return False
-    replace(before, of={**before.of, kind: before.of.get(kind, 0) + 1}).write(folder)
     folders.set_aside(folder)
     change = what.again(saved=folders.document(folder)["kind"] != "transfer")
     print(f"run {folder.name} failed: {outcome['reason']}; again {change}", flush=True)
