@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +17,24 @@ LIVE |= {"REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESIZING", "SPECIAL_EXIT", 
 """States of jobs that will still do something."""
 SECONDS = 60.0
 """For an answer of a controller that is busy."""
+SECONDS_OF_ACCOUNTS = 20.0
+"""For one of sacct, without which the rest goes on; it would wait for a slurmdbd that hangs for 45."""
 MAX_ARRAY = 1001
 """Slurm's own default of MaxArraySize."""
+
+
+LACKED = "DependencyNeverSatisfied"
+"""Why a job was cancelled that waited for one which has failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A job, or an array, and which of its tasks are asked for."""
+
+    job: str
+    name: str
+    """Of no other job; its number may be another's, where a controller has lost its state or has come to the last."""
+    tasks: Set[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +94,17 @@ def queue(names: Iterable[str]) -> dict[str, dict[int, Entry]]:
     return found
 
 
-def ended_as(job: str) -> dict[int, Entry]:
-    """The last that Slurm knows of a job's tasks: of its controller, which soon forgets, or else of its accounting."""
-    shown = _asked(["scontrol", "show", "job", "--oneliner", job])
-    if not shown.returncode:
-        return dict(_shown(shown.stdout))
-    kept = _asked(["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job}", "--format=JobID,State"])
-    found = {}
-    for line in kept.stdout.splitlines() if not kept.returncode else ():
-        name, _, state = line.partition("|")
-        for task in _tasks(name):
-            found[task] = Entry(_of_task(name, task), state.split()[0] if state.split() else "UNKNOWN")
+def ended_as(asked: Sequence[Submitted]) -> dict[str, dict[int, Entry]]:
+    """The last that Slurm knows of jobs that are not in the queue: name -> task -> entry.
+
+    The controller soon forgets, task by task; of what it has forgotten the accounts tell, where the cluster keeps any.
+    """
+    found = {job.name: dict(_shown(job)) for job in asked}
+    forgotten = [job for job in asked if job.tasks - found[job.name].keys()]
+    if forgotten:
+        with suppress(VitscaleError):  # there is no sacct here
+            for name, task, entry in _accounted(forgotten):
+                found[name].setdefault(task, entry)
     return found
 
 
@@ -114,9 +132,12 @@ def max_array() -> int:
     return int(found[1]) if found else MAX_ARRAY
 
 
-def _asked(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+def _asked(command: Sequence[str], seconds: float = SECONDS) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "SLURM_BITSTR_LEN": "0"}  # numbers of tasks, however many: no `1,3,5,...`
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=seconds, env=environment, errors="replace"
+        )
     except FileNotFoundError:
         raise VitscaleError(
             f"there is no {command[0]} here",
@@ -124,7 +145,7 @@ def _asked(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
             exit_code=MISSING,
         ) from None
     except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(command, 1, "", f"no answer within {SECONDS:g} s")
+        return subprocess.CompletedProcess(command, 1, "", f"no answer within {seconds:g} s")
 
 
 def no_answer(program: str, ended: subprocess.CompletedProcess[str]) -> VitscaleError:
@@ -139,15 +160,36 @@ def _last_line(text: str) -> str:
     return next(reversed(text.strip().splitlines()), "no message").removeprefix("sbatch: error: ")
 
 
-def _shown(text: str) -> Iterator[tuple[int, Entry]]:
-    for line in text.splitlines():
+def _shown(job: Submitted) -> Iterator[tuple[int, Entry]]:
+    """As the controller knows it."""
+    shown = _asked(["scontrol", "show", "job", "--oneliner", job.job])
+    for line in shown.stdout.splitlines() if not shown.returncode else ():
         facts = dict(word.split("=", 1) for word in line.split() if "=" in word)
-        if "JobState" in facts:
-            job = facts["JobId"]
+        if "JobState" in facts and facts.get("JobName") == job.name:
+            number = job.job
             if "ArrayJobId" in facts:
-                job = f"{facts['ArrayJobId']}_{_bracketed(facts['ArrayTaskId'])}"
+                number = f"{facts['ArrayJobId']}_{_bracketed(facts['ArrayTaskId'])}"
+            for task in _tasks(number):
+                yield task, Entry(_of_task(number, task), facts["JobState"], facts.get("Reason", ""))
+
+
+def _accounted(jobs: Sequence[Submitted]) -> Iterator[tuple[str, int, Entry]]:
+    """As the accounts know them; all at once, since every question is work for the one slurmdbd of a site.
+
+    A job that they believe to be alive, but which the controller does not know, is lost: nothing is told of it.
+    """
+    numbers = ",".join(job.job for job in jobs)
+    options = ["--noheader", "--parsable2", "--allocations", "--format=JobID,JobName,State,Reason"]
+    kept = _asked(["sacct", *options, f"--jobs={numbers}"], SECONDS_OF_ACCOUNTS)
+    names = {job.name for job in jobs}
+    for line in kept.stdout.splitlines() if not kept.returncode else ():
+        job, name, told, waited_for = line.split("|")
+        state = told.partition(" ")[0]  # of `CANCELLED by 1000`
+        if name in names and state not in LIVE:
+            # By nobody, while it waited for another one. The reasons of all others are what they waited for, too.
+            given_up = told == "CANCELLED" and waited_for == "Dependency"
             for task in _tasks(job):
-                yield task, Entry(_of_task(job, task), facts["JobState"], facts.get("Reason", ""))
+                yield name, task, Entry(_of_task(job, task), state, LACKED if given_up else "")
 
 
 def _bracketed(tasks: str) -> str:

@@ -109,7 +109,6 @@ def _options(
     folder: Path, shape: Shape, tasks: Mapping[int, Task], array: bool, at_once: int | None, settings: Slurm
 ) -> Iterator[str]:
     """Those of sbatch, a line each; the site's own come last and win."""
-    yield f"--job-name={folder.name}"
     # Slurm replaces %; a quoted text may hold spaces.
     output = str(folder).replace("%", "%%") + ("/%a.txt" if array else "/0.txt")
     yield f"--output={shlex.quote(output)}"
@@ -128,6 +127,7 @@ def _options(
     yield "--requeue"
     yield "--open-mode=append"
     yield from settings.sbatch
+    yield f"--job-name={folder.name}"  # after them: jobs are found by it
 
 
 def ranges(numbers: Sequence[int]) -> str:

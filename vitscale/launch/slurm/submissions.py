@@ -18,7 +18,7 @@ from pathlib import Path
 from vitscale.errors import VitscaleError
 from vitscale.files import write_whole
 from vitscale.launch.slurm import cluster
-from vitscale.launch.slurm.cluster import Entry
+from vitscale.launch.slurm.cluster import LACKED, Entry, Submitted
 
 FOLDER = "slurm"
 SCRIPT = "job.sh"
@@ -123,7 +123,7 @@ class Place:
     @property
     def lacked_another(self) -> bool:
         """Whether Slurm has given it up because what it waited for had failed."""
-        return self.entry is not None and self.entry.reason == "DependencyNeverSatisfied"
+        return self.entry is not None and self.entry.reason == LACKED
 
     @property
     def was_cancelled(self) -> bool:
@@ -164,19 +164,28 @@ def standing(runs: Path, ids: Iterable[str]) -> dict[str, Place]:
     if not concerned:
         return {}
     live = cluster.queue(concerned)
-    gone: dict[str, Mapping[int, Entry]] = {}
-    return {id_: _place(each, live, gone) for id_, each in newest.items()}
+    places = {id_: _live(each, live) for id_, each in newest.items()}
+    ended = _ended([newest[id_][0] for id_, place in places.items() if place is None])
+    return {id_: place or _left(*newest[id_][0], ended) for id_, place in places.items()}
 
 
-def _place(
-    submitted: Sequence[tuple[Submission, int]],
-    live: Mapping[str, Mapping[int, Entry]],
-    gone: dict[str, Mapping[int, Entry]],
-) -> Place:
+def _live(submitted: Sequence[tuple[Submission, int]], queue: Mapping[str, Mapping[int, Entry]]) -> Place | None:
     for submission, task in submitted:
-        if (entry := live.get(submission.name, {}).get(task)) is not None:
+        if (entry := queue.get(submission.name, {}).get(task)) is not None:
             return Place(submission, task, entry)
-    submission, task = submitted[0]
-    if submission.job and submission.job not in gone:
-        gone[submission.job] = cluster.ended_as(submission.job)
-    return Place(submission, task, gone.get(submission.job, {}).get(task))
+    return None
+
+
+def _ended(asked: Iterable[tuple[Submission, int]]) -> Mapping[str, Mapping[int, Entry]]:
+    """What Slurm knows of tasks that have left the queue."""
+    tasks: dict[str, set[int]] = {}
+    jobs = {}
+    for submission, task in asked:
+        if submission.job:
+            jobs[submission.name] = submission.job
+            tasks.setdefault(submission.name, set()).add(task)
+    return cluster.ended_as([Submitted(job, name, tasks[name]) for name, job in jobs.items()])
+
+
+def _left(submission: Submission, task: int, ended: Mapping[str, Mapping[int, Entry]]) -> Place:
+    return Place(submission, task, ended.get(submission.name, {}).get(task))
