@@ -49,6 +49,7 @@ class SlurmSweep(Sweep):
     watched: dict[str, frozenset[str]] = field(default_factory=dict, init=False)
     """Of runs that this sweep has seen in the queue: their checkpoints when it last submitted them."""
 
+    looked: bool = field(default=False, init=False)
     said: str = field(default="", init=False)
 
     def run(self) -> Ended:
@@ -102,6 +103,9 @@ class SlurmSweep(Sweep):
             self._record_what_never_began(job)
             if job.id in self.watched:
                 self._left_the_queue(job, left)
+            elif not self.looked:
+                self._say_how_it_was_left(job)
+        self.looked = True
         for id_ in gone:  # of a trunk that nothing needs any more, too
             self.watched.pop(id_, None)
         for job in wanted.values():
@@ -124,6 +128,12 @@ class SlurmSweep(Sweep):
         why = place.words if place is not None else "its submission is gone"
         again = "submitted again" if self.tries[job.id] < TRIES else "not submitted again by this command"
         self.say(f"stopped  {title(job)}: {why}; {again}")
+
+    def _say_how_it_was_left(self, job: Job) -> None:
+        """Of a run that no sweep watched: what Slurm still knows of its job."""
+        place = self.standing.get(job.id)
+        if place is not None and place.entry is not None and not place.lacked_another and not self._is_held(job):
+            self.say(f"stopped  {title(job)}: {place.words}")
 
     def _record_what_never_began(self, job: Job) -> None:
         """A job that failed of its script has failed its runs, once: after --retry-failed they are submitted again."""
