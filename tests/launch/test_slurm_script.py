@@ -429,6 +429,17 @@ def test_the_accounts_are_asked_once_for_all_jobs_that_are_forgotten(commands: P
     assert call.endswith("--jobs=5,6")
 
 
+def test_numbers_of_many_tasks_come_whole(commands: Path) -> None:
+    """Slurm cuts off a list of more than 64 characters, where nobody says otherwise."""
+    command(commands, "scontrol", "")
+    whole = "5_[0,2,4]|x|CANCELLED by 0|None"
+    (commands / "sacct").write_text(
+        f'#!/bin/bash\n[ "$SLURM_BITSTR_LEN" = 0 ] && echo "{whole}" || echo "5_[0,...]|x|CANCELLED|None"\n'
+    )
+    (commands / "sacct").chmod(0o755)
+    assert cluster.ended_as([Submitted("5", "x", {0, 2, 4})])["x"].keys() == {0, 2, 4}
+
+
 def test_accounts_that_do_not_answer_hold_nobody_up(commands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "SECONDS_OF_ACCOUNTS", 0.2)
     command(commands, "scontrol", "")
