@@ -58,7 +58,7 @@ cooldown = {cooldown}
 "recipe.examples" = {examples}
 seed = {seeds}
 """
-COMMANDS = ("plan many.toml", "status many.toml", "results many", "sweep many.toml")
+COMMANDS = ("plan many.toml", "status many.toml", "results many", "results many", "sweep many.toml")
 BUDGETS = [1000 * 2**k for k in range(10)]
 ROW = {"protocol": "pretrain", "flops_eval": 1e9, "flops_lost": 0.0, "device_seconds": 60.0, "value": 0.5}
 MEASURED = [
@@ -197,7 +197,7 @@ def smaller(line: re.Match[str], by: int) -> str:
 
 COLUMNS = {
     "overhead": ("runs", "at a time", "sweep", "its runs themselves", "added a run"),
-    "scale": ("runs", "trunks", "plan", "plan, all done", "status", "results", "sweep, all done"),
+    "scale": ("runs", "trunks", "plan", "plan, all done", "status", "results", "results again", "sweep, all done"),
     "sharing": ("way", "pre-trainings", "FLOPs", "device-seconds", "sweep"),
 }
 PARTS = {"overhead": overhead, "scale": scale, "sharing": sharing}
@@ -215,6 +215,7 @@ def main() -> None:
     print(f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     for part in given.part:
         with tempfile.TemporaryDirectory() as scratch:
+            os.environ["VITSCALE_CACHE"] = str(Path(scratch, "cache"))
             print(table(COLUMNS[part], list(PARTS[part](Path(scratch), given)), markdown=given.markdown), flush=True)
 
 
