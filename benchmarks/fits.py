@@ -26,9 +26,9 @@ from vitscale.analysis.fits import Fit, Observations, fit
 from vitscale.analysis.forms import FORMS
 from vitscale.analysis.intervals import sample
 from vitscale.analysis.profiles import profiles
-from vitscale.analysis.residuals import Binomial, LogLoss
+from vitscale.analysis.residuals import Binomial, LogLoss, seed_spread
 from vitscale.analysis.selftest import CHINCHILLA, ladder_fit, theta_of
-from vitscale.analysis.tables import Columns, Curve, seed_spread
+from vitscale.analysis.tables import Columns, Curve
 
 DELTA = 1e-3
 GRID = {  # arXiv 2203.15556, appendix D.3

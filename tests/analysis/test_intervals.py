@@ -10,9 +10,8 @@ from vitscale.analysis.fits import Observations, fit
 from vitscale.analysis.forms import FORMS
 from vitscale.analysis.intervals import bootstrap, sample
 from vitscale.analysis.profiles import profiles
-from vitscale.analysis.residuals import Binomial, LogLoss
+from vitscale.analysis.residuals import Binomial, LogLoss, seed_spread
 from vitscale.analysis.selftest import theta_of
-from vitscale.analysis.tables import seed_spread
 
 
 def test_a_thousand_resamples_of_250_points_take_seconds() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from vitscale.analysis.measured import measured
 from vitscale.analysis.residuals import Binomial, LogLoss
-from vitscale.analysis.tables import Columns, curves_of, seed_spread
+from vitscale.analysis.tables import Columns, curves_of
 from vitscale.errors import VitscaleError
 
 XY = Columns(inputs=("x",), y="acc")
@@ -113,18 +113,6 @@ def test_percent_is_of_the_table_and_not_of_a_curve() -> None:
     mixed = frame.assign(metric=["accuracy", "accuracy", "loss", "loss"]).rename(columns={"error": "value"})
     curves, _ = curves_of(mixed, Columns(inputs=("x",), y="value", by=("metric",)))
     assert curves[0].observations.y.tolist() == pytest.approx([0.1, 0.5])  # the losses beside them say nothing
-
-
-def test_seeds_spread_is_what_test_images_do_not_explain() -> None:
-    rng = np.random.default_rng(0)
-    places, trials = 200, 20_000
-    odds = rng.normal(-1.0, 0.2, (places, 5))
-    y = rng.binomial(trials, 1 / (1 + np.exp(-odds))) / trials
-    inputs = np.repeat(np.arange(1.0, places + 1), 5)[:, None]
-    assert seed_spread(y.ravel(), np.full(1000, float(trials)), inputs) == pytest.approx(0.2, rel=0.1)
-    same = rng.binomial(100, 0.3, (places, 5)) / 100
-    assert seed_spread(same.ravel(), np.full(1000, 100.0), inputs) < 0.08
-    assert seed_spread(y[:, 0], np.full(places, float(trials)), inputs[::5]) == 0.0
 
 
 def test_a_study_s_transfers_hang_on_their_pre_training_run(frame: pd.DataFrame) -> None:

@@ -158,6 +158,24 @@ class Binomial:
 Residuals = LogLoss | Binomial
 
 
+def seed_spread(y: Points, trials: Points, inputs: Float[np.ndarray, "points inputs"]) -> float:
+    """Standard deviation over runs at one place of an error's log odds, beyond what its test images explain.
+
+    Pooled over all places that have several runs; 0 where none has.
+    """
+    p = Binomial(y, trials).judged_at
+    odds = np.log(p / (1 - p))
+    place = np.unique(inputs, axis=0, return_inverse=True)[1].ravel()
+    squares = freedom = sampling = 0.0
+    for group in np.unique(place):
+        here = place == group
+        if here.sum() > 1:
+            squares += float(((odds[here] - odds[here].mean()) ** 2).sum())
+            freedom += int(here.sum()) - 1
+            sampling += float(np.mean(1 / (trials * p * (1 - p))[here])) * (int(here.sum()) - 1)
+    return float(np.sqrt(max(squares - sampling, 0.0) / freedom)) if freedom else 0.0
+
+
 def huber(r: np.ndarray, delta: float) -> np.ndarray:
     size = np.abs(r)
     return np.where(size <= delta, 0.5 * r * r, delta * size - 0.5 * delta * delta if np.isfinite(delta) else 0.0)

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from vitscale.analysis.facts import Fact, count
 from vitscale.analysis.fits import Observations
-from vitscale.analysis.residuals import Binomial, LogLoss, Residuals
+from vitscale.analysis.residuals import Binomial, LogLoss, Residuals, seed_spread
 from vitscale.errors import MISSING, USAGE, VitscaleError
 
 Measure = Literal["accuracy", "error", "loss"]
@@ -310,21 +310,3 @@ def _residuals(
         fact = Fact("unweighted", "The number of test images is unknown: every point counts as one of equal size.")
         return Binomial(y, np.ones(len(y))), [fact]
     return Binomial(y, trials, seed_spread(y, trials, inputs)), []
-
-
-def seed_spread(y: np.ndarray, trials: np.ndarray, inputs: np.ndarray) -> float:
-    """Standard deviation over runs at one place of an error's log odds, beyond what its test images explain.
-
-    Pooled over all places that have several runs; 0 where none has.
-    """
-    p = Binomial(y, trials).judged_at
-    odds = np.log(p / (1 - p))
-    place = np.unique(inputs, axis=0, return_inverse=True)[1].ravel()
-    squares = freedom = sampling = 0.0
-    for group in np.unique(place):
-        here = place == group
-        if here.sum() > 1:
-            squares += float(((odds[here] - odds[here].mean()) ** 2).sum())
-            freedom += int(here.sum()) - 1
-            sampling += float(np.mean(1 / (trials * p * (1 - p))[here])) * (int(here.sum()) - 1)
-    return float(np.sqrt(max(squares - sampling, 0.0) / freedom)) if freedom else 0.0
