@@ -16,7 +16,7 @@ from vitscale.report import paper
 from vitscale.report.document import _cell
 from vitscale.report.figures import upstream_vs_downstream
 from vitscale.report.notes import Note, notes
-from vitscale.report.page import Report, write
+from vitscale.report.page import Report, facts, write
 from vitscale.report.table import Cell, run_table
 from vitscale.results.store import Held
 
@@ -333,3 +333,8 @@ def test_a_published_table_lacks_nothing_of_ours(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("vitscale.report.page.FIGURES", {})
     texts = [note.text for note in write(paper.table(), tmp_path, "theirs", published=True).notes]
     assert not any("baseline" in text or "missing" in text or "Not drawn" in text for text in texts)
+
+
+def test_a_lone_run_is_told_in_the_singular(frame: pd.DataFrame) -> None:
+    one = frame[(frame["run_id"] == "vit4000x880000s1") & (frame["task"] == "upstream_test")]
+    assert facts(one[one["metric"] == "accuracy"], curves(one)).startswith("1 run, 1 row, ")

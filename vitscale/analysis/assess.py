@@ -17,6 +17,7 @@ from vitscale.analysis.frontier import envelope, envelope_sample, optimism
 from vitscale.analysis.intervals import LEVEL, Interval, Sample, fewest_clusters, sample
 from vitscale.analysis.profiles import Profile, profiles
 from vitscale.analysis.tables import Curve
+from vitscale.wording import count
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +119,10 @@ def _unsure(found: Fit, drawn: Sample, ends: dict[str, Profile]) -> list[Fact]:
     clusters = found.observations.cluster_count
     if drawn.method != "bootstrap":
         instead = (
-            f"a t-interval with {facts.count(drawn.freedom, 'degree')} of freedom"
-            if drawn.method == "t"
-            else "no interval"
+            f"a t-interval with {count(drawn.freedom, 'degree')} of freedom" if drawn.method == "t" else "no interval"
         )
         needed = fewest_clusters(len(found.theta))
-        text = f"{facts.count(clusters, 'independent run')}, and a bootstrap needs {needed}: {instead}."
+        text = f"{count(clusters, 'independent run')}, and a bootstrap needs {needed}: {instead}."
         if found.observations.place_count <= len(found.theta) < clusters:
             text = "A law that cannot miss its points has no interval."
         result.append(Fact("no_bootstrap", text))

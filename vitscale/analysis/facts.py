@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from vitscale.analysis.fits import Fit
 from vitscale.analysis.residuals import EXACT, scale
+from vitscale.wording import count
 
 FEW_POINTS = 4
 FAR = 10.0  # times the largest compute
@@ -108,7 +109,3 @@ def _times(ratio: float) -> str:
 
 def _unfinished(found: Fit) -> list[Fact]:
     return [] if found.converged else [Fact("not_converged", "The fit did not settle within its steps.")]
-
-
-def count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vitscale.analysis.facts import Fact, count
+from vitscale.analysis.facts import Fact
 from vitscale.analysis.fits import Fit, Observations, fit
 from vitscale.analysis.forms import FORMS
 from vitscale.analysis.intervals import LEVEL, RESAMPLES, Interval, Sample, sample
+from vitscale.wording import count
 
 SAME_BUDGET = 0.1  # of a logarithm: computes that are nearer belong to one profile
 FEWEST_SIZES = 4  # a parabola through three points cannot miss

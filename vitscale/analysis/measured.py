@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from vitscale.analysis.curves import Curves, counted, curves
-from vitscale.analysis.facts import Fact, count
+from vitscale.analysis.facts import Fact
+from vitscale.wording import count
 
 KEYS = ["run_id", "task", "task_version", "protocol", "shots", "metric"]
 CLUSTER = "trunk_id"

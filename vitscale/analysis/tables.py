@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from vitscale.analysis.facts import Fact, count
+from vitscale.analysis.facts import Fact
 from vitscale.analysis.fits import Observations
 from vitscale.analysis.residuals import Binomial, LogLoss, Residuals, seed_spread
 from vitscale.errors import MISSING, USAGE, VitscaleError
+from vitscale.wording import count
 
 Measure = Literal["accuracy", "error", "loss"]
 MIXED = ("metric", "task_version", "task", "protocol", "shots", "init")  # a curve has one value of each

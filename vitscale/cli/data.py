@@ -10,10 +10,11 @@ import typer
 
 from vitscale.cli.dedup import dedup_command
 from vitscale.cli.packed import images_and_classes, images_or_bytes, report, shard_name
-from vitscale.cli.screen import count, print_json, progress_of, reports_errors, say
+from vitscale.cli.screen import print_json, progress_of, reports_errors, say
 from vitscale.cli.subset import subset_command
 from vitscale.errors import USAGE, VitscaleError
 from vitscale.files import disk_errors, write_whole
+from vitscale.wording import count
 
 app = typer.Typer(help="Make, fetch and check folders of WebDataset shards.", no_args_is_help=True)
 

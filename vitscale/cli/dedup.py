@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitscale.cli.screen import count, print_json, progress_of, reports_errors, say
+from vitscale.cli.screen import print_json, progress_of, reports_errors, say
 from vitscale.errors import MISSING, USAGE, VitscaleError
 from vitscale.exclusions import SCHEMA
 from vitscale.files import disk_errors, write_whole
+from vitscale.wording import count
 
 if TYPE_CHECKING:
     from vitscale.data.dedup import Match, Pictures

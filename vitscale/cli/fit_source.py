@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vitscale.cli.report import results_folder
 from vitscale.cli.results import matching
 from vitscale.errors import MISSING, USAGE, VitscaleError
+from vitscale.wording import count
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +32,7 @@ def table(source: str, results: Path) -> tuple[pd.DataFrame, list[Fact], bool]:
         hint = "save it as .csv, .tsv or .parquet; a study is named by its .toml file or its folder in results/"
         raise VitscaleError(f"{path}: not a kind of table that is read", hint=hint, exit_code=MISSING)
     from vitscale.analysis.curves import of_plan
-    from vitscale.analysis.facts import Fact, count
+    from vitscale.analysis.facts import Fact
     from vitscale.analysis.measured import measured
     from vitscale.results import store
 
@@ -152,7 +153,7 @@ def between(
     table: pd.DataFrame, inputs: tuple[str, ...], low: float | None, high: float | None
 ) -> tuple[pd.DataFrame, list[Fact]]:
     """The rows with x, or N times D, from `low` to `high`, and how many lie outside."""
-    from vitscale.analysis.facts import Fact, count
+    from vitscale.analysis.facts import Fact
     from vitscale.analysis.tables import known, numeric
 
     _check_ends(low, high)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from vitscale.cli.screen import count, print_json, say
+from vitscale.cli.screen import print_json, say
 from vitscale.errors import USAGE, VitscaleError
+from vitscale.wording import count
 
 if TYPE_CHECKING:
     from vitscale.data.pack import Packed

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vitscale.cli.plan_memory import memory_document
 from vitscale.study.cost import checkpoint_bytes
 from vitscale.study.describe import with_settings
+from vitscale.wording import count
 
 if TYPE_CHECKING:
     from vitscale.launch.rates import Rates
@@ -230,12 +231,12 @@ def totals(
     published = sum(job.kind == "import" for job in jobs)
     baselines = sum(job.role == "baseline" for job in jobs)
     transfers = len(jobs) - pretraining - trunks - published - baselines
-    checkpoints = f"{published} published checkpoint{'s' if published > 1 else ''}, " if published else ""
+    checkpoints = f"{count(published, 'published checkpoint')}, " if published else ""
     return [
         f"{pretraining} pre-training runs, {checkpoints}{transfers} transfers, {baselines} baselines; "
         f"{sum(job.flops_by(counting) for job in jobs):.2e} FLOPs",
         *_saved(jobs, trunks, counting),
-        f"left to run: {len(left)} job{'' if len(left) == 1 else 's'}, {flops_left:.2e} FLOPs",
+        f"left to run: {count(len(left), 'job')}, {flops_left:.2e} FLOPs",
         *_held_back(jobs, states),
     ]
 
@@ -249,7 +250,7 @@ def _held_back(jobs: Sequence[Job], states: Mapping[str, str]) -> list[str]:
     if not waiting:
         return []
     counts = {name: sum(state == name for state in states.values()) for name in ("failed", "refused")}
-    told = [f"{count} {name}" for name, count in counts.items() if count]
+    told = [f"{number} {name}" for name, number in counts.items() if number]
     again = "; vitscale sweep STUDY --retry-failed tries again" if counts["failed"] else ""
     return [", ".join([*told, stuck_words(waiting)]) + again]
 
@@ -264,7 +265,7 @@ def _saved(jobs: Sequence[Job], trunks: int, counting: Counting) -> list[str]:
     if not trunks and together == alone:
         return [f"no shared trunk: pre-training takes {alone:.2e} FLOPs, each run alone (0% saved)"]
     return [
-        f"{trunks} shared trunk{'s' if trunks > 1 else ''}: pre-training takes {together:.2e} FLOPs instead of "
+        f"{count(trunks, 'shared trunk')}: pre-training takes {together:.2e} FLOPs instead of "
         f"{alone:.2e} ({1 - together / alone:.0%} saved)"
     ]
 

@@ -13,6 +13,7 @@ import typer
 from vitscale.cli.report import results_folder
 from vitscale.cli.screen import print_json, print_table, reports_errors, say
 from vitscale.errors import USAGE, VitscaleError
+from vitscale.wording import count
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +58,7 @@ def results(
     frame = of_plan(everything, store.read_plan(folder))
     gone = everything["run_id"].nunique() - frame["run_id"].nunique()
     if gone:
-        say(f"{gone} run{'s' if gone > 1 else ''} left out: in {folder}, but not in the study any more")
+        say(f"{count(gone, 'run')} left out: in {folder}, but not in the study any more")
     if where:
         frame = matching(frame, where)
     if columns is None:

@@ -38,11 +38,6 @@ def tell_refused(jobs: Iterable[Job], states: Mapping[str, str], runs: Path) -> 
             say(str(Problem(ended["reason"], ended["hint"])))
 
 
-def count(number: int, what: str, many: str = "") -> str:
-    """`1 image`, `2,000 images`."""
-    return f"{number:,} {what if number == 1 else many or what + 's'}"
-
-
 def print_json(document: dict[str, Any]) -> None:
     """The whole answer as one JSON document with its `schema` number."""
     print(json.dumps({"schema": JSON_SCHEMA, **document}, indent=2, default=str))

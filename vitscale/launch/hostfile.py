@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitscale.errors import MISSING, USAGE, Problem, VitscaleError
+from vitscale.wording import count
 
 LINE = re.compile(r"(?P<name>\S+)\s+slots\s*=\s*(?P<slots>[1-9]\d*)")
 
@@ -46,8 +47,8 @@ def hosts_of(path: Path, *, nodes: int | None, devices: int | None) -> tuple[Hos
             problems.append(_problem(f"{path}:{number}", text, found))
     hosts = tuple(found.values())[:nodes]
     if not problems and len(hosts) < (nodes or 1):
-        count = f"{len(hosts)} host{'s' if len(hosts) > 1 else ''}, fewer than --nodes {nodes}" if hosts else "no host"
-        problems.append(Problem(f"{path} names {count}", "a line a host: NAME slots=DEVICES"))
+        named = f"{count(len(hosts), 'host')}, fewer than --nodes {nodes}" if hosts else "no host"
+        problems.append(Problem(f"{path} names {named}", "a line a host: NAME slots=DEVICES"))
     problems += [
         Problem(f"{path}: {host.name} has {host.slots} slots, fewer than --devices {devices}", "give fewer --devices")
         for host in hosts

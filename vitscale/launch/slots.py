@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vitscale.errors import MISSING, USAGE, VitscaleError
+from vitscale.wording import count
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -68,7 +69,7 @@ def named(gpus: str) -> tuple[str, ...]:
     visible = _visible()
     missing = [name for name in names if name.isdecimal() and int(name) >= len(visible)]
     if missing or not visible:
-        there = f"{len(visible)} GPU{'s' if len(visible) > 1 else ''}" if visible else "no GPU"
+        there = count(len(visible), "GPU") if visible else "no GPU"
         raise VitscaleError(
             f"--gpus {gpus}: this process sees {there}",
             hint=f"nvidia-smi -L lists them, {VISIBLE} may hide some; without --gpus the processor is used",

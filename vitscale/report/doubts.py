@@ -14,6 +14,7 @@ from vitscale.report.fitted import Law, fitted
 from vitscale.report.lines import NAMES, measure_title
 from vitscale.report.notes import Note
 from vitscale.report.panels import accuracy, measures, of_measure
+from vitscale.wording import count
 
 NOWHERE = np.empty((0, 1))  # at which nothing is forecast
 
@@ -34,14 +35,14 @@ def _of_laws(laws: Sequence[tuple[str, Law]]) -> list[Note]:
     if not laws:
         return []
     places = [(name, law.fit.observations.place_count) for name, law in laws]
-    few = [f"{name}: {facts.count(count, 'compute')}" for name, count in places if count < FEW_POINTS]
+    few = [f"{name}: {count(computes, 'compute')}" for name, computes in places if computes < FEW_POINTS]
     unsure = [
         f"{name}: {', '.join(f'{one} ({range_of(law.profiles[one])})' for one in law.open)}"
         for name, law in laws
         if law.open
     ]
     alone = [
-        f"{name}: {facts.count(law.fit.observations.cluster_count, 'independent run')}"
+        f"{name}: {count(law.fit.observations.cluster_count, 'independent run')}"
         for name, law in laws
         if law.drawn.method != "bootstrap"
     ]
@@ -83,6 +84,6 @@ def _zeros(found: Curves) -> list[Note]:
         for key in measures(perfect)
         for model in of_measure(perfect, key)["model"].astype(str)
     }
-    what = facts.count(len(perfect), "point")
+    what = count(len(perfect), "point")
     text = f"{what} without any error: on logarithmic axes they lie at the bottom, as triangles."
     return [Note(text, tuple(sorted(details)))] if len(perfect) else []

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from vitscale.wording import count
+
 INK = "#202020"
 GREY = "#707070"
 # Okabe and Ito, "Color Universal Design" (2008); their yellow and black are left out: one fades, one is text.
@@ -54,8 +56,8 @@ def family_styles(points: pd.DataFrame) -> dict[str, tuple[str, str]]:
 def measure_title(task: str, protocol: str, shots: int | None) -> str:
     if protocol == "pretrain":
         return {"upstream_test": "Upstream, test set", "upstream_val": "Upstream, validation set"}.get(task, task)
-    if protocol == "fewshot":
-        return f"{task}, {shots} shot{'s' if shots != 1 else ''} a class"
+    if protocol == "fewshot" and shots is not None:
+        return f"{task}, {count(shots, 'shot')} a class"
     return f"{task}, fine-tuned" if protocol == "finetune" else f"{task}, {protocol}"
 
 

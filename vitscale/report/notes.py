@@ -9,10 +9,10 @@ from itertools import product
 import pandas as pd
 
 from vitscale.analysis.curves import CELL, LINE, Curves, cost_per_image, counted, of_plan
-from vitscale.analysis.facts import count as _count
 from vitscale.analysis.variants import REPLICATE
 from vitscale.report.lines import BASELINE_NAMES, measure_title
 from vitscale.results.store import Held
+from vitscale.wording import count
 
 SAME_COST = 1.10  # families whose FLOPs an image differ by more are not compared at equal compute
 
@@ -51,11 +51,11 @@ def plan_notes(everything: pd.DataFrame, plan: Held | None) -> list[Note]:
     total = len(plan.runs) + plan.waiting
     found = []
     if absent and plan.waiting and not plan.runs - recorded:
-        found.append(Note(f"Settings are being selected again; these are the {_count(len(plan.runs), 'run')} so far."))
+        found.append(Note(f"Settings are being selected again; these are the {count(len(plan.runs), 'run')} so far."))
     elif absent:
-        found.append(Note(f"Unfinished: {absent:,} of the study's {_count(total, 'run')} have no result yet."))
+        found.append(Note(f"Unfinished: {absent:,} of the study's {count(total, 'run')} have no result yet."))
     if gone:
-        text = f"{_count(len(gone), 'run')} left out: recorded here, but not in the study any more."
+        text = f"{count(len(gone), 'run')} left out: recorded here, but not in the study any more."
         found.append(Note(text, tuple(sorted(gone))))
     return found
 
@@ -72,10 +72,10 @@ def _failed(newest: pd.DataFrame) -> list[Note]:
     found = []
     if len(tried):
         details = [f"{_cell(row)}, {_what(row)}: {row['reason'] or 'no reason recorded'}" for row in _records(tried)]
-        found.append(Note(f"{_count(len(tried), 'run')} failed; no point is drawn for them.", tuple(details)))
+        found.append(Note(f"{count(len(tried), 'run')} failed; no point is drawn for them.", tuple(details)))
     if len(orphans):
-        parents = _count(orphans["parent_id"].nunique(), "failed run")
-        found.append(Note(f"{_count(len(orphans), 'transfer')} of {parents} could not be tried."))
+        parents = count(orphans["parent_id"].nunique(), "failed run")
+        found.append(Note(f"{count(len(orphans), 'transfer')} of {parents} could not be tried."))
     return found
 
 
@@ -101,7 +101,7 @@ def _missing(found: Curves) -> list[Note]:
             absent.append(f"{_cell(record)}: {what}")
     if not absent:
         return []
-    return [Note(f"{_count(len(absent), 'cell')} missing or incomplete that other lines or seeds have.", tuple(absent))]
+    return [Note(f"{count(len(absent), 'cell')} missing or incomplete that other lines or seeds have.", tuple(absent))]
 
 
 def _no_baseline(found: Curves) -> list[Note]:
@@ -143,7 +143,7 @@ def _shortfall(row: dict[str, object]) -> str:
 
 def _unmeasured(newest: pd.DataFrame) -> list[Note]:
     rows = newest[(newest["status"] == "done") & newest["value"].isna()]
-    return [Note(f"{_count(len(rows), 'row')} without a value left out.")] if len(rows) else []
+    return [Note(f"{count(len(rows), 'row')} without a value left out.")] if len(rows) else []
 
 
 def _without_labels(found: Curves) -> list[Note]:
@@ -177,7 +177,7 @@ def _mixed_code(found: Curves) -> list[Note]:
         result.append(Note(f"The curves come from {rows['code_hash'].nunique()} versions of the training code."))
     dirty = rows[rows["git_dirty"].fillna(False).astype(bool)]["run_id"].nunique()
     if dirty:
-        result.append(Note(f"{_count(dirty, 'run')} trained by code with uncommitted changes."))
+        result.append(Note(f"{count(dirty, 'run')} trained by code with uncommitted changes."))
     return result
 
 
@@ -225,9 +225,7 @@ def _few_seeds(found: Curves) -> list[Note]:
     trained = found.points[found.points["examples"].notna()]  # a published checkpoint has no seeds
     alone = trained[(trained["n"] == 1) & (trained["metric"] == "accuracy")]
     cells = alone[CELL].drop_duplicates()
-    return (
-        [Note(f"{_count(len(cells), 'cell')} measured with one seed only: no spread is known.")] if len(cells) else []
-    )
+    return [Note(f"{count(len(cells), 'cell')} measured with one seed only: no spread is known.")] if len(cells) else []
 
 
 def _left_out(newest: pd.DataFrame) -> list[Note]:
@@ -237,7 +235,7 @@ def _left_out(newest: pd.DataFrame) -> list[Note]:
         return []
     chosen = newest[newest["tried"].notna() & (newest["role"] == "cell") & (newest["protocol"] == "pretrain")]
     details = sorted({f"{_cell(row, seed=False)}: {row['lr']:g}{_of(row)}" for row in _records(chosen)})
-    text = f"{_count(runs, 'tuning run')} left out of the curves; their FLOPs are not on the x axes."
+    text = f"{count(runs, 'tuning run')} left out of the curves; their FLOPs are not on the x axes."
     return [Note(text, tuple(details))]
 
 

@@ -20,6 +20,7 @@ from vitscale.report.notes import Note, notes, plan_notes
 from vitscale.report.records import Sources, records
 from vitscale.report.table import run_table, table
 from vitscale.results.store import Held
+from vitscale.wording import count
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ def facts(frame: pd.DataFrame, found: Curves) -> str:
     hours = runs["device_seconds"].sum() / 3600
     devices = ", ".join(sorted(set(runs["device"].dropna().astype(str))))
     commits = ", ".join(sorted({str(commit)[:10] for commit in found.rows["git_commit"].dropna()}))
-    parts = [f"{len(runs):,} runs", f"{len(frame):,} rows"]
+    parts = [count(len(runs), "run"), count(len(frame), "row")]
     parts += [f"{hours:.1f} device-hours" + (f" on {devices}" if devices else "")] if hours else []
     return ", ".join(parts) + (f"; code at {commits}" if commits else "") + "."
 

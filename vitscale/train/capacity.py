@@ -40,6 +40,7 @@ from vitscale.train.engine import check_offload
 from vitscale.train.objective import Batch, Objective
 from vitscale.train.rundir import RunDir
 from vitscale.train.stop import Interrupted, Stop
+from vitscale.wording import count
 
 FILE = "capacity.json"
 ENOUGH = 8
@@ -229,7 +230,7 @@ def choose(work: Work, asked: Mapping[str, Any], limit: int, stop: Stop) -> Sett
             if images >= enough:
                 return replace(sharing, micro_batch=images)
     raise VitscaleError(
-        f"not even {sizes[0]} image{'s' if sizes[0] > 1 else ''} at a time fit into the {limit / 2**30:,.1f} GiB that "
+        f"not even {count(sizes[0], 'image')} at a time fit into the {limit / 2**30:,.1f} GiB that "
         f"each process may have on {device_name()}, of which {(limit - room) / 2**30:,.1f} are taken already",
         hint="take more devices with --zero 3, fewer --jobs, or a smaller model",
         exit_code=MISSING,

@@ -20,6 +20,7 @@ from vitscale.config import Recipe
 from vitscale.errors import MISSING, VitscaleError
 from vitscale.peaks import gpu_peak
 from vitscale.remember import recalled, remember
+from vitscale.wording import count
 
 
 def device_name() -> str:
@@ -27,7 +28,7 @@ def device_name() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     threads = torch.get_num_threads()
-    return f"{processor()}, {threads} thread{'s' if threads > 1 else ''}"
+    return f"{processor()}, {count(threads, 'thread')}"
 
 
 @cache

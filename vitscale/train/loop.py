@@ -18,6 +18,7 @@ from vitscale.train.engine import Engine, Stepped
 from vitscale.train.meter import Meter
 from vitscale.train.objective import Batch
 from vitscale.train.stop import Interrupted, Stop
+from vitscale.wording import count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +184,7 @@ class Loop:
         if self.save is not None:
             last = f"the last checkpoint is that of step {kept}; " if kept else "no checkpoint was written before it; "
         shown = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
-        after = f", after {skipped} skipped step{'s' if skipped > 1 else ''}" if skipped else ""
+        after = f", after {count(skipped, 'skipped step')}" if skipped else ""
         return VitscaleError(
             f"the loss is {stepped.loss} and the gradient norm {stepped.grad_norm} at step {step + 1}{after}; "
             f"samples of the batch: {shown}",
