@@ -100,7 +100,7 @@ def _off_axis(name: str, box: object, figure: Figure) -> bool:
 def test_every_line_is_named_at_its_end(name: str, drawn: Callable[[str], Figure]) -> None:
     for axes in drawn(name).axes:
         if axes.axison:
-            names = [text.get_text() for text in axes.texts if isinstance(text, Annotation)]
+            names = [text.get_text().split(",")[0] for text in axes.texts if isinstance(text, Annotation)]
             assert {"ViT", "Hybrid", "ResNet"} <= set(names)
 
 
@@ -374,3 +374,50 @@ def test_captions_fit_their_figure(drawn: Callable[[str], Figure]) -> None:
         figure = drawn(name)
         longest = max(figure._supxlabel.get_text().split("\n"), key=len)  # type: ignore[attr-defined]
         assert len(longest) <= 16.5 * figure.get_figwidth()
+
+
+def test_every_budget_of_a_pair_has_a_name_and_the_caption_tells_the_rest(drawn: Callable[[str], Figure]) -> None:
+    figure = drawn("upstream_vs_downstream")
+    for axes in figure.axes:
+        names = {text.get_text() for text in axes.texts}
+        assert names == {f"{f}, {seen} seen" for f in ("ViT", "Hybrid", "ResNet") for seen in ("220k", "880k", "3.52M")}
+    caption = " ".join(figure.get_supxlabel().split())
+    assert "Hybrid squares, ResNet triangles, ViT circles." in caption
+    assert "Markers from small to large: 1k, 4k, 16k, 55k unique images." in caption
+
+
+def test_pairs_of_many_budgets_are_named_by_line_and_each_line_has_its_dash(frame: pd.DataFrame) -> None:
+    found = curves(grown(frame))
+    few = figures.upstream_vs_downstream(replace(found, points=found.points.query("shots.isna()")))
+    assert few is not None
+    (axes,) = few.axes
+    assert {"ViT-S/4, 880k seen", "ViT-B/4, 3.52M seen"} <= {text.get_text() for text in axes.texts}
+    more = [
+        found.points.assign(variant=f"steps={n}", transfer=f"steps={n}").query("protocol == 'finetune'")
+        for n in (4, 400)
+    ]
+    upstream = found.points.query("protocol == 'pretrain'")
+    many = figures.upstream_vs_downstream(replace(found, points=pd.concat([upstream, *more], ignore_index=True)))
+    assert many is not None
+    names = [text.get_text() for text in many.axes[0].texts]
+    assert len(names) == 8
+    assert not any("seen" in name for name in names)
+    plt.close("all")
+
+
+def test_a_dash_tells_lines_apart_and_never_a_baseline(frame: pd.DataFrame) -> None:
+    vit = frame["model"] == "ViT-nano/4"
+    both = [frame.assign(model=frame["model"].mask(vit, f"ViT-{size}/4"), run_id=frame["run_id"] + size,
+                         parent_id=frame["parent_id"] + size) for size in ("S", "B")]  # fmt: skip
+    drawn = figures.accuracy_by_set_size(curves(pd.concat([both[0], both[1][vit]], ignore_index=True)))
+    assert drawn is not None
+    lines = [line for axes in drawn.axes for line in axes.lines if line.get_gid() != LEADER and axes.axison]
+    level = [line for line in lines if list(line.get_xdata()) == [0, 1]]
+    assert level
+    assert {line.get_linestyle() for line in level} == {"-"}
+    assert {line.get_linestyle() for line in lines if line.get_color() == "#0072B2" and len(line.get_xdata()) == 4} == {
+        "-",
+        "--",
+    }
+    assert "Level lines: baselines." in " ".join(drawn.get_supxlabel().split())
+    plt.close(drawn)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -19,6 +19,7 @@ from vitscale.report.panels import (
     SERIES,
     accuracy,
     draw_caption,
+    family_text,
     measures,
     of_measure,
     panel_grid,
@@ -28,6 +29,7 @@ from vitscale.report.panels import (
 )
 
 MOST_TICKS = 8  # of sizes that are named each
+MOST_NAMES = 15  # that the height of a panel holds
 
 
 def accuracy_by_set_size(found: Curves) -> Figure | None:
@@ -90,21 +92,18 @@ def upstream_vs_downstream(found: Curves) -> Figure | None:
     if not panels or upstream is None:
         return None
     line_looks = looks(points, LINE)
+    paired = [_pairs(points, upstream, key) for key in panels]
+    named = _budgets_named(paired)
     with style():
         figure, grid = panel_grid(len(panels), columns=2 if len(panels) in (2, 4) else 3)
         labels = []
-        for axes, key in zip(grid, panels, strict=True):
-            pairs = _pairs(points, upstream, key)
+        for axes, key, pairs in zip(grid, panels, paired, strict=True):
             seeds = _pairs(accuracy(found.seeds), upstream, key, by=REPLICATE)
-            labels.append((axes, _scatter(axes, pairs, seeds, line_looks)))
+            labels.append((axes, _scatter(axes, pairs, seeds, line_looks, named=named)))
             axes.set_title(measure_title(*key))
             axes.set_xlabel(f"{upstream.replace('_', ' ')} accuracy, %")
             axes.set_ylabel("downstream accuracy, %")
-        draw_caption(
-            figure,
-            f"{seed_text(points)} Larger: more pre-training images; faint: one seed."
-            " Lines join the set sizes at one budget.",
-        )
+        draw_caption(figure, _pairs_text(points, named=named))
         push_apart(figure, labels)
     return figure
 
@@ -119,8 +118,9 @@ def _pairs(
 
 
 def _scatter(
-    axes: Axes, pairs: pd.DataFrame, seeds: pd.DataFrame, line_looks: dict[tuple[str, ...], Look]
+    axes: Axes, pairs: pd.DataFrame, seeds: pd.DataFrame, line_looks: dict[tuple[str, ...], Look], *, named: bool
 ) -> list[Annotation]:
+    """`named`: each budget has its name, and not each line alone."""
     texts = []
     sizes = sorted(pairs["examples"].dropna().unique())
     area = {size: 18 + 42 * number / max(1, len(sizes) - 1) for number, size in enumerate(sizes)}
@@ -132,14 +132,34 @@ def _scatter(
             marker=look.marker, linewidths=0,
         )  # fmt: skip
         for _, budget in group.sort_values("examples").groupby("examples_seen", dropna=False):
-            axes.plot(100 * budget["value_up"], 100 * budget["value_down"], color=look.color, linewidth=1)
+            across, up = 100 * budget["value_up"], 100 * budget["value_down"]
+            axes.plot(across, up, color=look.color, linewidth=1, linestyle=look.dash)
         axes.scatter(
             100 * group["value_up"], 100 * group["value_down"], s=group["examples"].map(area).astype(float),
             color=look.color, marker=look.marker, edgecolors="white", linewidths=0.6, zorder=3,
         )  # fmt: skip
-        last = group.sort_values("value_up").iloc[-1]
-        texts.append(end_label(axes, look.label, 100 * last["value_up"], 100 * last["value_down"], look.color, 8))
+        for _, run in group.groupby("examples_seen", dropna=False) if named else [("", group)]:
+            last = run.sort_values("value_up").iloc[-1]
+            seen = f", {short(float(last['examples_seen']))} seen" if named and pd.notna(last["examples_seen"]) else ""
+            across, up = 100 * last["value_up"], 100 * last["value_down"]
+            texts.append(end_label(axes, look.label + seen, across, up, look.color, 7 if named else 8))
     return texts
+
+
+def _budgets_named(paired: Sequence[pd.DataFrame]) -> bool:
+    """Whether each budget of a line has a name: where there are several, and every panel has room for all of them."""
+    named = [pairs[[*LINE, "examples_seen"]].drop_duplicates() for pairs in paired]
+    return max(one["examples_seen"].nunique() for one in named) > 1 and max(map(len, named)) <= MOST_NAMES
+
+
+def _pairs_text(points: pd.DataFrame, *, named: bool) -> str:
+    """What tells the markers apart: family, set size, and the budget, which a name or a line has."""
+    sizes = [short(float(size)) for size in sorted(points["examples"].dropna().unique())]
+    listed = ", ".join(sizes) if len(sizes) <= MOST_TICKS else f"{sizes[0]} to {sizes[-1]}"
+    larger = f" Markers from small to large: {listed} unique images." if len(sizes) > 1 else ""
+    lines = " Lines join the set sizes at one budget." if len(sizes) > 1 else ""
+    budgets = " Off the lines: other budgets." if lines and points["examples_seen"].nunique() > 1 and not named else ""
+    return f"{seed_text(points)} {family_text(points)}{larger} Faint: one seed.{lines}{budgets}"
 
 
 FIGURES: dict[str, Callable[[Curves], Figure | None]] = {

@@ -129,12 +129,12 @@ def small_multiples(
                 axes.set_xlabel(x_label)
         if keyed:
             draw_key(figure, len(panels), points, cost_per_image(found), line_looks)
-        dashed = " Dashed: baselines." if len(found.baselines) else ""
+        level = " Level lines: baselines." if len(found.baselines) else ""
         band = " Band: ± 1 sd over seeds." if points["n"].max() > 1 else ""
         several = points.assign(variant=points["variant"].fillna("")).groupby(keys)["model"].nunique().max() > 1
         faint = " Faint: something smaller along x is as good." if several else ""
         spent = f"{spent[0].upper()}{spent[1:]}."
-        caption = f"{seed_text(points)}{band} {spent}{dashed}{faint}{size_text(points)}{overlay_text(theirs)}"
+        caption = f"{seed_text(points)}{band} {spent}{level}{faint}{size_text(points)}{overlay_text(theirs)}"
         draw_caption(figure, caption)
         push_apart(figure, labels)
     return figure
@@ -190,14 +190,17 @@ def sized(points: pd.DataFrame, column: str) -> bool:
 
 
 def draw_baselines(axes: Axes, baselines: pd.DataFrame) -> list[Annotation]:
-    """Thin dashed lines; a family's carry its hollow marker at the right edge, so that colour is not all there is."""
+    """Thin level lines; a family's carry its hollow marker at the right edge, so that colour is not all there is.
+
+    Never dashed: a dash tells the lines of one family apart.
+    """
     styles = family_styles(baselines)
     texts = []
     right = axes.get_xlim()[1]
     for row in baselines.sort_values(["init", "family"]).itertuples():
         color, marker = styles[str(row.family)]
         value = 100 * float(row.value)  # type: ignore[arg-type]
-        axes.axhline(value, color=color, linestyle=(0, (4, 2.5)), linewidth=0.8, zorder=1)
+        axes.axhline(value, color=color, linewidth=0.7, alpha=0.8, zorder=1)
         axes.plot(right, value, marker=marker, color=color, markerfacecolor="white", markersize=4, clip_on=False)
         name = BASELINE_NAMES.get((str(row.protocol), str(row.init)), str(row.init))
         name = ", ".join(filter(None, [name, str(row.variant)]))
