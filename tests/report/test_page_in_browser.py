@@ -179,11 +179,13 @@ def test_the_metric_decides_which_tasks_there_are(shown: Browser) -> None:
     assert "loss, nats" in chart(shown)
 
 
-def test_baselines_are_dashed_lines_and_named(shown: Browser) -> None:
+def test_baselines_are_level_lines_without_dashes_and_named(shown: Browser) -> None:
     assert shown.find("#bars").text == ""
     choose(shown, "task", next(o.get_attribute("value") for o in shown.all("#task option") if "5 shots" in o.text))
+    assert shown.find("#bars").text.startswith("Level lines: ")
     assert "raw pixels" in shown.find("#bars").text
-    assert len(shown.all("#plot .mark-rule line[stroke-dasharray]")) >= 4
+    assert len(shown.all("#plot .mark-rule line:not([stroke-dasharray])")) >= 4
+    assert shown.all("#plot .mark-rule line[stroke-dasharray]") == []
 
 
 def column(shown: Browser, table: str, number: int) -> list[str]:
@@ -252,3 +254,111 @@ def test_a_logarithmic_axis_names_its_powers_of_ten(shown: Browser) -> None:
     low, high = min(flops), max(flops)
     power = 10.0 ** len(str(int(low)))
     assert power > high or power in flops
+
+
+@pytest.fixture(scope="module")
+def overlaid(frame: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fine-tuned on a task of the paper's, its ViTs of two sizes, and the paper's tables beside."""
+    vit = frame["family"] == "vit"
+    large = frame[vit].assign(model="ViT-micro/4", params_total=9_000_000, value=frame["value"] * 0.99)
+    large = large.assign(**{name: large[name] + "L" for name in ("run_id", "parent_id")})
+    both = pd.concat([frame.assign(params_total=frame["params_total"].mask(vit, 1_000_000)), large], ignore_index=True)
+    both = both.assign(task=both["task"].replace("digits", "CIFAR_10"), flops_segment=2 * both["flops_standalone"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vitscale.report.page.FIGURES", {})
+        return write(both, tmp_path_factory.mktemp("overlaid"), "both", overlay=True).page
+
+
+@pytest.fixture
+def beside(chromium: Browser, overlaid: Path) -> Iterator[Browser]:
+    """At the task that the paper has, too."""
+    chromium.show(overlaid)
+    choose(chromium, "task", task_of(chromium, "fine-tuned"))
+    yield chromium
+    assert chromium.errors() == []
+
+
+def task_of(shown: Browser, name: str) -> str:
+    return next(str(o.get_attribute("value")) for o in shown.all("#task option") if name in o.text)
+
+
+THEIRS = "#plot .mark-symbol path[stroke='var(--soft)']"
+
+
+def theirs(shown: Browser) -> int:
+    return len(shown.all(THEIRS))
+
+
+def written_in(shown: Browser, selector: str = "#plot .mark-text.role-mark text") -> set[str]:
+    return set(shown.run(f"return [...document.querySelectorAll('{selector}')].map((text) => text.textContent)"))
+
+
+def test_published_points_are_hollow_grey_named_and_no_runs(beside: Browser) -> None:
+    assert theirs(beside) == 5 + 5 + 4  # Table 5 has no ViT-H/14 on ImageNet
+    assert {path.get_attribute("fill") for path in beside.all(THEIRS)} <= {"none", "transparent"}
+    ours = len(markers(beside)) - theirs(beside)
+    assert beside.find("#count").text.startswith(f"{ours} runs;")
+    assert len(beside.all("#runs tbody tr")) == ours
+    assert "ViT-L/16" not in beside.find("#cells").get_attribute("textContent")
+    assert "ViT-L/16, paper" in written_in(beside)
+    assert {"1k", "303M"} <= written_in(beside, "#plot .role-axis-label text")
+    assert beside.find("#of-theirs").text == "the paper's own, not ours: arXiv 2010.11929v2, Table 5"
+    ActionChains(beside.driver).move_to_element(beside.all(THEIRS)[-1]).perform()
+    tip = beside.wait(lambda: beside.find("#vg-tooltip-element.visible").text)
+    assert "published in" in tip
+    assert "Table 5" in tip
+    beside.all(THEIRS)[-1].click()
+    assert not beside.find("#card").is_displayed()
+
+
+def test_published_points_follow_the_switches_and_their_entry_of_the_legend(beside: Browser) -> None:
+    choose(beside, "x", "flops")
+    assert theirs(beside) == 18
+    assert "Table 6" in beside.find("#of-theirs").text
+    choose(beside, "counting", "flops_computed")  # which nobody has published
+    assert theirs(beside) == 0
+    choose(beside, "counting", "flops")
+    accuracies = [path.get_attribute("transform") for path in beside.all(THEIRS)]
+    choose(beside, "metric", "error")
+    errors = [path.get_attribute("transform") for path in beside.all(THEIRS)]
+    assert len(errors) == 18
+    assert errors != accuracies
+    click(beside, "#of-theirs input")
+    assert theirs(beside) == 0
+    click(beside, "#of-theirs input")
+    assert theirs(beside) == 18
+    choose(beside, "task", task_of(beside, "5 shots"))
+    assert theirs(beside) == 0
+    assert not beside.find("#of-theirs").is_displayed()
+
+
+def test_models_of_one_family_are_told_apart_by_shade_and_name(beside: Browser) -> None:
+    choose(beside, "task", task_of(beside, "5 shots"))
+    assert written_in(beside) == {"ViT-nano/4", "ViT-micro/4"}  # the other families have one model, and a legend
+    fills = {path.get_attribute("fill") for path in markers(beside)}
+    tints = {fill for fill in fills if "var(--vit)" in fill}
+    assert len(tints) == 2
+    assert fills - tints == {"var(--hybrid)", "var(--resnet)"}
+    swatches = [path.get_attribute("fill") for path in beside.all("#legend svg path")]
+    assert tints <= set(swatches)
+    painted = {beside.run("return getComputedStyle(arguments[0]).fill", path) for path in markers(beside)}
+    assert len(painted) == 4  # the browser can mix colours
+
+
+def test_one_model_a_family_needs_no_name_and_no_shade(shown: Browser) -> None:
+    assert written_in(shown) == set()
+    assert shown.find("#shades").text == ""
+    assert {path.get_attribute("fill") for path in markers(shown)} == {"var(--vit)", "var(--hybrid)", "var(--resnet)"}
+    assert shown.all("#of-theirs") == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_names_leave_a_phone_its_width(chromium: Browser, overlaid: Path, scheme: str) -> None:
+    chromium.show(overlaid, width=360, scheme=scheme)
+    for task in ("fine-tuned", "5 shots"):
+        choose(chromium, "task", task_of(chromium, task))
+        assert chromium.run("return document.documentElement.scrollWidth") <= 360
+        edge = chromium.find("#plot svg").rect
+        for text in chromium.all("#plot .mark-text.role-mark text"):
+            assert text.rect["x"] + text.rect["width"] <= edge["x"] + edge["width"] + 1
+    assert chromium.errors() == []

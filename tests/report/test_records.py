@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from vitscale.analysis.curves import curves
 from vitscale.cli.report_sources import POINTS
 from vitscale.report.page import write
+from vitscale.report.paper import overlay, table
 from vitscale.report.records import Sources, Trace, records
 
 
@@ -90,3 +92,29 @@ def test_a_page_of_500_runs_with_their_loss_curves_is_under_3_mb(frame: pd.DataF
     written = write(rows, tmp_path, "many", sources=Sources(traces=traces))
     assert len(ids) >= 500
     assert written.page.stat().st_size < 3_000_000
+
+
+def test_published_lines_are_told_apart_from_runs_and_only_where_a_task_is_theirs(
+    told: dict[str, Any], frame: pd.DataFrame
+) -> None:
+    assert told["theirs"] == []
+    found = curves(frame.assign(task=frame["task"].replace("digits", "CIFAR_10")))
+    beside = records(replace(found, theirs=overlay(found.points)), Sources())
+    assert len(beside["runs"]) == len(told["runs"])
+    names = {line["name"] for line in beside["theirs"] if line["axis"] == "flops"}
+    assert names == {"ViT, paper", "Hybrid, paper", "ResNet, paper"}
+    assert {beside["measures"][line["measure"]]["title"] for line in beside["theirs"]} == {"CIFAR_10, fine-tuned"}
+    large = next(line for line in beside["theirs"] if line["name"] == "ViT-H/14, paper")
+    assert [point["value"] for point in large["points"]] == pytest.approx([0.9927, 0.9950])
+    assert large["source"] == "arXiv 2010.11929v2, Table 5"
+
+
+def test_models_of_one_family_have_shades_by_their_parameters() -> None:
+    series = records(curves(table()), Sources())["series"]
+    vit = [one for one in series if one["family"] == "vit"]
+    assert [one["name"] for one in vit] == ["ViT-B/16", "ViT-B/32", "ViT-L/16", "ViT-L/32", "ViT-H/14"]
+    assert [one["shade"] for one in vit] == [0, 0.25, 0.5, 0.75, 1]
+
+
+def test_a_family_of_one_model_has_no_shade(told: dict[str, Any]) -> None:
+    assert {one["shade"] for one in told["series"]} == {None}

@@ -27,6 +27,7 @@ COLORS = {
 PAINT = re.compile(rf"((?:fill|stroke): )({'|'.join(COLORS)})\b", re.IGNORECASE)
 # A hundredth of a point is finer than any screen; the scale of a letter's outline needs all of its digits.
 PLACE = re.compile(r"scale\([^)]*\)|(-?\d+\.\d{3,})\b")
+SCRIPTS = ("ticks.js", "beside.js", "page.js")  # the last begins
 FONT = "(?:DejaVu|Cmsy|Cmr|Cmmi)"  # what ids of letters begin with
 
 
@@ -51,7 +52,7 @@ def html(
         f'<figure tabindex="0" aria-label="{escape(heading)}">{inline(svg, heading, name, letters)}</figure>'
         for name, (heading, svg) in pictures.items()
     )
-    library, script = scripts(), _text("page.js")
+    library, script = scripts(), "".join(map(_text, SCRIPTS))
     cells, runs = tables
     return Template(_text("page.html")).substitute(
         policy=_policy(library, script),
@@ -94,7 +95,10 @@ def inline(svg: str, label: str, name: str, defined: set[str]) -> str:
 
 def _data(records: Mapping[str, Any]) -> str:
     """Charts and records as JSON in which no tag can end the script element that holds it."""
-    series = [{**one, "color": _variable(one["color"])} for one in records["series"]]
+    series = [
+        {**one, "color": (color := _variable(one["color"])), "tint": _tint(color, one["shade"])}
+        for one in records["series"]
+    ]
     bars = [{**one, "color": _variable(one["color"])} for one in records["baselines"]]
     document = {
         **records,
@@ -109,6 +113,14 @@ def _data(records: Mapping[str, Any]) -> str:
 
 def _variable(color: str) -> str:
     return f"var(--{COLORS[color.lower()]})" if color.lower() in COLORS else color
+
+
+def _tint(color: str, shade: float | None) -> str:
+    """Of a family of several models: half as strong as its colour for the smallest, half ink for the largest."""
+    if shade is None:
+        return color
+    share = 1 - abs(shade - 0.5)
+    return f"color-mix(in oklab, {color} {share:.0%}, var(--{'paper' if shade < 0.5 else 'ink'}))"
 
 
 def _policy(*scripts: str) -> str:

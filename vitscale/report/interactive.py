@@ -22,6 +22,7 @@ HEIGHT = 420
 SMALLEST, LARGEST = 45, 180  # area of a marker, in square pixels
 # The script gives the last two the titles of what its switches chose.
 TOOLTIP = {"run": "run", "model": "model", "images": "images", "seen": "images seen", "across": "x", "up": "y"}
+OF_THEIRS = {"source": "published in", "model": "model", "images": "images", "across": "x", "up": "y"}
 
 
 @cache
@@ -34,27 +35,50 @@ def scripts() -> str:
 
 
 def chart(series: Sequence[Mapping[str, Any]], *, sized: bool) -> dict[str, Any]:
-    """Runs as markers over their means as lines. Its data are named: runs, lines, laws, bars and active.
+    """Runs as markers over their means as lines. Its data are named: runs, lines, laws, bars, theirs, names and active.
 
     `sized`: models differ in size, and larger ones have larger markers.
     """
-    color, shape, dash = (
+    color, shape, dash, edge, fill = (
         _by_series(channel, series, what)
-        for channel, what in ((alt.Color, "color"), (alt.Shape, "shape"), (alt.StrokeDash, "dash"))
-    )
+        for channel, what in (
+            (alt.Color, "color"), (alt.Shape, "shape"), (alt.StrokeDash, "dash"),
+            (alt.Stroke, "color"), (alt.Fill, "tint"),
+        )
+    )  # fmt: skip
     x, y = alt.X("x:Q", scale=alt.Scale(nice=False, padding=14)), alt.Y("y:Q", scale=alt.Scale(zero=False))
     size = alt.Size("params_total:Q", scale=alt.Scale(type="log", range=[SMALLEST, LARGEST]), legend=None)
     runs = (
         alt.Chart(alt.NamedData("runs"))
-        .mark_point(filled=True, opacity=0.75, cursor="pointer", size=70)
+        .mark_point(filled=True, opacity=0.8, strokeWidth=1, cursor="pointer", size=70)
         .encode(
             x,
             y,
             *([size] if sized else []),
-            color=color,
+            stroke=edge,
+            fill=fill,
             shape=shape,
-            tooltip=[alt.Tooltip(f"{field}:N", title=title) for field, title in TOOLTIP.items()],
+            tooltip=_tooltip(TOOLTIP),
         )
+    )
+    named = alt.NamedData("theirs")
+    theirs = (
+        alt.Chart(named)
+        .mark_point(filled=False, color=SOFT, strokeWidth=1.3, size=SMALLEST)
+        .encode(x, y, shape=alt.Shape("shape:N", scale=None), tooltip=_tooltip(OF_THEIRS))
+    )
+    their_lines = (
+        alt.Chart(named)
+        .transform_filter("datum.joined")
+        .mark_line(color=SOFT, strokeWidth=1, strokeDash=[1, 2])
+        .encode(x, y, detail="line:N")
+    )
+    align, dx, dy = (alt.ExprRef(f"datum.{channel}") for channel in ("align", "dx", "dy"))
+    text = alt.Chart(alt.NamedData("names")).encode(x, y, text="name:N")
+    placed: dict[str, Any] = {"baseline": "middle", "font": FONT, "fontSize": 11, "align": align, "dx": dx, "dy": dy}
+    names = (  # over a rim of paper, so that a line below does not strike a name through
+        text.mark_text(**placed, stroke="var(--paper)", strokeWidth=3),
+        text.mark_text(**placed).encode(color=alt.Color("color:N", scale=None)),
     )
     lines = (
         alt.Chart(alt.NamedData("lines"))
@@ -74,7 +98,7 @@ def chart(series: Sequence[Mapping[str, Any]], *, sized: bool) -> dict[str, Any]
     )
     bars = (
         alt.Chart(alt.NamedData("bars"))
-        .mark_rule(strokeDash=[5, 3], strokeWidth=1.2)
+        .mark_rule(strokeWidth=1.2, opacity=0.8)
         .encode(
             y="y:Q",
             color=alt.Color("color:N", scale=None),
@@ -84,7 +108,7 @@ def chart(series: Sequence[Mapping[str, Any]], *, sized: bool) -> dict[str, Any]
     active = (
         alt.Chart(alt.NamedData("active")).mark_point(size=420, color=INK, strokeWidth=2, filled=False).encode(x, y)
     )
-    return _finished(alt.layer(bars, laws, lines, runs, active), HEIGHT)
+    return _finished(alt.layer(bars, laws, their_lines, theirs, lines, runs, *names, active), HEIGHT)
 
 
 def loss_curve() -> dict[str, Any]:
@@ -95,6 +119,10 @@ def loss_curve() -> dict[str, Any]:
         .encode(alt.X("step:Q", title="step"), alt.Y("loss:Q", title="training loss", scale=alt.Scale(zero=False)))
     )
     return _finished(drawn, 150)
+
+
+def _tooltip(fields: Mapping[str, str]) -> list[alt.Tooltip]:
+    return [alt.Tooltip(f"{field}:N", title=title) for field, title in fields.items()]
 
 
 def _by_series(channel: Any, series: Sequence[Mapping[str, Any]], what: str) -> Any:

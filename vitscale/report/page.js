@@ -9,8 +9,6 @@ let view = null;
 
 // ast: Vega makes no functions from text. logLevel: errors alone, for it would warn of each layer that is empty now.
 const OPTIONS = { actions: false, renderer: "svg", ast: true, logLevel: 1 };
-const SCIENTIFIC = "replace(format(datum.value, '.2~e'), 'e+', 'e')";
-const PLAIN = "abs(datum.value) >= 1000 ? replace(format(datum.value, '.3~s'), 'G', 'B') : format(datum.value, '~g')";
 
 function element(tag, text = "", attributes = {}) {
   const made = document.createElement(tag);
@@ -68,7 +66,7 @@ function setUp() {
   $("metric").addEventListener("change", () => { fillTasks(); draw(); });
   $("x").addEventListener("change", () => { $("xlog").checked = axis().log; draw(); });
   $("xlog").checked = axis().log;
-  $("legend").replaceChildren(...report.series.map(legendEntry));
+  $("legend").replaceChildren(...report.series.map(legendEntry), ...(report.theirs.length ? [theirsEntry()] : []));
 }
 
 const metricTitle = () => report.metrics.find(({ key }) => key === $("metric").value).title;
@@ -86,7 +84,7 @@ function legendEntry(series, number) {
   return entry;
 }
 
-function swatch({ color, shape, dash }) {
+function swatch({ color, tint, shape, dash }) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   const add = (tag, attributes) => {
     const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
@@ -98,7 +96,7 @@ function swatch({ color, shape, dash }) {
   add("line", { x1: -14, x2: 14, stroke: color, "stroke-width": 1.8, "stroke-dasharray": dash.join(" ") });
   const paths = { square: "M-4-4H4V4H-4Z", "triangle-up": "M0-5L5 4H-5Z", "triangle-down": "M0 5L5-4H-5Z",
     diamond: "M0-5L5 0L0 5L-5 0Z", cross: "M-2-5H2V-2H5V2H2V5H-2V2H-5V-2H-2Z" };
-  add("path", { d: paths[shape] ?? "M-4.5 0A4.5 4.5 0 1 0 4.5 0A4.5 4.5 0 1 0-4.5 0Z", fill: color });
+  add("path", { d: paths[shape] ?? "M-4.5 0A4.5 4.5 0 1 0 4.5 0A4.5 4.5 0 1 0-4.5 0Z", fill: tint, stroke: color });
   return svg;
 }
 
@@ -156,16 +154,18 @@ function grouped(points, fixed) {
     const means = [...cells.values()].map((seeds) => ({
       line, model: seeds[0].model, x: mean(seeds.map(({ x }) => x)), y: mean(seeds.map(({ y }) => y)),
     })).sort((a, b) => a.x - b.x);
-    const look = Math.min(...[...cells.values()].map(([{ series }]) => series));
-    return joined(means).map((point) => ({ ...point, series: look }));
+    // Of several models the line is solid, if one of them is: it is no model's own.
+    const look = [...cells.values()].map(([{ series }]) => series)
+      .sort((a, b) => report.series[a].dash.length - report.series[b].dash.length || a - b)[0];
+    const mixed = new Set(means.map(({ model }) => model)).size > 1;
+    return (mixed ? undominated(means) : means).map((point) => ({ ...point, series: look, mixed }));
   });
 }
 
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
 // Of a line of several models, what nothing before it equals.
-function joined(means) {
-  if (new Set(means.map(({ model }) => model)).size < 2) return means;
+function undominated(means) {
   const sign = $("metric").value.includes("accuracy") ? 1 : -1;
   let best = -Infinity;
   return means.filter(({ y }) => {
@@ -175,49 +175,21 @@ function joined(means) {
   });
 }
 
-function specification(points, laws, bars) {
+function specification(points, laws, bars, theirs, names) {
   const spec = structuredClone(report.chart);
+  spec.padding = { left: 5, top: 5, bottom: 5, right: 5 + names };
   const titles = { across: axis().title, up: metricTitle() };
-  spec.datasets = { runs: points.map(marked), lines: linesOf(points), laws, bars, active: [] };
+  spec.datasets = { runs: points.map(marked), lines: linesOf(points), laws, bars, theirs, names: [], active: [] };
   for (const { encoding } of spec.layer) {
     for (const tip of encoding.tooltip ?? []) tip.title = titles[tip.field] ?? tip.title;
     encoding.y.title = titles.up;
     encoding.y.scale = $("ylog").checked ? { type: "log", nice: false, padding: 14 } : { zero: false };
-    if ($("ylog").checked) encoding.y.axis = { labelExpr: PLAIN, ...logTicks([...points, ...laws, ...bars].map(({ y }) => y), 12) };
+    if ($("ylog").checked) encoding.y.axis = { labelExpr: PLAIN, ...logTicks([...points, ...laws, ...bars, ...theirs].map(({ y }) => y), 12) };
     if (!encoding.x) continue;
-    Object.assign(encoding.x, { title: titles.across, axis: ticksOf(points, laws) });
+    Object.assign(encoding.x, { title: titles.across, axis: ticksOf([...points, ...theirs], laws, names) });
     encoding.x.scale = { ...encoding.x.scale, type: $("xlog").checked ? "log" : "linear" };
   }
   return spec;
-}
-
-// Of a logarithmic axis: powers of ten, and as many others between them as there is room for, so that none of the
-// powers gives way to a neighbour.
-function logTicks(values, most) {
-  const found = values.filter((value) => value > 0);
-  if (!found.length) return {};
-  const [low, high] = [Math.min(...found) / 1.1, Math.max(...found) * 1.1];
-  const steps = [[1], [1, 3], [1, 2, 5], [1, 1.5, 2, 3, 4, 5, 7]];
-  let kept = [];
-  for (const digits of steps) {
-    const next = [];
-    for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power++)
-      for (const digit of digits) {
-        const value = Number(`${digit}e${power}`);
-        if (value >= low && value <= high) next.push(value);
-      }
-    if (next.length > most && kept.length > 1) break;
-    kept = next;
-  }
-  return { values: kept, labelOverlap: false };
-}
-
-function ticksOf(points, laws) {
-  const values = axis().ticks && [...new Set(points.map(({ x }) => x))];
-  const narrow = $("plot").clientWidth < 600;
-  if (!values && $("xlog").checked)
-    return { labelExpr: axis().scientific ? SCIENTIFIC : PLAIN, ...logTicks([...points, ...laws].map(({ x }) => x), narrow ? 5 : 9) };
-  return { labelExpr: axis().scientific ? SCIENTIFIC : PLAIN, labelOverlap: "greedy", labelSeparation: 10, tickCount: 6, ...(values ? { values } : {}) };
 }
 
 function barsOf() {
@@ -241,26 +213,36 @@ async function draw() {
   $("xlog").disabled = !axis().log;
   shown = chosen();
   at = -1;
-  const bars = barsOf(), laws = lawsOf();
-  const joining = new Set(linesOf(shown).map(({ series }) => series));
+  const bars = barsOf(), laws = lawsOf(), there = published(), theirs = hidden.has(THEIRS) ? [] : there;
+  const joining = new Set(linesOf(shown).filter(({ mixed }) => !mixed).map(({ series }) => series));
   // A series that no line of its own joins has no dash to be known by.
-  $("legend").querySelectorAll("svg line").forEach((line, number) => line.toggleAttribute("hidden", !joining.has(number)));
-  describe(laws, bars);
-  const drawn = await vegaEmbed("#plot", specification(shown, laws, bars), OPTIONS);
+  $("legend").querySelectorAll("svg line").forEach((line, number) => line.toggleAttribute("hidden", number in report.series && !joining.has(number)));
+  describe(laws, bars, theirs);
+  for (const entry of $("legend").querySelectorAll("#of-theirs")) {
+    entry.hidden = !there.length;
+    entry.lastChild.textContent = `the paper's own, not ours: ${there[0]?.source}`;
+  }
+  const column = columnOf(shown, theirs, laws);
+  const drawn = await vegaEmbed("#plot", specification(shown, laws, bars, theirs, widthOf(column)), OPTIONS);
   if (view) view.finalize();
   view = drawn.view;
+  const names = () => view.data("names", namesOf(view, shown, theirs, column)).runAsync();
+  view.addResizeListener(names);
+  await names();
   view.addEventListener("click", (_, item) => { if (item?.datum?.run) openCard(shown[item.datum.at].run); });
   document.body.dataset.drawn = Number(document.body.dataset.drawn ?? 0) + 1;
 }
 
-function describe(laws, bars) {
+function describe(laws, bars, theirs) {
   const task = $("task").selectedOptions[0]?.textContent ?? "";
   $("plot").setAttribute("aria-label", `${task}: ${shown.length} runs by ${axis().title}. `
     + "Arrow keys go from run to run, Enter opens one. The tables below hold all values.");
+  $("shades").textContent = report.series.some(({ several }) => several) ? "Fainter: the family's smaller models." : "";
+  $("theirs").textContent = theirs.length ? `Grey and hollow: not trained by vitscale, published in ${theirs[0].source}.` : "";
   $("laws").textContent = laws.length ? "Thin: laws fitted to the error, dashed beyond the largest run." : "";
-  $("bars").textContent = bars.length ? `Dashed: ${bars.map(({ name, up }) => `${name} ${up}`).join("; ")}.` : "";
+  $("bars").textContent = bars.length ? `Level lines: ${bars.map(({ name, up }) => `${name} ${up}`).join("; ")}.` : "";
   $("count").textContent = shown.length
-    ? `${shown.length} runs; lines join the means over seeds, of several models those that nothing before them equals.${report.sized ? " Larger: more parameters." : ""}` : "Nothing measured here.";
+    ? `${shown.length} run${shown.length === 1 ? "" : "s"}; lines join the means over seeds, of several models those that nothing before them equals.${report.sized ? " Larger: more parameters." : ""}` : "Nothing measured here.";
   if (left_out) $("count").textContent += ` Not drawn: ${left_out} at 0, where a logarithmic axis has no place.`;
 }
 

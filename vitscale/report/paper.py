@@ -12,11 +12,12 @@ from vitscale import models
 from vitscale.analysis.curves import curves
 from vitscale.models.counts import Head
 from vitscale.report.notes import Note
+from vitscale.report.overlay import PAPER
 from vitscale.results.schema import SCHEMA
 from vitscale.results.store import frame_of
 
 TITLE = "An Image is Worth 16x16 Words: its scaling study, drawn from its Table 6"
-SOURCE = "arXiv 2010.11929v2, Table 6"
+SOURCE = f"{PAPER}, Table 6"
 IMAGES = 303_000_000  # of JFT-300M, by the paper's section 4.1
 NOTES = (
     Note(f"These numbers are the paper's ({SOURCE}), one run each; nothing here was trained by vitscale."),
@@ -71,7 +72,7 @@ def overlay_note(theirs: pd.DataFrame) -> Note:
         return Note(text, tuple(TASKS[column] for column in ALIASES))
     tasks = ", ".join(sorted(theirs["task"].unique()))
     return Note(
-        f"Grey: the paper's own numbers on {tasks} (arXiv 2010.11929v2, Tables 5 and 6), not trained by vitscale:"
+        f"Grey: the paper's own numbers on {tasks} ({PAPER}, Tables 5 and 6), not trained by vitscale:"
         " other pre-training images, and fine-tuned at a higher resolution."
     )
 

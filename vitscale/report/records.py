@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ import pandas as pd
 from vitscale.analysis.curves import LINE, Curves, compute_axis
 from vitscale.report.fitted import fitted
 from vitscale.report.lines import BASELINE_NAMES, family_styles, looks, measure_title, upstream_task
+from vitscale.report.overlay import TABLES, lines_of_theirs, source_text, theirs_along
 from vitscale.report.panels import sized
 
 SHAPES = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross"}
@@ -81,7 +83,9 @@ def records(found: Curves, sources: Sources) -> dict[str, Any]:
     cells = cells.assign(made_by=cells["parent_id"].fillna(cells["run_id"]), variant=cells["variant"].fillna(""))
     pretrained = _pretrained(cells)
     measures = _measures(cells)
-    look_of = looks(cells, LINE)
+    shades = _shades(cells)
+    look_of = dict(sorted(looks(cells, LINE).items(), key=lambda item: (item[0][0], shades[item[0][:2]], item[0])))
+    several = _several(look_of)
     upstream = _upstream(cells)
     steps: dict[tuple[int, ...], int] = {}
     codes: dict[str, int] = {}
@@ -97,6 +101,8 @@ def records(found: Curves, sources: Sources) -> dict[str, Any]:
                 "family": line[0],
                 "variant": line[2],
                 "color": look.color,
+                "several": line[0] in several,
+                "shade": shades[line[:2]] if line[0] in several else None,
                 "shape": SHAPES.get(look.marker, "circle"),
                 "dash": [] if isinstance(look.dash, str) else list(look.dash[1]),
             }
@@ -109,7 +115,47 @@ def records(found: Curves, sources: Sources) -> dict[str, Any]:
         "values": _values(cells, measures, list(look_of), {str(id_): i for i, id_ in enumerate(pretrained.index)}),
         "baselines": _baselines(found.baselines, measures),
         "laws": _laws(found, measures, list(look_of)),
+        "theirs": _theirs(found, measures),
     }  # fmt: skip
+
+
+def _shades(cells: pd.DataFrame) -> dict[tuple[str, ...], float]:
+    """Of a family's models 0 for the one with the fewest parameters to 1 for that with the most, in equal steps."""
+    models = cells.groupby(["family", "model"])["params_total"].mean().reset_index()
+    models = models.sort_values(["family", "params_total", "model"])
+    of_family = models.groupby("family")["model"]
+    shades = of_family.cumcount() / (of_family.transform("size") - 1).clip(lower=1)
+    return dict(zip(zip(models["family"], models["model"], strict=True), map(float, shades), strict=True))
+
+
+def _several(lines: Iterable[tuple[str, ...]]) -> set[str]:
+    """The families of several models."""
+    models = {line[:2] for line in lines}
+    return {family for family, count in Counter(family for family, _ in models).items() if count > 1}
+
+
+def _theirs(found: Curves, measures: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Published lines by measure and by the axis that they can be drawn along."""
+    measure_at = {tuple(measure["key"]): i for i, measure in enumerate(measures)}
+    told = []
+    for axis in TABLES:
+        for key, points in theirs_along(found, axis).groupby(KEYS, dropna=False, sort=False):
+            for name, marker, line in lines_of_theirs(points, axis):
+                columns = (line[name] for name in ("model", "examples", axis, "value", "joined"))
+                told.append(
+                    {
+                        "measure": measure_at[tuple(map(_plain, key))],
+                        "axis": axis,
+                        "name": name,
+                        "shape": SHAPES[marker],
+                        "source": source_text(line),
+                        "points": [
+                            dict(zip(("model", "images", "x", "value", "joined"), map(_plain, row), strict=True))
+                            for row in zip(*columns, strict=True)
+                        ],
+                    }
+                )
+    return told
 
 
 def _pretrained(cells: pd.DataFrame) -> pd.DataFrame:
