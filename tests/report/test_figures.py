@@ -201,6 +201,20 @@ def grown(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+def test_baselines_of_several_models_of_a_family_are_named_by_model(frame: pd.DataFrame) -> None:
+    vit = (frame["role"] == "baseline") & (frame["family"] == "vit")
+    other = frame[vit].assign(model="ViT-Ti/8", value=0.1, run_id="other " + frame.loc[vit, "run_id"])
+    for rows, names in (
+        (frame, {"untrained"}),
+        (pd.concat([frame, other]), {"untrained", "untrained, ViT-Ti/8", "untrained, ViT-nano/4"}),
+    ):
+        axes = plt.figure().add_subplot()
+        baselines = curves(rows).baselines
+        texts = panels.draw_baselines(axes, baselines[(baselines["shots"] == 1).fillna(False)])
+        plt.close(axes.figure)
+        assert {text.get_text() for text in texts if "untrained" in text.get_text()} == names
+
+
 def test_networks_are_drawn_by_their_size_and_by_their_patch(frame: pd.DataFrame) -> None:
     found = curves(grown(frame))
     by_size = figures.accuracy_by_params(found)

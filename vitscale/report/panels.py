@@ -195,15 +195,16 @@ def draw_baselines(axes: Axes, baselines: pd.DataFrame) -> list[Annotation]:
     Never dashed: a dash tells the lines of one family apart.
     """
     styles = family_styles(baselines)
+    several = baselines.groupby(["family", "init", "variant"], dropna=False)["model"].transform("nunique") > 1
     texts = []
     right = axes.get_xlim()[1]
-    for row in baselines.sort_values(["init", "family"]).itertuples():
+    for row in baselines.assign(several=several).sort_values(["init", "family"]).itertuples():
         color, marker = styles[str(row.family)]
         value = 100 * float(row.value)  # type: ignore[arg-type]
         axes.axhline(value, color=color, linewidth=0.7, alpha=0.8, zorder=1)
         axes.plot(right, value, marker=marker, color=color, markerfacecolor="white", markersize=4, clip_on=False)
         name = BASELINE_NAMES.get((str(row.protocol), str(row.init)), str(row.init))
-        name = ", ".join(filter(None, [name, str(row.variant)]))
+        name = ", ".join(filter(None, [name, str(row.model) if row.several else "", str(row.variant)]))
         texts.append(end_label(axes, name, right, value, color, 7))
     return texts
 
