@@ -41,7 +41,8 @@ SchedulerType=sched/backfill
 PropagateResourceLimits=NONE
 SlurmdParameters=config_overrides
 MailProg=/bin/true
-NodeName=n[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first}-{second}] CPUs=2 RealMemory=1000 State=UNKNOWN
+GresTypes=gpu
+NodeName=n[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first}-{second}] CPUs=2 RealMemory=1000 Gres=gpu:2 State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 NO_ACCOUNTS = ("AccountingStorageType=accounting_storage/none",)
@@ -103,6 +104,8 @@ def _configure(folder: Path, *settings: str) -> dict[str, str]:
     dbd_conf = folder / "slurmdbd.conf"
     dbd_conf.write_text(DBD_CONF.format(**names, port=port + 3))
     dbd_conf.chmod(0o600)  # slurmdbd insists
+    # Slurm gives out any two devices as GPUs.
+    (folder / "gres.conf").write_text("Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n")
     (folder / "ctld").mkdir()
     return {**os.environ, "SLURM_CONF": str(conf)}
 

@@ -4,7 +4,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +132,11 @@ def job_of(folder: Path) -> str:
 
 def saved(folder: Path) -> bool:
     return any(folder.glob("runs/*/checkpoints/step-*"))
+
+
+def environments() -> Iterator[dict[str, str]]:
+    """Of all processes of this machine."""
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # it has just ended
+            pairs = path.read_bytes().decode(errors="replace").split("\0")
+            yield dict(pair.split("=", 1) for pair in pairs if "=" in pair)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from lab import FEWSHOT, LONG, PRETRAINING, Lab, job_of, run_of, saved, study, submitted, until
+from lab import FEWSHOT, LONG, PRETRAINING, Lab, environments, job_of, run_of, saved, study, submitted, until
 from sweeps import VARIES, sweep
 
 import tiny
@@ -69,6 +69,17 @@ def test_a_study_becomes_arrays_that_wait_for_one_another(lab: Lab, tmp_path: Pa
     again = lab.swept(folder)  # nothing is left to submit
     assert again.returncode == DONE, again.stderr
     assert len(submitted(folder)) == len(scripts)
+
+
+def test_a_job_has_the_gpus_of_a_node_that_the_study_asks_for(lab: Lab, tmp_path: Path) -> None:
+    folder = study(tmp_path / "study", steps=LONG, gpus_per_node=2)
+    lab.sweep(folder, "--devices", "2")
+    until(lambda: list(folder.glob("runs/*/events.jsonl")))
+    until(lambda: eventlog.last_event(run_of(folder)))
+    assert "TresPerNode=gres:gpu:2" in lab.shown(job_of(folder))
+    tasks = [one for one in environments() if "SLURM_LOCALID" in one and one.get("SLURM_SUBMIT_DIR") == str(folder)]
+    assert {one["SLURM_LOCALID"] for one in tasks} == {"0", "1"}
+    assert {one.get("CUDA_VISIBLE_DEVICES") for one in tasks} == {"0,1"}
 
 
 def test_a_script_can_be_submitted_again_by_hand(lab: Lab, tmp_path: Path) -> None:
