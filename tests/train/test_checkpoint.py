@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -128,6 +129,32 @@ def test_a_number_of_the_state_that_was_altered_is_noticed(tmp_path: Path, wrong
     found = checkpoint.newest(tmp_path, passed_over=lambda step, _: passed.append(step))
     assert found == checkpoint.folder_of(tmp_path, 1)
     assert passed == [2]
+
+
+@pytest.mark.parametrize("altered", [{"schema": checkpoint.SCHEMA + 1}, {"run": "another"}])
+def test_what_was_altered_does_not_pass_for_another_run_s_or_a_later_version_s(
+    tmp_path: Path, altered: dict[str, Any]
+) -> None:
+    save(tmp_path, 1)
+    state = save(tmp_path, 2) / checkpoint.STATE
+    state.write_text(json.dumps({**json.loads(state.read_text()), **altered}))
+    assert newest(tmp_path).progress.step == 1
+
+
+def test_what_a_process_of_the_same_number_has_left_half_written_is_in_nobody_s_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.getpid", lambda: 7)
+
+    def dies(*_: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "_put", dies)
+        with pytest.raises(SystemExit):
+            save(tmp_path, 1)
+    assert list((tmp_path / "checkpoints").iterdir())
+    assert save(tmp_path, 1).name == "step-00000001"
 
 
 def test_checkpoints_from_before_their_state_had_a_checksum_are_read(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -140,7 +141,7 @@ def save(
         Whatever `check` raises, where the run is somebody else's by now: as well.
     """
     final = folder_of(run, progress.step)
-    temporary = final.with_name(f".{final.name}.{os.getpid()}")
+    temporary = _temporary(final)
     files = {MODEL: weights, OPTIMIZER: optimizer, **({AVERAGES: averages} if averages else {})}
     try:
         temporary.mkdir(parents=True)
@@ -171,7 +172,7 @@ def adopt(source: Checkpoint, run: Path, progress: Progress) -> Path:
         FileNotFoundError: the other run has let go of it meanwhile.
     """
     final = folder_of(run, progress.step)
-    temporary = final.with_name(f".{final.name}.{os.getpid()}")
+    temporary = _temporary(final)
     state = json.loads((source.folder / STATE).read_text())
     try:
         temporary.mkdir(parents=True)
@@ -191,6 +192,11 @@ def _write_state(folder: Path, run: Path, progress: Progress, sums: Mapping[str,
     state = {"schema": SCHEMA, "run": run.name, "progress": asdict(progress), "sha256": sums}
     (folder / STATE).write_text(json.dumps({**state, "seal": _seal(state)}, indent=2))
     sync(folder / STATE)
+
+
+def _temporary(final: Path) -> Path:
+    """Another one each time: where processes are few, what a killed one has left may have the same number."""
+    return final.with_name(f".{final.name}.{os.getpid()}{secrets.randbelow(10**6):06}")
 
 
 def _seal(state: Mapping[str, Any]) -> str:
@@ -306,10 +312,15 @@ def load(folder: Path, *, verify: bool = True) -> Checkpoint:
     """
     try:
         state: dict[str, Any] = json.loads((folder / STATE).read_text())
+        # First of all, and alike in every schema: else what was altered may pass for another run's.
+        if "seal" in state and state["seal"] != _seal(state):
+            raise ValueError(f"{STATE} does not have its checksum")
         _check_origin(state, folder)
         progress = Progress(**state["progress"])
-        if "seal" in state or state["schema"] >= SEALED:
-            _check_seal(state, progress, folder)
+        if state["schema"] >= SEALED and "seal" not in state:
+            raise ValueError(f"{STATE} has no checksum")
+        if "seal" in state and folder.name != folder_of(Path(), progress.step).name:
+            raise ValueError(f"{STATE} is that of step {progress.step}")
         for name, expected in state["sha256"].items() if verify else ():
             if _sha256(folder / name) != expected:
                 raise ValueError(f"{name} does not have its checksum")
@@ -336,13 +347,6 @@ def _check_origin(state: dict[str, Any], folder: Path) -> None:
     if state.get("run", run) != run:
         hint = f"move it back to run {state['run']}: another run has another model, other data or another recipe"
         raise ForeignError(f"checkpoint {folder} is of run {state['run']}", hint=hint, exit_code=MISSING)
-
-
-def _check_seal(state: Mapping[str, Any], progress: Progress, folder: Path) -> None:
-    if state["seal"] != _seal(state):
-        raise ValueError(f"{STATE} does not have its checksum")
-    if folder.name != folder_of(Path(), progress.step).name:
-        raise ValueError(f"{STATE} is that of step {progress.step}")
 
 
 def load_weights(net: torch.nn.Module, weights: Mapping[str, Tensor], origin: Path) -> None:
