@@ -1,10 +1,11 @@
-"""What `test_elastic.py` starts in several processes: `elastic.py save|load FOLDER`."""
+"""What `test_elastic.py` starts in several processes: `elastic.py save|load|bf16 FOLDER`."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -86,11 +87,29 @@ def load_all(folder: Path) -> None:
             engine.close()
 
 
+def compare_bf16(folder: Path) -> None:
+    """How far a step's gradients at each stage are from those at stage 0: the most of any parameter, relative."""
+    moments = {}
+    for stage in STAGES:
+        recipe = replace(RECIPE, precision="bf16", ema=0.0, grad_clip=0.0)
+        engine = Engine(new_net(), recipe, zero_stage=stage, micro_batch=2)
+        engine.step(batch(0), LR)
+        # After one step Adam's first moment is a tenth of the gradient.
+        moments[stage] = {name: part for name, part in engine.state().items() if name.endswith("exp_avg")}
+        engine.close()
+    if group.is_first():
+        most = {
+            stage: max(float((part - moments[0][name]).norm() / moments[0][name].norm()) for name, part in of.items())
+            for stage, of in moments.items()
+        }
+        (folder / f"bf16-{group.world_size()}.json").write_text(json.dumps(most))
+
+
 if __name__ == "__main__":
     os.environ.setdefault("LOCAL_RANK", "0")
     torch.set_num_threads(1)
     with group.process_group():
-        {"save": save_all, "load": load_all}[sys.argv[1]](Path(sys.argv[2]))
+        {"save": save_all, "load": load_all, "bf16": compare_bf16}[sys.argv[1]](Path(sys.argv[2]))
         group.wait_for_all()
     sys.stdout.flush()
     os._exit(0)

@@ -116,7 +116,8 @@ class Engine:
         }
         if self.recipe.precision == "bf16":
             # DeepSpeed's own bf16 without ZeRO starts Adam with a dummy step; autocast keeps fp32 weights.
-            config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+            # Of the modules named, DeepSpeed would round gradients to bf16 before it sums them: but for stage 0.
+            config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
         return config
 
     def _sharing(self) -> dict[str, Any]:
