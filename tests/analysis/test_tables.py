@@ -106,6 +106,13 @@ def test_the_metric_column_s_word_counts_like_a_column_s_name(metric: str, loss:
     assert curve.observations.y[0] == pytest.approx(0.7 if metric == "top1" else 0.3)
 
 
+@pytest.mark.parametrize("missing", [float("inf"), 999.0])
+def test_what_cannot_be_a_percentage_makes_none_of_the_others(missing: float) -> None:
+    table = pd.DataFrame({"flops": [1.0, 2.0, 4.0, 8.0], "accuracy": [0.5, 0.6, 0.7, missing]})
+    (curve,), _ = curves_of(table[table["accuracy"] < 1], Columns(inputs=("flops",), y="accuracy"), whole=table)
+    assert curve.observations.y.tolist() == pytest.approx([0.5, 0.4, 0.3])
+
+
 def test_percent_is_of_the_table_and_not_of_a_curve() -> None:
     frame = pd.DataFrame({"x": [1.0, 2.0] * 2, "error": [0.9, 0.5, 3.0, 2.0], "family": ["a", "a", "b", "b"]})
     curves, _ = curves_of(frame, Columns(inputs=("x",), y="error", by=("family",)))

@@ -100,12 +100,27 @@ def test_a_damaged_copy_or_that_of_another_version_is_not_used(
     folder = study(tmp_path / "study", 4)
     first = read(folder)
     (copy,) = copies(tmp_path)
-    copy.write_bytes(copy.read_bytes()[:-100])
-    pd.testing.assert_frame_equal(read(folder), first)
+    whole = copy.read_bytes()
+    for damaged in (whole[:-100], b"", *(flipped(whole, at) for at in range(0, len(whole), len(whole) // 40))):
+        copy.write_bytes(damaged)
+        opened.clear()
+        pd.testing.assert_frame_equal(read(folder), first)
+        assert len(opened) == 4
     monkeypatch.setattr(store, "__version__", "another")
     opened.clear()
     pd.testing.assert_frame_equal(read(folder), first)
     assert len(opened) == 4
+
+
+def flipped(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :]
+
+
+def test_a_user_without_a_home_has_no_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("VITSCALE_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda _: {}[0])
+    assert len(read(study(tmp_path / "study", 4))) == 4
 
 
 def test_a_cache_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:

@@ -134,6 +134,23 @@ def test_a_part_from_before_a_column_existed_reads_as_null(tmp_path: Path) -> No
     assert read(tmp_path)["mfu"].isna().all()
 
 
+def test_a_column_of_another_type_is_named_with_its_part(tmp_path: Path) -> None:
+    path = write_part([{"value": 0.5}], tmp_path, run_id="a", attempt=1)
+    table = pq.read_table(path)
+    at = table.column_names.index("seed")
+    pq.write_table(table.set_column(at, "seed", pa.array(["x"])), path)
+    with pytest.raises(VitscaleError, match=r"a-1\.parquet: column 'seed' holds what is no int64") as caught:
+        read(tmp_path)
+    assert caught.value.exit_code == MISSING
+
+
+def test_columns_that_are_not_ours_are_no_matter(tmp_path: Path) -> None:
+    for run_id, extra in (("a", [1]), ("b", ["text"])):
+        path = write_part([{"value": 0.5}], tmp_path, run_id=run_id, attempt=1)
+        pq.write_table(pq.read_table(path).append_column("extra", pa.array(extra)), path)
+    assert list(read(tmp_path).columns) == list(NAMES)
+
+
 def test_a_foreign_parquet_file_is_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"x": [1]}), tmp_path / "mine.parquet")
     with pytest.raises(VitscaleError, match=r"mine\.parquet: not a result part"):

@@ -140,8 +140,12 @@ def numeric(table: pd.DataFrame, name: str) -> pd.Series:
 
 
 def _percent(table: pd.DataFrame, y: str) -> dict[str, bool]:
-    """Of each metric whether it is in percent: in one table an error of 0.9 beside one of 3 is, whatever its curve."""
-    largest = pd.to_numeric(table[y], errors="coerce").groupby(_metric(table)).max()
+    """Of each metric whether it is in percent: in one table an error of 0.9 beside one of 3 is, whatever its curve.
+
+    What cannot be a percentage, infinity or 999 for what is missing, says nothing of the others.
+    """
+    values = pd.to_numeric(table[y], errors="coerce")
+    largest = values.where(values <= 100).groupby(_metric(table)).max()
     return {str(metric): bool(value > 1) for metric, value in largest.items()}
 
 

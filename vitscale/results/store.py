@@ -20,6 +20,8 @@ from vitscale.results.schema import COLUMNS, NAMES, SCHEMA, Column, arrow_schema
 
 PLAN = "_plan.json"  # Parquet readers skip names that begin with an underscore
 PLAN_SCHEMA = 1
+READING = 1
+"""Changes by hand with what `_read_part` makes of a part, so that no copy from before is used."""
 CHANGES = "_changes"
 
 if TYPE_CHECKING:
@@ -84,7 +86,7 @@ def read(folder: Path) -> pd.DataFrame:
             hint="`vitscale sweep` writes one when a run ends; `vitscale status` says where the study stands",
             exit_code=MISSING,
         )
-    return _frame(_whole(merged(files, _read_part, f"vitscale {__version__}, schema {SCHEMA}")))
+    return _frame(_whole(merged(files, _read_part, f"vitscale {__version__}, schema {SCHEMA}, reading {READING}")))
 
 
 def read_run(root: Path, run_id: str) -> pd.DataFrame:
@@ -213,9 +215,9 @@ def _read_part(path: Path) -> pa.Table:
             exit_code=MISSING,
         ) from error
     version = pc.max(table["schema"]).as_py() if "schema" in table.column_names else None
-    if version is None and table.num_rows:
+    if not isinstance(version, int) and table.num_rows:
         raise VitscaleError(
-            f"{path}: not a result part of vitscale (no `schema` column)",
+            f"{path}: not a result part of vitscale (no number in a column `schema`)",
             hint=f"move it out of {path.parent}",
             exit_code=MISSING,
         )
@@ -226,10 +228,24 @@ def _read_part(path: Path) -> pa.Table:
             exit_code=MISSING,
         )
     types = _types()
+    table = table.select([name for name in table.column_names if name in types])
     for number, field in enumerate(table.schema):
-        if field.name in types and field.type != types[field.name]:
-            table = table.set_column(number, field.name, table[field.name].cast(types[field.name]))
+        if field.type != types[field.name]:
+            table = table.set_column(number, field.name, _cast(table[field.name], types[field.name], path, field.name))
     return _migrated(table) if version == 1 else table
+
+
+def _cast(column: pa.ChunkedArray, type_: pa.DataType, path: Path, name: str) -> pa.ChunkedArray:
+    import pyarrow as pa
+
+    try:
+        return column.cast(type_)
+    except pa.ArrowException as error:
+        raise VitscaleError(
+            f"{path}: column {name!r} holds what is no {type_}: {str(error).splitlines()[0]}",
+            hint="restore it from version control, or delete it and run `vitscale sweep` again to write it anew",
+            exit_code=MISSING,
+        ) from error
 
 
 def _migrated(table: pa.Table) -> pa.Table:
