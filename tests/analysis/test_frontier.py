@@ -128,6 +128,15 @@ def test_isoflop_profiles_give_the_best_size_as_a_power_of_compute() -> None:
     assert noisy.interval.width < 0.2
 
 
+def test_computes_without_gaps_are_no_budget() -> None:
+    compute = np.geomspace(1e18, 1e21, 200)
+    size = 0.1 * compute**0.5 * np.exp(np.random.default_rng(0).normal(size=200))
+    loss = 2 + 3e2 * compute**-0.15 + 0.02 * np.log(size / (0.1 * compute**0.5)) ** 2
+    found = isoflop(Observations(np.stack([compute, size], -1), LogLoss(loss), np.arange(200)), resamples=20)
+    assert found.budgets == ()
+    assert "no_budget" in {fact.kind for fact in found.facts}
+
+
 def test_a_best_size_at_the_edge_of_its_grid_is_left_out_and_said() -> None:
     found = isoflop(budgets(shift=30.0), resamples=100)
     assert all(budget.at_edge for budget in found.budgets)

@@ -334,6 +334,23 @@ def test_isoflop_panels_have_a_parabola_for_each_compute_with_four_sizes(frame: 
     crosses = [line.get_xdata()[0] for line in drawn.axes[0].lines if line.get_marker() == "x"]
     assert crosses == pytest.approx([10**7.5, 10**7.5], rel=1e-3)
     plt.close(drawn)
+    alone = pd.concat(parts, ignore_index=True)
+    worse = alone.assign(value=alone["value"] - 0.3)
+    other = worse.assign(family="resnet", model="R" + worse["model"].str[-1], run_id="r" + worse["run_id"])
+    fewer = worse.assign(examples=1000, run_id="f" + worse["run_id"])
+    several = curves(pd.concat([alone, other, fewer], ignore_index=True))
+    drawn = figures.isoflop_panels(several)
+    assert drawn is not None
+    assert [axes.get_title(loc="left") for axes in drawn.axes] == [
+        "Upstream, test set, ResNet",
+        "Upstream, test set, ViT",
+    ]
+    assert "Runs with 55k unique images" in str(drawn.get_supxlabel())
+    for axes, low in zip(drawn.axes, (20.0, 0.0), strict=True):
+        heights = [offset[1] for points in axes.collections for offset in points.get_offsets()]
+        assert low < min(heights)
+        assert max(heights) < low + 35
+    plt.close(drawn)
 
 
 def perfect(frame: pd.DataFrame, dearest: float) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from vitscale.analysis.intervals import LEVEL, RESAMPLES, Interval, Sample, samp
 from vitscale.wording import count
 
 SAME_BUDGET = 0.1  # of a logarithm: computes that are nearer belong to one profile
+WIDEST = 0.3  # of a logarithm, from the least to the most compute of a profile
 FEWEST_SIZES = 4  # a parabola through three points cannot miss
 
 
@@ -60,10 +61,13 @@ class IsoFlop:
 def isoflop(points: Observations, *, resamples: int = RESAMPLES, seed: int = 0) -> IsoFlop:
     """The inputs of `points` are compute, and the size that is chosen at each compute."""
     computes, sizes = points.inputs.T
-    found, thin = [], []
+    found, thin, wide = [], [], []
     for i, rows in enumerate(_profiles(computes)):
         here = Observations(sizes[rows, None], points.residuals.only(rows), points.clusters[rows])
         compute = float(np.exp(np.log(computes[rows]).mean()))
+        if np.log(computes[rows].max() / computes[rows].min()) > WIDEST:
+            wide.append(f"{computes[rows].min():.3g} to {computes[rows].max():.3g}: {count(len(rows), 'point')}")
+            continue
         if len(np.unique(here.inputs)) < FEWEST_SIZES:
             thin.append(f"{compute:.3g}: {count(len(np.unique(here.inputs)), 'size')}")
             continue
@@ -77,7 +81,7 @@ def isoflop(points: Observations, *, resamples: int = RESAMPLES, seed: int = 0) 
         a=None if a is None else float(a[0]),
         k=None if k is None else float(k[0]),
         interval=_interval(inside),
-        facts=tuple(_facts(found, thin)),
+        facts=tuple(_facts(found, thin, wide)),
     )
 
 
@@ -112,7 +116,7 @@ def _interval(inside: list[Budget]) -> Interval | None:
     return Interval(float(low), float(high))
 
 
-def _facts(found: list[Budget], thin: list[str]) -> list[Fact]:
+def _facts(found: list[Budget], thin: list[str], wide: list[str]) -> list[Fact]:
     edges = [b for b in found if b.at_edge]
     result = []
     if edges:
@@ -122,6 +126,9 @@ def _facts(found: list[Budget], thin: list[str]) -> list[Fact]:
     if thin:
         text = f"{count(len(thin), 'budget')} left out with fewer than {FEWEST_SIZES} sizes."
         result.append(Fact("few_points", text, tuple(thin)))
+    if wide:
+        text = f"{count(len(wide), 'range')} of compute left out: without gaps, it is no budget at which sizes compare."
+        result.append(Fact("no_budget", text, tuple(wide)))
     if len(found) - len(edges) < 2:
         result.append(Fact("few_points", "Fewer than two budgets with an optimum: no law of the best size."))
     return result

@@ -11,7 +11,7 @@ from vitscale.analysis.assess import range_of
 from vitscale.analysis.curves import Curves
 from vitscale.analysis.facts import FAR, FEW_POINTS
 from vitscale.report.fitted import Law, fitted
-from vitscale.report.lines import NAMES, measure_title
+from vitscale.report.lines import line_name, measure_title
 from vitscale.report.notes import Note
 from vitscale.report.panels import accuracy, measures, of_measure
 from vitscale.wording import count
@@ -26,9 +26,8 @@ def doubts(found: Curves) -> list[Note]:
 
 def _named(found: Curves) -> Iterator[tuple[str, Law]]:
     for key, of_lines in fitted(found).laws.items():
-        for (family, *variant), law in of_lines.items():
-            line = ", ".join(filter(None, [NAMES.get(family, family), *variant]))
-            yield f"{measure_title(*key)}, {line}", law
+        for line, law in of_lines.items():
+            yield f"{measure_title(*key)}, {line_name(line)}", law
 
 
 def _of_laws(laws: Sequence[tuple[str, Law]]) -> list[Note]:
@@ -65,8 +64,9 @@ def _of_laws(laws: Sequence[tuple[str, Law]]) -> list[Note]:
 
 def _edges(found: Curves) -> list[Note]:
     details = [
-        f"{measure_title(*key)}: {fact.text} {'; '.join(fact.details)}".strip()
-        for key, profile in fitted(found).profiles.items()
+        f"{measure_title(*key)}, {line_name(line)}: {fact.text} {'; '.join(fact.details)}".strip()
+        for key, of_lines in fitted(found).profiles.items()
+        for line, profile in of_lines.items()
         for fact in profile.facts
         if fact.kind == "edge"
     ]

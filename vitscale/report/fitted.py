@@ -54,8 +54,8 @@ class Law:
 class Fitted:
     laws: Mapping[Measured, Mapping[Line, Law]]
     """Of the set size whose cells differ in compute; only measures and lines that have one."""
-    profiles: Mapping[Measured, IsoFlop]
-    """Of the measures that have one: four sizes at a compute."""
+    profiles: Mapping[Measured, Mapping[Line, IsoFlop]]
+    """At `profiled_size`; only measures and lines that have one: four sizes at a compute."""
 
 
 def fitted(found: Curves) -> Fitted:
@@ -95,9 +95,21 @@ def law_of(rows: pd.DataFrame) -> Law | None:
     return Law(found, low, high, sample(found, resamples=RESAMPLES), profiles(found)) if falls else None
 
 
-def _profiles(found: Curves) -> dict[Measured, IsoFlop]:
-    runs = accuracy(by_run(found)).dropna(subset=["params"])
-    return {key: one for key in measures(runs) if (one := _profile(of_measure(runs, key))) is not None}
+def profiled_size(found: Curves) -> int | None:
+    """The unique images of the runs whose sizes are compared: the ones that most networks were trained on."""
+    points = accuracy(found.points).dropna(subset=["examples", "flops", "params"])
+    sizes = points.groupby("examples")["params"].nunique()
+    return None if sizes.empty else int(sizes[sizes == sizes.max()].index.max())
+
+
+def _profiles(found: Curves) -> dict[Measured, dict[Line, IsoFlop]]:
+    runs, examples = accuracy(by_run(found)).dropna(subset=["params"]), profiled_size(found)
+    runs = runs[runs["examples"].isna() if examples is None else (runs["examples"] == examples).fillna(False)]
+    of_measures = {
+        key: {line: one for line, rows in lines_of(of_measure(runs, key)) if (one := _profile(rows)) is not None}
+        for key in measures(runs)
+    }
+    return {key: of_lines for key, of_lines in of_measures.items() if of_lines}
 
 
 def _profile(rows: pd.DataFrame) -> IsoFlop | None:

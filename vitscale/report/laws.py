@@ -16,9 +16,9 @@ from vitscale.analysis.frontier import Configuration, frontier
 from vitscale.analysis.intervals import Sample
 from vitscale.analysis.isoflop import Budget, IsoFlop
 from vitscale.report.axes import compute_ticks, error_ticks, scientific, size_ticks
-from vitscale.report.fitted import Law, Line, fitted, lines_of
+from vitscale.report.fitted import Law, Line, fitted, lines_of, profiled_size
 from vitscale.report.labels import end_label, push_apart
-from vitscale.report.lines import GREY, Look, family_styles, looks, measure_title, short
+from vitscale.report.lines import GREY, Look, family_styles, line_name, looks, measure_title, short
 from vitscale.report.overlay import along, draw_theirs, overlay_text, theirs_along
 from vitscale.report.panels import (
     SERIES,
@@ -111,22 +111,23 @@ def frontier_by_flops(found: Curves) -> Figure | None:
 
 def isoflop_panels(found: Curves) -> Figure | None:
     """Small multiples: error against parameters at each compute that has four sizes, each with its parabola."""
-    profiles = fitted(found).profiles
+    profiles = {(key, line): one for key, of_lines in fitted(found).profiles.items() for line, one in of_lines.items()}
     if not profiles:
         return None
+    several, examples = len({line for _, line in profiles}) > 1, profiled_size(found)
     with style():
         figure, grid = panel_grid(len(profiles), columns=2)
         labels = []
-        for axes, (key, one) in zip(grid, profiles.items(), strict=True):
+        for axes, ((key, line), one) in zip(grid, profiles.items(), strict=True):
             sizes = np.concatenate([budget.fit.observations.inputs[:, 0] for budget in one.budgets])
             (size_ticks if len(np.unique(sizes)) <= 8 else compute_ticks)(axes, sizes.tolist())
             labels.append((axes, _draw_profiles(axes, one)))
-            axes.set_title(measure_title(*key))
+            axes.set_title(measure_title(*key) + (f", {line_name(line)}" if several else ""))
             axes.set_ylabel("error, %")
             axes.set_xlabel("parameters")
-        draw_caption(
-            figure, "Each line: one compute, in FLOPs. Crosses: the best size, where it lies inside those measured."
-        )
+        runs = f"Runs with {short(examples)} unique images. " if examples else ""
+        text = f"{runs}Each line: one compute, in FLOPs. Crosses: the best size, where it lies inside those measured."
+        draw_caption(figure, text)
         push_apart(figure, labels)
     return figure
 

@@ -61,6 +61,12 @@ def measure_title(task: str, protocol: str, shots: int | None) -> str:
     return f"{task}, fine-tuned" if protocol == "finetune" else f"{task}, {protocol}"
 
 
+def line_name(line: tuple[str, ...]) -> str:
+    """Of a line by family and variant."""
+    family, *variant = line
+    return ", ".join(filter(None, [NAMES.get(family, family), *variant]))
+
+
 def upstream_task(points: pd.DataFrame) -> str | None:
     """The task that speaks for pre-training: the test set where it was measured."""
     tasks = set(points.loc[points["protocol"] == "pretrain", "task"])
