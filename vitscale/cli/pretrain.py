@@ -47,6 +47,10 @@ def pretrain(
     On several hosts: with --hostfile, or start this command once for each device with torchrun or srun.
     """
     place = options.place(devices, hostfile)
+    if place is not None:
+        from vitscale.launch.placement import stop_with_torchrun
+
+        stop_with_torchrun()
     with options.only_first_speaks(place):
         job = _job(model or _name(family, size, patch), data, settings or [])
         hosts = options.hosts(hostfile, nodes, devices)

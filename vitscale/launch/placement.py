@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vitscale.errors import MISSING, USAGE, VitscaleError
+from vitscale.processes import signal_at_parent_death
 
 NUMBERS = {
     **dict.fromkeys(("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT"), int),
@@ -46,6 +48,15 @@ def place() -> Place | None:
     else:
         return None
     return found if found.world_size > 1 else None
+
+
+def stop_with_torchrun() -> None:
+    """Where torchrun has started this process: a checkpoint and an end when it dies, however it dies.
+
+    Under srun slurmstepd, which is the parent there, sees to that.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        signal_at_parent_death(signal.SIGTERM)
 
 
 def _check_numbers(told: Mapping[str, str]) -> None:
