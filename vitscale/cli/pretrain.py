@@ -138,10 +138,11 @@ def run_one(job: Job, runs: Path, results: Path, machine: Machine, place: Place 
         say=say,
         environment=place.environment if place else {},
     )
-    outcome = folders.result(runs / job.id)
-    if stopped or outcome is None:
+    if stopped:
         say("stopped; the same command goes on from here")
         raise typer.Exit(INTERRUPTED)
+    outcome = folders.result(runs / job.id)
+    assert outcome is not None  # else `run_single` raises
     if outcome["status"] == "failed":
         hint = outcome.get("hint") or f"{runs / job.id / 'log.txt'} has the whole log"
         raise VitscaleError(outcome["reason"], hint=hint, exit_code=outcome.get("exit_code") or RUN_FAILED)

@@ -17,6 +17,9 @@ from vitscale.launch import folders, over_ssh
 from vitscale.launch.hostfile import Host
 from vitscale.processes import STOP_SIGNALS, signal_at_parent_death
 
+LET_GO = 10.0
+"""Seconds for a run to be free after the death of a worker whose own processes have it: a large one dies slowly."""
+
 
 def _before_exec() -> None:
     """In the child: a checkpoint and an end when the launcher dies, however it dies; no signal before it listens."""
@@ -75,12 +78,22 @@ class Worker:
                 folders.withdraw(folder)
         if code in (0, HELD, MISSING, INTERRUPTED) or self.asked_to_stop:
             return
+        end = time.monotonic() + LET_GO
         for folder in self.work:
-            if folders.result(folder) is None and not folders.is_held(folder):
+            if folders.result(folder) is None and _is_free(folder, end):
                 hint = last_words(folder)
                 kind = Failure.KILLED if killed_by(code) else Failure.CODE
                 folders.record_failure(folder, kind, cause(code, folder), hint, RUN_FAILED)
                 return
+
+
+def _is_free(folder: Path, end: float) -> bool:
+    """Whether nobody holds the run, or lets go of it until then."""
+    while folders.is_held(folder):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def last_words(folder: Path) -> str:

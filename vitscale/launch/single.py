@@ -17,7 +17,7 @@ from vitscale.failures import Failure
 from vitscale.files import wait_for_shared, write_whole
 from vitscale.launch import folders
 from vitscale.launch.collect import collect
-from vitscale.launch.local import Worker, cause, wait_any
+from vitscale.launch.local import Worker, cause, last_words, wait_any
 from vitscale.launch.machine import Machine, Places
 from vitscale.launch.placement import Place
 from vitscale.launch.progress import progress
@@ -32,7 +32,11 @@ VISIBLE = 120.0
 def run_single(
     job: Job, *, places: Places, machine: Machine, study: str, say: Say, environment: Mapping[str, str] | None = None
 ) -> bool:
-    """Runs a job to its end and records it; True where a signal stopped it before."""
+    """Runs a job to its end and records it; True where a signal, to whichever of its processes, stopped it before.
+
+    Raises:
+        VitscaleError: somebody else holds the run, or the disk took nothing (exit 5); its worker left no word (exit 4).
+    """
     if folders.result(places.runs / job.id) is None:
         _take_over(places.runs / job.id, say)
         folder = folders.prepare(job, places.runs, base=Path(), machine=machine.told())
@@ -41,12 +45,15 @@ def run_single(
         )
         wait(worker, lambda: say(progress(folder, job) or "starting"))
         worker.record_death()
-        if worker.ended() == HELD:
+        code = worker.process.returncode
+        if code == HELD:
             raise _held(folder)
-        if worker.ended() == MISSING and folders.result(folder) is None:
-            raise not_saved(folder)
-        if worker.asked_to_stop and folders.result(folder) is None:
-            return True
+        if folders.result(folder) is None:
+            if code == MISSING:
+                raise not_saved(folder)
+            if worker.asked_to_stop or code == INTERRUPTED:
+                return True
+            raise VitscaleError(cause(code, folder), hint=last_words(folder), exit_code=RUN_FAILED)
     collect(job, places.runs, places.results, study)
     return False
 
