@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -92,3 +93,22 @@ def test_the_end_of_torchrun_is_a_checkpoint_and_no_orphans(
     assert (run / "checkpoints" / "latest").is_file()
     assert folders.result(run) is None
     assert "stopped; the same command goes on from here" in (tmp_path / "said").read_text()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_is_killed_is_two_lines_among_those_of_torchrun(
+    torchrun: Callable[..., subprocess.Popen[str]], tmp_path: Path, rank: int
+) -> None:
+    process = torchrun()
+    (run,) = (tmp_path / "runs").iterdir()
+    (worker,) = (pid for pid in processes(f"vitscale.train.worker {run}") if rank_of(pid) == rank)
+    os.kill(worker, signal.SIGKILL)
+    assert process.wait(timeout=60) != 0
+    until(lambda: not processes(str(tmp_path)), 60)
+    outcome = folders.result(run) or {}
+    assert (
+        outcome["reason"]
+        == f"rank {rank} on {socket.gethostname()}: killed (signal 9): often the machine ran out of memory"
+    )
+    said = (tmp_path / "said").read_text()
+    assert f"error: {outcome['reason']}\nhint: {outcome['hint']}\n" in said

@@ -136,7 +136,7 @@ def run_one(job: Job, runs: Path, results: Path, machine: Machine, place: Place 
         machine=machine,
         study=SINGLE,
         say=say,
-        environment=place.environment if place else {},
+        place=place,
     )
     if stopped:
         say("stopped; the same command goes on from here")

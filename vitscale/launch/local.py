@@ -70,8 +70,11 @@ class Worker:
         elif self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
 
-    def record_death(self) -> None:
-        """A process that died without a word leaves a failure behind, for the run that it was working on."""
+    def record_death(self, who: str = "") -> None:
+        """A process that died without a word leaves a failure behind, for the run that it was working on.
+
+        `who`: how its reason begins. That of a process that was killed replaces what its peers could only guess.
+        """
         code = self.process.returncode
         if code in (HELD, MISSING):
             for folder in self.work:
@@ -80,10 +83,11 @@ class Worker:
             return
         end = time.monotonic() + LET_GO
         for folder in self.work:
-            if folders.result(folder) is None and _is_free(folder, end):
-                hint = last_words(folder)
-                kind = Failure.KILLED if killed_by(code) else Failure.CODE
-                folders.record_failure(folder, kind, cause(code, folder), hint, RUN_FAILED)
+            known, killed = folders.result(folder), killed_by(code)
+            if (known is None or (killed and known.get("provisional"))) and _is_free(folder, end):
+                kind = Failure.KILLED if killed else Failure.CODE
+                reason = f"{who}{cause(code, folder)}"
+                folders.record_failure(folder, kind, reason, last_words(folder), RUN_FAILED)
                 return
 
 

@@ -30,6 +30,11 @@ class Place:
     environment: Mapping[str, str] = field(default_factory=dict)
     """What a worker needs beside the environment that is there."""
 
+    @property
+    def who(self) -> str:
+        """How the reason of a failure begins that is this process's own."""
+        return f"rank {self.rank} on {socket.gethostname()}: "
+
 
 def place() -> Place | None:
     """None: this process is alone.

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,10 +27,11 @@ from vitscale.study.job import Job
 VISIBLE = 120.0
 """Seconds for the first process to plan the run, and for its folder to be seen on other hosts."""
 
+SPEAKS = 5.0
+"""Seconds for the process that knows why its run has ended to say so: torchrun ends all of them with the first."""
 
-def run_single(
-    job: Job, *, places: Places, machine: Machine, study: str, say: Say, environment: Mapping[str, str] | None = None
-) -> bool:
+
+def run_single(job: Job, *, places: Places, machine: Machine, study: str, say: Say, place: Place | None = None) -> bool:
     """Runs a job to its end and records it; True where a signal, to whichever of its processes, stopped it before.
 
     Raises:
@@ -40,11 +40,12 @@ def run_single(
     if folders.result(places.runs / job.id) is None:
         _take_over(places.runs / job.id, say)
         folder = folders.prepare(job, places.runs, base=Path(), machine=machine.told())
+        environment = place.environment if place else {}
         worker = Worker(
-            [folder], machine.threads, machine.devices_for(job), machine.hosts_for(job), environment=environment or {}
+            [folder], machine.threads, machine.devices_for(job), machine.hosts_for(job), environment=environment
         )
         wait(worker, lambda: say(progress(folder, job) or "starting"))
-        worker.record_death()
+        worker.record_death(place.who if place else "")
         code = worker.process.returncode
         if code == HELD:
             raise _held(folder)
@@ -85,7 +86,7 @@ def take_part(folder: Path, threads: int, place: Place) -> int:
     """Joins a run that the process of rank 0 has planned and begins; returns the exit code.
 
     Raises:
-        VitscaleError: its folder does not appear on this host (exit 5).
+        VitscaleError: its folder does not appear on this host (exit 5); this rank was killed (exit 4).
     """
     wait_for_shared(folder / "run.json", VISIBLE)
     if (folders.result(folder) or {}).get("status") == "done":
@@ -94,9 +95,12 @@ def take_part(folder: Path, threads: int, place: Place) -> int:
     wait(worker)
     code = worker.process.returncode
     if code < 0 and not worker.asked_to_stop:
-        reason = f"rank {place.rank} on {socket.gethostname()}: {cause(code, folder)}"
+        reason = f"{place.who}{cause(code, folder)}"
         hint = "the same command goes on from the last checkpoint"
         folders.record_failure(folder, Failure.KILLED, reason, hint, RUN_FAILED)
+        raise VitscaleError(reason, hint=hint, exit_code=RUN_FAILED)
+    if code == BEREFT:
+        time.sleep(SPEAKS)
     return RUN_FAILED if code < 0 or code == BEREFT else code
 
 

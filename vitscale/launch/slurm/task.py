@@ -85,7 +85,7 @@ def _work_on(work: Sequence[Path], threads: int, where: Place | None) -> int:
         wait_for_holder(folder, say)
     worker = Worker(work, threads, environment=where.environment if where else {})
     wait(worker)
-    worker.record_death()
+    worker.record_death(where.who if where else "")
     code = worker.process.returncode
     return 128 - code if code < 0 else code
 
