@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load_file
 
 from stopping import StopAfter
+from vitscale.data import images
 from vitscale.errors import DONE, INTERRUPTED
 from vitscale.launch.local import Worker
 from vitscale.processes import STOP_SIGNALS
-from vitscale.train import checkpoint, loop, upstream
+from vitscale.train import checkpoint, reader, upstream
 from vitscale.train.objective import Batch
 from vitscale.train.rundir import RunDir
 from vitscale.train.stop import Stop
@@ -86,11 +87,33 @@ def test_a_signal_is_heeded_while_data_hang(rundir: Make, monkeypatch: pytest.Mo
 
     with monkeypatch.context() as patched:
         patched.setattr(upstream.Upstream, "batch", hangs)
-        patched.setattr(loop, "PATIENCE", 0.2)
+        patched.setattr(reader, "PATIENCE", 0.2)
         assert work(stopped, stop) == INTERRUPTED
     answer.set()
     assert latest(stopped).step == 5
     assert work(stopped, Stop()) == DONE
+    assert equal(stopped, undisturbed)
+
+
+def test_a_signal_is_heeded_while_data_hang_in_a_validation(rundir: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    undisturbed, stopped = (rundir("recipe.keep=last", runs=name) for name in ("a", "b"))
+    assert work(undisturbed, Stop()) == DONE
+    stop, answer, batch = Stop(), threading.Event(), images.Images.eval_batch
+
+    def hangs(data: images.Images, *arguments: Any) -> Any:
+        threading.Timer(0.5, lambda: setattr(stop, "requested", True)).start()
+        answer.wait(10)
+        return batch(data, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(images.Images, "eval_batch", hangs)
+        patched.setattr(reader, "PATIENCE", 0.2)
+        assert work(stopped, stop) == INTERRUPTED
+    answer.set()
+    assert validations(stopped) == {}
+    assert latest(stopped).validation_due
+    assert work(stopped, Stop()) == DONE
+    assert validations(stopped) == validations(undisturbed)
     assert equal(stopped, undisturbed)
 
 

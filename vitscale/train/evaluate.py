@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from vitscale.failures import Failure
 from vitscale.train import group
 from vitscale.train.objective import Network, per_image_loss, to_device
 from vitscale.train.outcome import measured
+from vitscale.train.reader import Reader
 from vitscale.train.stop import Interrupted, Stop
 
 CHUNK = 500
@@ -55,17 +57,22 @@ def chunks(
         Interrupted: a signal came.
     """
     rank, devices = group.rank(), group.world_size()
-    for start in range(0, len(index), size * devices):
-        stop.at("measuring accuracy", together=True)
-        if stop.asked():
-            raise Interrupted
-        part = index[start + rank : start + size * devices : devices]
+    starts = range(0, len(index), size * devices)
+    parts = [index[start + rank : start + size * devices : devices] for start in starts]
+
+    def read(part: Int64[np.ndarray, p]) -> tuple[Int64[np.ndarray, b], UInt8[np.ndarray, "b 3 r r"]]:
         if not len(part):  # the last round has fewer images than devices
-            yield part, np.empty((0, 3, how.resolution, how.resolution), np.uint8)
-            continue
+            return part, np.empty((0, 3, how.resolution, how.resolution), np.uint8)
         pixels, weights = images.eval_batch(part, how)
         good = weights > 0
-        yield part[good], pixels[good]
+        return part[good], pixels[good]
+
+    with closing(Reader(read, parts, stop)) as reader:
+        for _ in parts:
+            stop.at("measuring accuracy", together=True)
+            if stop.asked():
+                raise Interrupted
+            yield reader.take()
 
 
 @torch.no_grad()
@@ -141,15 +148,21 @@ def features(
         Interrupted: a signal came.
     """
     device, devices = group.device(), group.world_size()
-    parts = []
-    for start in range(0, len(index), at_once * devices):
-        stop.at("computing features", together=True)
-        if stop.asked():
-            raise Interrupted
-        together = index[start : start + at_once * devices]
+    starts = range(0, len(index), at_once * devices)
+    rounds = [index[start : start + at_once * devices] for start in starts]
+
+    def read(together: Int64[np.ndarray, t]) -> UInt8[np.ndarray, "b 3 r r"]:
         own = together[group.rank() :: devices]
-        empty = np.empty((0, 3, how.resolution, how.resolution), np.uint8)  # the last round may have fewer than devices
-        pixels = readable(images, own, how) if len(own) else empty
-        found = features_of(to_device(torch.from_numpy(pixels), device)).float()
-        parts.append(group.interleaved(found, len(together)).double().cpu().numpy())
+        if not len(own):  # the last round may have fewer images than devices
+            return np.empty((0, 3, how.resolution, how.resolution), np.uint8)
+        return readable(images, own, how)
+
+    parts = []
+    with closing(Reader(read, rounds, stop)) as reader:
+        for together in rounds:
+            stop.at("computing features", together=True)
+            if stop.asked():
+                raise Interrupted
+            found = features_of(to_device(torch.from_numpy(reader.take()), device)).float()
+            parts.append(group.interleaved(found, len(together)).double().cpu().numpy())
     return np.concatenate(parts)

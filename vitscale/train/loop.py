@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from vitscale.train.checkpoint import Progress
 from vitscale.train.engine import Engine, Stepped
 from vitscale.train.meter import Meter
 from vitscale.train.objective import Batch
+from vitscale.train.reader import Reader
 from vitscale.train.stop import Interrupted, Stop
 from vitscale.wording import count
 
@@ -66,15 +67,13 @@ class Loop:
         if progress.validation_due:
             progress, _ = self._validated(progress, clock)
             self._save(progress)
-        reader = _Reader(self.batch_of, range(progress.step, self.steps), self.stop)
-        try:
+        steps = range(progress.step, self.steps)
+        with closing(Reader(lambda step: self.batch_of(step).pinned(), steps, self.stop)) as reader:
             progress = self._steps(progress, reader, clock, meter)
-        finally:
-            reader.close()
         self._wait_for_writing()
         return progress
 
-    def _steps(self, progress: Progress, reader: _Reader, clock: _Clock, meter: Meter) -> Progress:
+    def _steps(self, progress: Progress, reader: Reader[int, Batch], clock: _Clock, meter: Meter) -> Progress:
         """From `progress.step` to the last one."""
         saved = logged = time.monotonic()
         first = progress.step
@@ -192,41 +191,6 @@ class Loop:
             exit_code=RUN_FAILED,
             failure=Failure.NOT_FINITE,
         )
-
-
-PATIENCE = 5.0
-"""Seconds for data that hang before a signal is heeded without them."""
-
-
-class _Reader:
-    """Reads the batch of the next step while the one before is trained on."""
-
-    def __init__(self, batch_of: Callable[[int], Batch], steps: Iterable[int], stop: Stop) -> None:
-        self._batch_of, self._steps, self._stop = batch_of, iter(steps), stop
-        self._thread = ThreadPoolExecutor(1, initializer=group.use_own_device)
-        self._coming = self._next()
-
-    def _next(self) -> Future[Batch] | None:
-        step = next(self._steps, None)
-        return None if step is None else self._thread.submit(lambda: self._batch_of(step).pinned())
-
-    def take(self) -> Batch:
-        """The batch of the next step.
-
-        Raises:
-            Interrupted: a signal came, and the data hang. One of several processes waits on: the others wait for it.
-        """
-        assert self._coming is not None
-        patience = PATIENCE if group.world_size() == 1 else None
-        while not wait([self._coming], patience).done:
-            if self._stop.requested:
-                raise Interrupted
-        batch, self._coming = self._coming.result(), self._next()
-        return batch
-
-    def close(self) -> None:
-        """Leaves a reading that hangs to itself."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
 
 
 class _Clock:
