@@ -167,7 +167,11 @@ def test_laws_are_thin_lines_over_compute_dashed_beyond_the_data(shown: Browser)
         line.get_attribute("stroke-dasharray") for line in shown.all("#plot .layer_1_marks path, #plot .mark-line path")
     ]
     assert "5,4" in dashes
-    assert shown.find("#laws").text.startswith("Thin: laws fitted to the error")
+    assert shown.find("#laws").text.startswith("Thin: laws fitted to the error of a family's runs with 55k images")
+    laws = len(shown.all("#plot .layer_1_marks path"))
+    click(shown, "#legend input")
+    assert len(shown.all("#plot .layer_1_marks path")) < laws  # those of the family that is hidden
+    click(shown, "#legend input")
     choose(shown, "images", "4000")  # another set size than the laws'
     assert shown.find("#laws").text == ""
 

@@ -80,6 +80,16 @@ def test_what_is_not_recorded_is_null_and_json_holds_it_all(frame: pd.DataFrame)
     assert "flops" not in {axis["key"] for axis in found["axes"]}
 
 
+def test_a_law_is_of_all_models_of_its_family(frame: pd.DataFrame) -> None:
+    vit = frame[(frame["family"] == "vit") & (frame["role"] == "cell") & (frame["protocol"] == "pretrain")]
+    second = vit.assign(model="ViT-Ti/8", run_id=vit["run_id"] + "b")
+    found = records(curves(pd.concat([frame[frame["protocol"] == "pretrain"], second])), Sources())
+    of_vit = [number for number, one in enumerate(found["series"]) if one["family"] == "vit"]
+    assert len(of_vit) == 2
+    assert of_vit in [law["series"] for law in found["laws"]]
+    assert {law["examples"] for law in found["laws"]} == {55_000}
+
+
 @pytest.mark.slow
 def test_a_page_of_500_runs_with_their_loss_curves_is_under_3_mb(frame: pd.DataFrame, tmp_path: Path) -> None:
     rows = many(frame[(frame["draw"].fillna(0) < 2) | frame["shots"].isna()], 10)

@@ -70,7 +70,7 @@ def error_by_flops(found: Curves) -> Figure | None:
         draw_caption(
             figure,
             f"{seed_text(points)}{_bars(points)} Lines: laws of the error fitted to runs with {short(examples)} unique"
-            f" images, dashed beyond the largest;\nband: 95 % interval of the law."
+            f" images, dashed beyond the largest; band: 95 % interval of the law."
             " In the corner: the law, C the compute in FLOPs; in brackets the 95 % interval of its exponent."
             f"{PLANNED if hollow else ''}{_dominated_text(points)}{_zero_text(points)}{size_text(points)}"
             f"{overlay_text(theirs)}",

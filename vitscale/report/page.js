@@ -199,13 +199,14 @@ function barsOf() {
     .map((bar) => ({ ...bar, up: written(bar.y, metric) }));
 }
 
-// Laws of the error in compute: of all budgets at one set size.
+// Laws of the error in compute: of all budgets at one set size, and of all models of a family. Without one they are nobody's.
 function lawsOf() {
   const metric = $("metric").value, wanted = Number($("task").value), images = $("images").value;
   if (axis().key !== "flops" || $("counting").value !== "flops" || stored(metric) !== "accuracy" || $("seen").value) return [];
   return report.laws
-    .filter(({ measure, series, examples }) => measure === wanted && !hidden.has(series) && [ "", String(examples) ].includes(images))
-    .flatMap(({ x, y, series, beyond }, law) => x.map((across, i) => ({ x: across, y: scaled(y[i], metric), series, beyond, law })));
+    .filter(({ measure, series, examples }) => measure === wanted && !series.some((one) => hidden.has(one)) && [ "", String(examples) ].includes(images))
+    .flatMap(({ x, y, series, examples, beyond }, law) =>
+      x.map((across, i) => ({ x: across, y: scaled(y[i], metric), series: series.at(-1), examples, beyond, law })));
 }
 
 async function draw() {
@@ -239,7 +240,8 @@ function describe(laws, bars, theirs) {
     + "Arrow keys go from run to run, Enter opens one. The tables below hold all values.");
   $("shades").textContent = report.series.some(({ several }) => several) ? "Fainter: the family's smaller models." : "";
   $("theirs").textContent = theirs.length ? `Grey and hollow: not trained by vitscale, published in ${theirs[0].source}.` : "";
-  $("laws").textContent = laws.length ? "Thin: laws fitted to the error, dashed beyond the largest run." : "";
+  $("laws").textContent = laws.length
+    ? `Thin: laws fitted to the error of a family's runs with ${short(laws[0].examples)} images, dashed beyond the largest.` : "";
   $("bars").textContent = bars.length ? `Level lines: ${bars.map(({ name, up }) => `${name} ${up}`).join("; ")}.` : "";
   $("count").textContent = shown.length
     ? `${shown.length} run${shown.length === 1 ? "" : "s"}; lines join the means over seeds, of several models those that nothing before them equals.${report.sized ? " Larger: more parameters." : ""}` : "Nothing measured here.";

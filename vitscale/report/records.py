@@ -296,7 +296,7 @@ def _laws(
     told = []
     for key, of_lines in fitted(found).laws.items():
         for (family, variant), law in of_lines.items():
-            series = next(i for i, line in enumerate(lines) if (line[0], line[2]) == (family, variant))
+            series = [i for i, line in enumerate(lines) if (line[0], line[2]) == (family, variant)]
             for beyond, ends in enumerate(((law.low, law.high), (law.high, law.end))):
                 x = np.geomspace(*ends, LAW_POINTS)
                 told.append(
