@@ -63,7 +63,7 @@ def fit(
         raise VitscaleError("nothing to fit", hint="name a study or a table: vitscale fit STUDY|FILE", exit_code=USAGE)
     name = _form(form, x, n, d)
     inputs = tuple(column for column in (x, n, d) if column)
-    _check_inputs(name, inputs, relative_to)
+    _check_inputs(name, inputs, y, relative_to)
 
     from vitscale.analysis.tables import Columns, curves_of, known, named
     from vitscale.cli import fit_answers, fit_source
@@ -118,11 +118,10 @@ def _form(form: FormName | None, x: str | None, n: str | None, d: str | None) ->
     return name
 
 
-def _check_inputs(form: str, inputs: tuple[str, ...], relative_to: str | None) -> None:
-    if len(set(inputs)) < len(inputs):
-        raise VitscaleError(
-            f"{inputs[0]!r} is given twice", hint="the form needs two different columns", exit_code=USAGE
-        )
+def _check_inputs(form: str, inputs: tuple[str, ...], y: str, relative_to: str | None) -> None:
+    given = [*inputs, y]
+    if twice := next((column for column in given if given.count(column) > 1), None):
+        raise VitscaleError(f"{twice!r} is given twice", hint="each of them is another column", exit_code=USAGE)
     if relative_to is not None and len(inputs) > 1:
         raise VitscaleError(
             f"--relative-to compares laws in compute, and {form} is none",
