@@ -12,6 +12,7 @@ from vitscale.analysis.intervals import bootstrap, sample
 from vitscale.analysis.profiles import profiles
 from vitscale.analysis.residuals import Binomial, LogLoss, seed_spread
 from vitscale.analysis.selftest import theta_of
+from vitscale.analysis.solver import solve
 
 
 def test_a_thousand_resamples_of_250_points_take_seconds() -> None:
@@ -111,6 +112,30 @@ def test_a_profile_ends_where_the_misfit_has_risen_by_f() -> None:
     c, b = found.parameters["c"], found.parameters["b"]
     assert (ends["c"].low, ends["c"].high) == pytest.approx((c - reach_c, c + reach_c), rel=2e-2)
     assert np.log([ends["b"].low, ends["b"].high]) == pytest.approx(np.log(b) + np.array([-reach_b, reach_b]), rel=2e-2)
+
+
+@pytest.mark.parametrize("form", ["power", "saturating"])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_coefficient_reaches_as_far_as_its_exponent_takes_it(form: str, seed: int) -> None:
+    """Far from x = 1 the two move together: at an end of c that fits as well, so does the b that goes with it."""
+    rng = np.random.default_rng(seed)
+    x = np.geomspace(1e15, 1e18, 6)
+    y = ((0.1 if form == "saturating" else 0) + 0.3 * (x / 1e16) ** -0.25) * np.exp(0.02 * rng.standard_normal(6))
+    found = fit(FORMS[form], Observations(x[:, None], Binomial(y, np.ones(6)), np.arange(6)))
+    ends = profiles(found)
+    c = found.form.parameters.index("c")
+    fixed = np.arange(len(found.theta))[None] == c
+    for side in ("low", "high"):
+        end, coefficient = getattr(ends["c"], side), getattr(ends["b"], side)
+        at = np.where(fixed, end, found.theta)
+        b = found.form.natural(solve(found.problem, at, fixed=fixed).theta, found.log_x0)[0, c - 1]
+        assert np.log(coefficient) == pytest.approx(np.log(b), abs=0.1)
+
+
+def test_a_coefficient_of_three_points_has_the_ends_of_a_search_by_force() -> None:
+    x = np.array([1e15, 1e16, 1e17])
+    found = fit(FORMS["power"], Observations(x[:, None], Binomial(np.array([0.5, 0.4, 0.3]), np.ones(3)), np.arange(3)))
+    assert profiles(found)["b"].high == pytest.approx(5.33e5, rel=0.1)
 
 
 def test_parameters_that_trade_off_are_named_and_have_a_joint_region() -> None:

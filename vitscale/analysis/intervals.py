@@ -183,7 +183,15 @@ def resampled(points: Observations, parameters: int, resamples: int, rng: np.ran
 def covariance(fit: Fit) -> Float[np.ndarray, "parameters parameters"]:
     """Of theta, from the curvature at the fit: that of an M-estimator whose residuals are alike everywhere."""
     normal = fit.problem.linearised(fit.theta[None]).normal()[0]
-    return dispersion(fit) * np.linalg.pinv(normal, hermitian=True)
+    return dispersion(fit) * inverse(normal)
+
+
+def inverse(normal: Float[np.ndarray, "*batch k k"]) -> Float[np.ndarray, "*batch k k"]:
+    """The pseudo-inverse, scaled to a unit diagonal meanwhile: parameters differ by many orders of magnitude."""
+    size = np.sqrt(np.einsum("...ii->...i", normal))
+    unit = np.where(size > 0, 1 / np.where(size > 0, size, 1.0), 1.0)
+    both = unit[..., :, None] * unit[..., None, :]
+    return np.linalg.pinv(normal * both, hermitian=True) * both
 
 
 def dispersion(fit: Fit) -> float:

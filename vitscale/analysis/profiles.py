@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import stdtrit
 
 from vitscale.analysis.fits import Fit
-from vitscale.analysis.intervals import LEVEL, covariance, unit_of_rise
+from vitscale.analysis.intervals import LEVEL, covariance, inverse, unit_of_rise
 from vitscale.analysis.solver import solve
 
 ROUNDS = 40
@@ -144,7 +144,7 @@ def _rises(fit: Fit, ends: _Ends, target: np.ndarray, allowed: float) -> tuple[n
     """Whether the misfit has risen enough at each target, and the fit there."""
     rows = np.arange(len(target))
     value = np.where(ends.in_log, np.exp(np.where(ends.in_log, target, 0.0)), target)
-    start = np.stack([ends.theta, np.repeat(fit.theta[None], len(target), 0)])
+    start = np.stack([_along_ridge(fit, ends, target), ends.theta, np.repeat(fit.theta[None], len(target), 0)])
     start[:, rows, ends.which] = value
     fixed = np.zeros(start.shape, dtype=bool)
     fixed[:, rows, ends.which] = True
@@ -157,9 +157,29 @@ def _rises(fit: Fit, ends: _Ends, target: np.ndarray, allowed: float) -> tuple[n
         steps=STEPS,
         enough=fit.objective + allowed,
     )
-    objective = found.objective.reshape(2, -1)
+    objective = found.objective.reshape(len(start), -1)
     best = objective.argmin(0)
     return objective[best, rows] - fit.objective > allowed, found.theta.reshape(start.shape)[best, rows]
+
+
+def _along_ridge(fit: Fit, ends: _Ends, target: np.ndarray) -> np.ndarray:
+    """The fit at `near`, moved to the target where the misfit rises least: coefficients go with their exponents.
+
+    Without that a solver's first step from a coefficient moved alone is far too long: it ends where the law is 0
+    everywhere, and nothing leads back.
+    """
+    rows, near = np.arange(len(target)), ends.theta
+    lower, upper = fit.problem.lower, fit.problem.upper
+    in_log = np.isin(fit.form.parameters, fit.form.logged) & ~np.isin(fit.form.parameters, fit.form.logs) & (near > 0)
+    size = np.where(in_log, near, 1.0)  # of a parameter's move, for one of its logarithm
+    normal = fit.problem.linearised(near).normal() * size[:, :, None] * size[:, None, :]
+    held = (near <= lower) | (near >= upper)
+    held[rows, ends.which] = True
+    across = np.where(held, 0.0, normal[rows, ends.which])
+    within = np.where(held[:, :, None] | held[:, None, :], 0.0, normal)
+    move = -(inverse(within) @ across[..., None])[..., 0] * (target - ends.near)[:, None]
+    grown = near * np.exp(np.clip(np.where(in_log, move, 0.0), -NOWHERE, NOWHERE))
+    return np.clip(np.where(in_log, grown, near + move), lower, upper)
 
 
 def _in_units_of_equation(fit: Fit) -> Fit:
