@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from laws import chinchilla, errors
 
-from vitscale.analysis.fits import Observations, fit
+from vitscale.analysis.fits import Fit, Observations, fit
 from vitscale.analysis.forms import FORMS
-from vitscale.analysis.intervals import bootstrap, sample
+from vitscale.analysis.intervals import Interval, Sample, bootstrap, sample
 from vitscale.analysis.profiles import profiles
 from vitscale.analysis.residuals import Binomial, LogLoss, seed_spread
 from vitscale.analysis.selftest import theta_of
@@ -132,10 +132,31 @@ def test_a_coefficient_reaches_as_far_as_its_exponent_takes_it(form: str, seed: 
         assert np.log(coefficient) == pytest.approx(np.log(b), abs=0.1)
 
 
-def test_a_coefficient_of_three_points_has_the_ends_of_a_search_by_force() -> None:
+def three() -> Fit:
     x = np.array([1e15, 1e16, 1e17])
-    found = fit(FORMS["power"], Observations(x[:, None], Binomial(np.array([0.5, 0.4, 0.3]), np.ones(3)), np.arange(3)))
-    assert profiles(found)["b"].high == pytest.approx(5.33e5, rel=0.1)
+    return fit(FORMS["power"], Observations(x[:, None], Binomial(np.array([0.5, 0.4, 0.3]), np.ones(3)), np.arange(3)))
+
+
+def test_a_t_interval_of_a_coefficient_far_from_its_points_is_of_its_logarithm() -> None:
+    drawn = sample(three())
+    assert drawn.method == "t"
+    b, joint = drawn.parameters()["b"], drawn.joint()
+    assert 0 < b.low < 21.7 < b.high < np.inf
+    assert joint is not None
+    assert np.isfinite(joint.covariance).all()
+
+
+def test_an_interval_past_all_numbers_has_no_end_and_no_joint_region() -> None:
+    theta = np.tile(three().theta, (100, 1))
+    theta[:50, 1] = 20.0  # 1e16 to this power is no number
+    theta[50:, 0] = 0.0
+    drawn = Sample(three(), "t", theta, 1)
+    assert drawn.parameters()["b"] == Interval(0.0, np.inf)
+    assert drawn.joint() is None
+
+
+def test_a_coefficient_of_three_points_has_the_ends_of_a_search_by_force() -> None:
+    assert profiles(three())["b"].high == pytest.approx(5.33e5, rel=0.1)
 
 
 def test_parameters_that_trade_off_are_named_and_have_a_joint_region() -> None:

@@ -63,7 +63,8 @@ class Form:
         result = self.moved(theta, log_x0)
         for name in self.logs:
             place = self.parameters.index(name)
-            result[:, place] = np.exp(result[:, place])
+            with np.errstate(over="ignore"):
+                result[:, place] = np.exp(result[:, place])
         return result
 
     def value(self, theta: Theta, z: Inputs) -> Curve:
@@ -244,21 +245,27 @@ def _two_exponents(_z: Inputs, _y: np.ndarray, _highest: float) -> tuple[Span, .
     return EXPONENT, EXPONENT
 
 
+def _raised(coefficient: np.ndarray, power: np.ndarray) -> np.ndarray:
+    """coefficient exp(power), infinite where that is too large for a number; 0 stays 0."""
+    with np.errstate(divide="ignore", over="ignore"):
+        return np.exp(np.log(coefficient) + power)
+
+
 def _moved_power(theta: Theta, log_x0: np.ndarray) -> Theta:
     result = theta.copy()
-    result[:, 0] *= np.exp(theta[:, 1] * log_x0[0])
+    result[:, 0] = _raised(theta[:, 0], theta[:, 1] * log_x0[0])
     return result
 
 
 def _moved_second(theta: Theta, log_x0: np.ndarray) -> Theta:
     result = theta.copy()
-    result[:, 1] *= np.exp(theta[:, 2] * log_x0[0])
+    result[:, 1] = _raised(theta[:, 1], theta[:, 2] * log_x0[0])
     return result
 
 
 def _moved_parametric(theta: Theta, log_x0: np.ndarray) -> Theta:
     result = theta.copy()
-    result[:, 1:3] *= np.exp(theta[:, 3:5] * log_x0)
+    result[:, 1:3] = _raised(theta[:, 1:3], theta[:, 3:5] * log_x0)
     return result
 
 

@@ -20,6 +20,7 @@ MANY = 30  # degrees of freedom from which on a new run's noise is that of the r
 RESAMPLES = 1000
 TRADE_OFF = 0.9  # size of a correlation from which two parameters must be read together
 DRAWS = 100
+FARTHEST = 300.0  # of a coefficient's logarithm from the fit's: its square is still a number
 SMALLEST_RISE = 1e-18  # of residuals that are rounding
 
 Method = Literal["bootstrap", "t", "none"]
@@ -96,12 +97,15 @@ class Sample:
         return np.where(np.isfinite(wide) & (values > 0), wide, values)
 
     def joint(self) -> Joint | None:
+        """None where there is no interval, and where a parameter passes what a number can be."""
         if self.method == "none" or exact(self.fit):
             return None
         values = self.fit.form.natural(self.theta, self.fit.log_x0)
         logged = np.isin(self.fit.form.parameters, self.fit.form.logged)
         names = [f"log {name}" if log else name for name, log in zip(self.fit.form.parameters, logged, strict=True)]
         values[:, logged] = np.log(np.maximum(values[:, logged], 1e-300))
+        if not np.isfinite(values).all():
+            return None
         return Joint(tuple(names), values.mean(0), np.atleast_2d(np.cov(values.T)))
 
 
@@ -223,14 +227,26 @@ def _curved(fit: Fit) -> float:
 
 
 def _t_draws(fit: Fit, freedom: int, seed: int) -> Float[np.ndarray, "B parameters"]:
-    """Draws from the multivariate t of the fit's covariance, within the bounds."""
+    """Draws from the multivariate t of the fit's covariance, within the bounds; coefficients in their logarithms.
+
+    A coefficient that may be 0 is drawn itself.
+    """
     rng = np.random.default_rng(seed)
-    roots, vectors = np.linalg.eigh(covariance(fit))
-    normal = rng.standard_normal((4 * RESAMPLES, len(fit.theta))) * np.sqrt(np.maximum(roots, 0.0))
+    theta, form = fit.theta, fit.form
+    in_log = np.isin(form.parameters, form.logged) & ~np.isin(form.parameters, form.logs) & (theta > 0)
+    size = np.where(in_log, theta, 1.0)
+    roots, vectors = np.linalg.eigh(covariance(fit) / size / size[:, None])
+    normal = rng.standard_normal((4 * RESAMPLES, len(theta))) * np.sqrt(np.maximum(roots, 0.0))
     drawn = normal @ vectors.T / np.sqrt(rng.chisquare(freedom, (len(normal), 1)) / freedom)
-    return np.clip(fit.theta + drawn, fit.problem.lower, fit.problem.upper)
+    drawn = np.where(in_log, theta * np.expm1(np.clip(np.where(in_log, drawn, 0.0), -FARTHEST, FARTHEST)), drawn)
+    return np.clip(theta + drawn, fit.problem.lower, fit.problem.upper)
 
 
 def quantiles(values: np.ndarray) -> Interval:
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    """Infinite where there is no end."""
+    levels = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
+    if not np.isfinite(values).all():  # between a number and infinity there is none to interpolate
+        low, high = np.quantile(values, levels, method="nearest")
+        return Interval(float(low), float(high))
+    low, high = np.quantile(values, levels)
     return Interval(float(low), float(high))
