@@ -296,7 +296,8 @@ def test_checkpoints_of_a_later_version_are_refused_and_kept(rundir: Make) -> No
     assert work(run, StopAfter(4)) == INTERRUPTED
     folder = checkpoint.newest(run.folder)
     assert folder is not None
-    edit(folder / "state.json", schema=checkpoint.SCHEMA + 1)
+    later = {**json.loads((folder / "state.json").read_text()), "schema": checkpoint.SCHEMA + 1}
+    edit(folder / "state.json", **{**later, "seal": checkpoint._seal(later)})
     assert work(run, Stop()) == MISSING
     assert "later version" in (run.result() or {})["reason"]
     assert (run.result() or {})["failure"] == "setup"
