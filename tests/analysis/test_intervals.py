@@ -9,7 +9,7 @@ from laws import chinchilla, errors
 from vitscale.analysis.fits import Fit, Observations, fit
 from vitscale.analysis.forms import FORMS
 from vitscale.analysis.intervals import Interval, Sample, bootstrap, sample
-from vitscale.analysis.profiles import profiles
+from vitscale.analysis.profiles import agreed, profiles
 from vitscale.analysis.residuals import Binomial, LogLoss, seed_spread
 from vitscale.analysis.selftest import theta_of
 from vitscale.analysis.solver import solve
@@ -87,6 +87,32 @@ def test_a_parameter_that_the_data_leave_open_is_not_identified() -> None:
     whole = profiles(fit(FORMS["saturating"], errors(np.geomspace(1e3, 1e12, 30), 20_000)))
     assert all(end.identified for end in whole.values())
     assert not any(end.down_to_zero for end in whole.values())
+
+
+@pytest.mark.parametrize(
+    ("exponents", "identified"),
+    [((0.1, 0.3), True), ((0.0, 0.3), False), ((0.1, 20.0), False), ((0.05, 0.6), False)],
+)
+def test_a_parameter_is_identified_only_if_its_interval_agrees(
+    exponents: tuple[float, float], identified: bool
+) -> None:
+    found = fit(FORMS["power"], errors(np.geomspace(1e3, 1e9, 12), 5000, form="power", law={"b": 3.0, "c": 0.2}))
+    ends = profiles(found)
+    assert ends["c"].identified
+    theta = np.repeat(found.theta[None], 100, 0)
+    theta[:, 1] = np.repeat(exponents, 50)
+    end = agreed(ends, Sample(found, "t", theta, 10))["c"]
+    assert end.identified == identified
+    assert identified or end.low is None or end.low <= exponents[0]
+    assert identified or end.high is None or end.high >= exponents[1]
+
+
+def test_a_coefficient_of_any_size_is_not_identified() -> None:
+    found = fit(FORMS["power"], errors(np.geomspace(1e3, 1e9, 12), 5000, form="power", law={"b": 3.0, "c": 0.2}))
+    theta = np.repeat(found.theta[None], 100, 0)
+    theta[:50, 0], theta[50:, 0] = 1e-5, 1e2
+    assert profiles(found)["b"].identified
+    assert not agreed(profiles(found), Sample(found, "t", theta, 10))["b"].identified
 
 
 def test_a_floor_that_may_be_zero_is_said_to_be_so() -> None:

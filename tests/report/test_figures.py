@@ -20,7 +20,7 @@ from matplotlib.image import imread
 from matplotlib.text import Annotation, Text
 
 from vitscale.analysis.curves import PLANNED, curves
-from vitscale.analysis.intervals import sample
+from vitscale.analysis.intervals import Sample
 from vitscale.report import figures, fitted, laws, panels
 from vitscale.report.doubts import doubts
 from vitscale.report.labels import LEADER
@@ -252,7 +252,7 @@ def test_a_law_is_that_of_the_points_and_its_equation_says_so() -> None:
     law = fitted.law_of(law_frame(0.25))
     assert law is not None
     assert law.fit.parameters["c"] == pytest.approx(0.25, abs=1e-4)
-    assert laws.equation(law, sample(law.fit, resamples=100)).startswith("$0.17\\,(C/10^{19})^{-0.25}$ [0.25, 0.25]")
+    assert laws.equation(law).startswith("$0.17\\,(C/10^{19})^{-0.25}$ [0.25, 0.25]")
     assert law.end == pytest.approx(law.high * 10)
 
 
@@ -382,9 +382,24 @@ def test_an_equation_has_no_number_that_the_data_do_not_identify() -> None:
     law = fitted.law_of(flat)
     assert law is not None
     assert "c" in law.open
-    text = laws.equation(law, law.drawn)
+    text = laws.equation(law)
     assert "not identified: " in text
     assert not any(digit in text for digit in "0123456789")
+
+
+def test_an_exponent_whose_interval_reaches_its_bound_is_no_number_of_an_equation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    law = fitted.law_of(law_frame(0.25))
+    assert law is not None
+    assert not law.open
+    drawn = law.drawn.theta.copy()
+    drawn[::2, law.fit.form.parameters.index("c")] = 0.0
+    monkeypatch.setattr(fitted, "sample", lambda found, **_: Sample(found, "bootstrap", drawn, 8))
+    doubtful = fitted.law_of(law_frame(0.25))
+    assert doubtful is not None
+    assert doubtful.open == ["c"]
+    assert "not identified: c" in laws.equation(doubtful)
 
 
 def test_the_box_says_what_to_doubt_of_the_laws_that_are_drawn(frame: pd.DataFrame) -> None:

@@ -15,7 +15,7 @@ from vitscale.analysis.fits import Fit, Observations, fit
 from vitscale.analysis.forms import FORMS
 from vitscale.analysis.frontier import envelope, envelope_sample, optimism
 from vitscale.analysis.intervals import LEVEL, Interval, Sample, fewest_clusters, sample
-from vitscale.analysis.profiles import Profile, profiles
+from vitscale.analysis.profiles import Profile, agreed, profiles
 from vitscale.analysis.tables import Curve
 from vitscale.wording import count
 
@@ -72,7 +72,7 @@ def assess(
     found = fit(choice.form if choice else FORMS[form], points)
     drawn = envelope_sample(found, curve.observations, resamples=resamples, seed=seed) if of_envelope else None
     drawn = drawn or sample(found, resamples=resamples, seed=seed)
-    ends = profiles(found)
+    ends = agreed(profiles(found), drawn)
     chosen = dict(choice.ranking).get(choice.form.name) if choice else None
     return Assessed(
         curve=curve,

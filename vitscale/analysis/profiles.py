@@ -9,13 +9,16 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import stdtrit
 
 from vitscale.analysis.fits import Fit
-from vitscale.analysis.intervals import LEVEL, covariance, inverse, unit_of_rise
+from vitscale.analysis.intervals import LEVEL, Interval, Sample, covariance, inverse, unit_of_rise
 from vitscale.analysis.solver import solve
 
 ROUNDS = 40
 BISECTIONS = 7
 STEPS = 60  # of the solver at each value
 NOWHERE = 50.0  # a logarithm that may be off by as much has no end
+WIDE = 10.0  # ends of an exponent further apart, as a ratio, say nothing of how fast a law falls
+WIDE_COEFFICIENT = 1e6  # far from x = 1 a coefficient takes up its exponent's doubt: at x = 1e18 a third of it
+NEAR = 1e-6  # of its value: as close to a bound an interval touches it
 ZERO_MEANS = ("a", "E", "d", "floor", "m")  # parameters that may well be 0: no floor, no shift
 
 
@@ -27,10 +30,12 @@ class Profile:
     high: float | None
     down_to_zero: bool
     """0 fits as well, and means something: there is no floor."""
+    certain: bool = True
+    """The parameter's interval agrees that it is identified."""
 
     @property
     def identified(self) -> bool:
-        return self.high is not None and (self.low is not None or self.down_to_zero)
+        return self.certain and self.high is not None and (self.low is not None or self.down_to_zero)
 
 
 def profiles(fit: Fit) -> dict[str, Profile]:
@@ -49,6 +54,35 @@ def profiles(fit: Fit) -> dict[str, Profile]:
     found = _profiles(fit, np.flatnonzero(~coefficients), allowed)
     found |= _profiles(_in_units_of_equation(fit), np.flatnonzero(coefficients), allowed)
     return {name: found[name] for name in fit.form.parameters}
+
+
+def agreed(found: dict[str, Profile], drawn: Sample) -> dict[str, Profile]:
+    """The profiles, less those that the intervals deny: a parameter is identified if both criteria say so.
+
+    An interval denies it that touches a bound of the parameter (a 0 that means something aside), that has no end, or
+    whose ends are further apart than a ratio of `WIDE`, of a coefficient `WIDE_COEFFICIENT`. What fits as well then
+    holds the interval too.
+    """
+    intervals = drawn.parameters()
+    return {
+        name: _denied(drawn.fit, name, end, intervals[name]) if end.identified and name in intervals else end
+        for name, end in found.items()
+    }
+
+
+def _denied(fit: Fit, name: str, end: Profile, interval: Interval) -> Profile:
+    form, i = fit.form, fit.form.parameters.index(name)
+    coefficient = name in (*form.logged, *form.places)
+    near = 0.0 if coefficient else NEAR * abs(fit.parameters[name])
+    lower, upper = (0.0, np.inf) if coefficient else (fit.problem.lower[i], fit.problem.upper[i])
+    bottom = name not in ZERO_MEANS and interval.low <= lower + near
+    top = not np.isfinite(interval.high) or interval.high >= upper - near
+    ratio = interval.high / interval.low if interval.low > 0 and name not in ZERO_MEANS else 1.0
+    if not bottom and not top and ratio <= (WIDE_COEFFICIENT if coefficient else WIDE):
+        return end
+    low = None if bottom or end.low is None else min(end.low, interval.low)
+    high = None if top or end.high is None else max(end.high, interval.high)
+    return replace(end, low=low, high=high, certain=False)
 
 
 @dataclass(slots=True)

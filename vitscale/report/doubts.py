@@ -16,12 +16,17 @@ from vitscale.report.notes import Note
 from vitscale.report.panels import accuracy, measures, of_measure
 from vitscale.wording import count
 
+# What spoils isoFLOP profiles, by the kind of fact.
+OF_PROFILES = {
+    "edge": "Best sizes at equal compute that lie at the edge of those measured.",
+    "no_budget": "Computes without gaps between them: no sizes are compared there.",
+}
 NOWHERE = np.empty((0, 1))  # at which nothing is forecast
 
 
 def doubts(found: Curves) -> list[Note]:
     """Of the laws that are drawn, of the best sizes, and of errors that a logarithmic axis cannot hold."""
-    return [*_of_laws(list(_named(found))), *_edges(found), *_zeros(found)]
+    return [*_of_laws(list(_named(found))), *_of_profiles(found), *_zeros(found)]
 
 
 def _named(found: Curves) -> Iterator[tuple[str, Law]]:
@@ -62,17 +67,15 @@ def _of_laws(laws: Sequence[tuple[str, Law]]) -> list[Note]:
     return [*(Note(text, tuple(details)) for details, text in lines if details), far]
 
 
-def _edges(found: Curves) -> list[Note]:
-    details = [
-        f"{measure_title(*key)}, {line_name(line)}: {fact.text} {'; '.join(fact.details)}".strip()
+def _of_profiles(found: Curves) -> list[Note]:
+    told = [
+        (fact.kind, f"{measure_title(*key)}, {line_name(line)}: {fact.text} {'; '.join(fact.details)}".strip())
         for key, of_lines in fitted(found).profiles.items()
         for line, profile in of_lines.items()
         for fact in profile.facts
-        if fact.kind == "edge"
     ]
-    return (
-        [Note("Best sizes at equal compute that lie at the edge of those measured.", tuple(details))] if details else []
-    )
+    of_kind = {kind: tuple(text for one, text in told if one == kind) for kind in OF_PROFILES}
+    return [Note(OF_PROFILES[kind], details) for kind, details in of_kind.items() if details]
 
 
 def _zeros(found: Curves) -> list[Note]:

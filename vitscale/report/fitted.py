@@ -15,7 +15,7 @@ from vitscale.analysis.forms import FORMS
 from vitscale.analysis.intervals import Sample, sample
 from vitscale.analysis.isoflop import IsoFlop, isoflop
 from vitscale.analysis.measured import CLUSTER, by_run
-from vitscale.analysis.profiles import Profile, profiles
+from vitscale.analysis.profiles import Profile, agreed, profiles
 from vitscale.analysis.tables import Columns, curves_of
 from vitscale.errors import VitscaleError
 from vitscale.report.panels import SERIES, accuracy, measures, of_measure
@@ -38,6 +38,7 @@ class Law:
     """The computes between which it was fitted."""
     drawn: Sample
     profiles: dict[str, Profile]
+    """Which the intervals agree with."""
 
     @property
     def open(self) -> list[str]:
@@ -92,7 +93,10 @@ def law_of(rows: pd.DataFrame) -> Law | None:
     found = fit(choose(points, LAWS).form if several else FORMS["power"], points)
     low, high = float(points.inputs.min()), float(points.inputs.max())
     falls = found.predict(np.array([[high]]))[0] < 0.999 * found.predict(np.array([[low]]))[0]
-    return Law(found, low, high, sample(found, resamples=RESAMPLES), profiles(found)) if falls else None
+    if not falls:
+        return None
+    drawn = sample(found, resamples=RESAMPLES)
+    return Law(found, low, high, drawn, agreed(profiles(found), drawn))
 
 
 def profiled_size(found: Curves) -> int | None:

@@ -13,7 +13,6 @@ from matplotlib.text import Annotation
 
 from vitscale.analysis.curves import Curves, compute_axis
 from vitscale.analysis.frontier import Configuration, frontier
-from vitscale.analysis.intervals import Sample
 from vitscale.analysis.isoflop import Budget, IsoFlop
 from vitscale.report.axes import compute_ticks, error_ticks, scientific, size_ticks
 from vitscale.report.fitted import Law, Line, fitted, lines_of, profiled_size
@@ -132,7 +131,7 @@ def isoflop_panels(found: Curves) -> Figure | None:
     return figure
 
 
-def equation(law: Law, drawn: Sample) -> str:
+def equation(law: Law) -> str:
     """Mathtext such as `$0.031 + 0.12\\,(C/10^{20})^{-0.33}$ [0.21, 0.48]`; no number where one is not identified."""
     if law.open:
         floor = "a + " if "a" in law.profiles else ""
@@ -141,7 +140,7 @@ def equation(law: Law, drawn: Sample) -> str:
     power = round(np.log10(np.sqrt(law.low * law.high)))
     size = values["b"] * 10.0 ** (-values["c"] * power)
     floor = f"{values['a']:.2g} + " if values.get("a", 0.0) > 1e-6 else ""
-    interval = drawn.parameters().get("c")
+    interval = law.drawn.parameters().get("c")
     ends = f" [{interval.low:.2f}, {interval.high:.2f}]" if interval else ""
     return f"${floor}{size:.2g}\\,(C/10^{{{power}}})^{{-{values['c']:.2f}}}${ends}"
 
@@ -165,7 +164,7 @@ def _draw_laws(
         if law is not None:
             x, y = law.end, max(_draw_law(axes, law, look), lowest)
             errors.append(y)
-            written.append((equation(law, law.drawn), look.color))
+            written.append((equation(law), look.color))
         texts.append(end_label(axes, look.label, x, max(y, lowest), look.color, 8))
     error_ticks(axes, errors)
     for number, (text, color) in enumerate(written):
