@@ -39,65 +39,76 @@ def chart(series: Sequence[Mapping[str, Any]], *, sized: bool) -> dict[str, Any]
 
     `sized`: models differ in size, and larger ones have larger markers.
     """
-    color, shape, dash, edge, fill = (
-        _by_series(channel, series, what)
-        for channel, what in (
-            (alt.Color, "color"), (alt.Shape, "shape"), (alt.StrokeDash, "dash"),
-            (alt.Stroke, "color"), (alt.Fill, "tint"),
-        )
-    )  # fmt: skip
-    x, y = alt.X("x:Q", scale=alt.Scale(nice=False, padding=14)), alt.Y("y:Q", scale=alt.Scale(zero=False))
+    color = _by_series(alt.Color, series, "color")
+    layers = (
+        _bars(),
+        _laws(color),
+        *_theirs(),
+        _lines(series, color),
+        _runs(series, sized=sized),
+        *_names(),
+        _active(),
+    )
+    return _finished(alt.layer(*layers), HEIGHT)
+
+
+def _of(data: str) -> alt.Chart:
+    return alt.Chart(alt.NamedData(data))
+
+
+def _places() -> tuple[alt.X, alt.Y]:
+    return alt.X("x:Q", scale=alt.Scale(nice=False, padding=14)), alt.Y("y:Q", scale=alt.Scale(zero=False))
+
+
+def _runs(series: Sequence[Mapping[str, Any]], *, sized: bool) -> alt.Chart:
     size = alt.Size("params_total:Q", scale=alt.Scale(type="log", range=[SMALLEST, LARGEST]), legend=None)
-    runs = (
-        alt.Chart(alt.NamedData("runs"))
-        .mark_point(filled=True, opacity=0.8, strokeWidth=1, cursor="pointer", size=70)
-        .encode(
-            x,
-            y,
-            *([size] if sized else []),
-            stroke=edge,
-            fill=fill,
-            shape=shape,
-            tooltip=_tooltip(TOOLTIP),
-        )
+    marks = _of("runs").mark_point(filled=True, opacity=0.8, strokeWidth=1, cursor="pointer", size=70)
+    return marks.encode(
+        *_places(),
+        *([size] if sized else []),
+        stroke=_by_series(alt.Stroke, series, "color"),
+        fill=_by_series(alt.Fill, series, "tint"),
+        shape=_by_series(alt.Shape, series, "shape"),
+        tooltip=_tooltip(TOOLTIP),
     )
-    named = alt.NamedData("theirs")
-    theirs = (
-        alt.Chart(named)
-        .mark_point(filled=False, color=SOFT, strokeWidth=1.3, size=SMALLEST)
-        .encode(x, y, shape=alt.Shape("shape:N", scale=None), tooltip=_tooltip(OF_THEIRS))
+
+
+def _theirs() -> tuple[alt.Chart, alt.Chart]:
+    """What others have published: hollow markers over the lines that join them."""
+    lines = _of("theirs").transform_filter("datum.joined").mark_line(color=SOFT, strokeWidth=1, strokeDash=[1, 2])
+    marks = _of("theirs").mark_point(filled=False, color=SOFT, strokeWidth=1.3, size=SMALLEST)
+    shape = alt.Shape("shape:N", scale=None)
+    return (
+        lines.encode(*_places(), detail="line:N"),
+        marks.encode(*_places(), shape=shape, tooltip=_tooltip(OF_THEIRS)),
     )
-    their_lines = (
-        alt.Chart(named)
-        .transform_filter("datum.joined")
-        .mark_line(color=SOFT, strokeWidth=1, strokeDash=[1, 2])
-        .encode(x, y, detail="line:N")
-    )
+
+
+def _names() -> tuple[alt.Chart, alt.Chart]:
+    """Over a rim of paper, so that a line below does not strike a name through."""
     align, dx, dy = (alt.ExprRef(f"datum.{channel}") for channel in ("align", "dx", "dy"))
-    text = alt.Chart(alt.NamedData("names")).encode(x, y, text="name:N")
+    text = _of("names").encode(*_places(), text="name:N")
     placed: dict[str, Any] = {"baseline": "middle", "font": FONT, "fontSize": 11, "align": align, "dx": dx, "dy": dy}
-    names = (  # over a rim of paper, so that a line below does not strike a name through
+    return (
         text.mark_text(**placed, stroke="var(--paper)", strokeWidth=3),
         text.mark_text(**placed).encode(color=alt.Color("color:N", scale=None)),
     )
-    lines = (
-        alt.Chart(alt.NamedData("lines"))
-        .mark_line(strokeWidth=1.8)
-        .encode(x, y, detail="line:N", color=color, strokeDash=dash)
-    )
-    laws = (
-        alt.Chart(alt.NamedData("laws"))
-        .mark_line(strokeWidth=1, opacity=0.9)
-        .encode(
-            x,
-            y,
-            detail="law:N",
-            color=color,
-            strokeDash=alt.condition("datum.beyond", alt.value([5, 4]), alt.value([1, 0])),
-        )
-    )
-    bars = (
-        alt.Chart(alt.NamedData("bars"))
+
+
+def _lines(series: Sequence[Mapping[str, Any]], color: alt.Color) -> alt.Chart:
+    dash = _by_series(alt.StrokeDash, series, "dash")
+    return _of("lines").mark_line(strokeWidth=1.8).encode(*_places(), detail="line:N", color=color, strokeDash=dash)
+
+
+def _laws(color: alt.Color) -> alt.Chart:
+    dash = alt.condition("datum.beyond", alt.value([5, 4]), alt.value([1, 0]))
+    marks = _of("laws").mark_line(strokeWidth=1, opacity=0.9)
+    return marks.encode(*_places(), detail="law:N", color=color, strokeDash=dash)
+
+
+def _bars() -> alt.Chart:
+    return (
+        _of("bars")
         .mark_rule(strokeWidth=1.2, opacity=0.8)
         .encode(
             y="y:Q",
@@ -105,10 +116,10 @@ def chart(series: Sequence[Mapping[str, Any]], *, sized: bool) -> dict[str, Any]
             tooltip=[alt.Tooltip("name:N", title="baseline"), alt.Tooltip("up:N")],
         )
     )
-    active = (
-        alt.Chart(alt.NamedData("active")).mark_point(size=420, color=INK, strokeWidth=2, filled=False).encode(x, y)
-    )
-    return _finished(alt.layer(bars, laws, their_lines, theirs, lines, runs, *names, active), HEIGHT)
+
+
+def _active() -> alt.Chart:
+    return _of("active").mark_point(size=420, color=INK, strokeWidth=2, filled=False).encode(*_places())
 
 
 def loss_curve() -> dict[str, Any]:
