@@ -44,6 +44,11 @@ def steps(run: RunDir) -> list[int]:
     return [event["step"] for event in run.events() if event["event"] == "step"]
 
 
+def saved(run: RunDir) -> int:
+    """The last step of which there is a checkpoint, whole or not."""
+    return max((int(folder.name.split("-")[1]) for folder in run.folder.glob("checkpoints/step-*")), default=0)
+
+
 def trained(run: RunDir) -> dict[str, torch.Tensor]:
     """All that the last checkpoint holds."""
     folder = run.folder / "checkpoints" / (run.result() or {})["checkpoint"]
@@ -64,13 +69,12 @@ def test_kills_at_any_moment_change_no_bit(rundir: Make, stage: int) -> None:
     whole, killed = (rundir(*LONG, runs=name, zero_stage=stage, **BUSY) for name in ("whole", "killed"))
     assert finish(whole) == DONE
     chance = random.Random(stage)
-    for _ in range(3):
+    for moment in sorted(chance.sample(range(1, 40), 3)):  # in steps, as a quick machine ends all 60 within a second
         process = start(killed)
-        before = len(steps(killed))
-        while len(steps(killed)) == before:
+        while saved(killed) < moment:
             assert process.poll() is None
-            time.sleep(0.01)
-        time.sleep(chance.uniform(0, 0.5))
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.05))
         process.kill()
         assert process.wait() == -signal.SIGKILL
     assert finish(killed) == DONE
