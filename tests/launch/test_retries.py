@@ -27,8 +27,7 @@ def swept(tmp_path: Path) -> tuple[LocalSweep, Job, list[str]]:
 
 
 def fail(sweep: LocalSweep, job: Job, attempt: int, kind: Failure, **more: Any) -> None:
-    folder = sweep.places.runs / job.id
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = folders.prepare(job, sweep.places.runs, base=sweep.study.base, machine={})
     outcome = {"status": "failed", "failure": kind, "reason": "it was so", "rows": [], "attempt": attempt, **more}
     (folder / "result.json").write_text(json.dumps(outcome))
 
@@ -58,7 +57,6 @@ def test_tries_are_counted_over_sweeps_until_a_person_asks_for_more(swept: tuple
     other = LocalSweep(study=sweep.study, places=sweep.places, machine=sweep.machine, say=said.append)
     fail(sweep, job, 3, Failure.KILLED)
     assert not other._again(job)
-    folders.prepare(job, sweep.places.runs, base=sweep.study.base, machine={})
     assert retry_failed([job], sweep.places.runs) == 1
     fail(sweep, job, 4, Failure.KILLED)
     assert other._again(job)

@@ -82,6 +82,25 @@ def test_a_job_has_the_gpus_of_a_node_that_the_study_asks_for(lab: Lab, tmp_path
     assert {one.get("CUDA_VISIBLE_DEVICES") for one in tasks} == {"0,1"}
 
 
+def test_what_a_user_or_a_job_around_has_set_changes_no_question_and_no_job(lab: Lab, tmp_path: Path) -> None:
+    of_user = {"SQUEUE_STATES": "COMPLETED", "SQUEUE_USERS": "nobody", "SCANCEL_STATE": "SUSPENDED"}
+    of_sbatch = {"SBATCH_JOB_NAME": "mine", "SBATCH_NO_REQUEUE": "1", "SBATCH_WAIT": "1", "SBATCH_TIMELIMIT": "1"}
+    of_job = {"SLURM_JOB_ID": "12", "SLURM_NTASKS": "7", "SLURM_MEM_PER_CPU": "1", "SLURM_TASKS_PER_NODE": "7"}
+    person = Lab({**lab.environment, **of_user, **of_sbatch, **of_job})
+    folder = study(tmp_path / "study", steps=LONG, memory="400", time="20", sbatch=["--nice=5"])
+    try:
+        person.sweep(folder)
+        until(lambda: saved(folder))
+        shown = lab.shown(job_of(folder))
+        assert all(told in shown for told in ("TimeLimit=00:20:00", "Nice=5", "Requeue=1", "NumTasks=1"))
+        (run,) = person.status(folder).values()
+        assert run["slurm"]["state"] == "RUNNING"
+    finally:
+        for process in person.sweeps:
+            process.kill()
+            process.communicate()
+
+
 def test_a_script_can_be_submitted_again_by_hand(lab: Lab, tmp_path: Path) -> None:
     folder = study(tmp_path / "study", PRETRAINING + FEWSHOT, axes="seed = [0, 1]\n")
     first = lab.swept(folder, "--detach")

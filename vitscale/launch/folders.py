@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from vitscale import lease
 from vitscale.errors import INVALID_STUDY, MISSING, VitscaleError
-from vitscale.failures import Failure
+from vitscale.failures import Failure, policy
 from vitscale.files import disk_errors, locked, write_whole
 from vitscale.launch import eventlog
 from vitscale.results import provenance
@@ -352,3 +352,20 @@ def retried(folder: Path, failure: Failure) -> int:
             found[ended["attempt"]] = ended
     asked = max((attempt for attempt, ended in found.items() if ended.get("asked")), default=0)
     return sum(ended.get("failure") == failure for attempt, ended in found.items() if attempt > asked)
+
+
+def try_again(folder: Path) -> str | None:
+    """Puts away a failure that is worth another try, and says it; None of any other outcome, or of none.
+
+    Tries of sweeps on this machine and of Slurm's jobs count alike.
+    """
+    outcome = result(folder)
+    if outcome is None or outcome["status"] != "failed":
+        return None
+    what = policy(outcome)
+    tried = retried(folder, Failure(outcome.get("failure") or Failure.CODE))
+    if tried >= what.retries:
+        return None
+    change = what.again(saved=document(folder)["kind"] != "transfer")
+    set_aside(folder)
+    return f"{outcome['reason']}  (again {change}: {tried + 1} of {what.retries})"

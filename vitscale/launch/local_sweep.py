@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from vitscale.errors import HELD, INTERRUPTED, MISSING
-from vitscale.failures import Failure, policy
 from vitscale.launch import folders
 from vitscale.launch.board import Board, board
 from vitscale.launch.local import Worker, wait_any
@@ -112,18 +111,10 @@ class LocalSweep(Sweep):
 
     def _again(self, job: Job) -> bool:
         """Whether a failure is one that is worth another try in this sweep; what it recorded stays recorded."""
-        folder = self.places.runs / job.id
-        outcome = folders.result(folder)
-        if outcome is None or outcome["status"] == "done" or self.stopping:
-            return False
-        kind, what = Failure(outcome.get("failure") or Failure.CODE), policy(outcome)
-        tried = folders.retried(folder, kind)
-        if tried >= what.retries:
+        if self.stopping or (words := folders.try_again(self.places.runs / job.id)) is None:
             return False
         self.tries[job.id] = 0
-        folders.set_aside(folder)
-        change = what.again(saved=job.kind != "transfer")
-        self.say(f"failed   {title(job)}: {outcome['reason']}  (again {change}: {tried + 1} of {what.retries})")
+        self.say(f"failed   {title(job)}: {words}")
         return True
 
     def _full_disk(self, jobs: list[Job]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import suppress
@@ -21,8 +22,10 @@ SECONDS_OF_ACCOUNTS = 20.0
 """For one of sacct, without which the rest goes on; it would wait for a slurmdbd that hangs for 45."""
 MAX_ARRAY = 1001
 """Slurm's own default of MaxArraySize."""
-
-
+OPTION = "#SBATCH "
+OPTIONS = ("SLURM_", "SQUEUE_", "SACCT_", "SCONTROL_", "SCANCEL_", "SBATCH_WAIT")
+"""Beginnings of variables that are options of Slurm's commands."""
+OF_THE_SITE = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT"}
 LACKED = "DependencyNeverSatisfied"
 """Why a job was cancelled that waited for one which has failed."""
 
@@ -65,7 +68,7 @@ def submit(script: Path, *, after: str | None) -> str:
         VitscaleError: there is no sbatch here, or it refuses (exit 5).
     """
     options = ["--parsable", *([f"--dependency={after}", "--kill-on-invalid-dep=yes"] if after else [])]
-    ended = _asked(["sbatch", *options, str(script)])
+    ended = _asked(["sbatch", *_written(script), *options, str(script)])
     if ended.returncode:
         raise VitscaleError(
             f"sbatch: {_last_line(ended.stderr)}",
@@ -73,6 +76,12 @@ def submit(script: Path, *, after: str | None) -> str:
             exit_code=MISSING,
         )
     return ended.stdout.strip().partition(";")[0]
+
+
+def _written(script: Path) -> list[str]:
+    """The options that stand in a script: there the variables of a user or a site (`SBATCH_PARTITION`) would win."""
+    lines = (line for line in script.read_text().splitlines() if line.startswith(OPTION))
+    return [word for line in lines for word in shlex.split(line.removeprefix(OPTION))]
 
 
 def queue(names: Iterable[str]) -> dict[str, dict[int, Entry]]:
@@ -132,8 +141,14 @@ def max_array() -> int:
     return int(found[1]) if found else MAX_ARRAY
 
 
+def _environment() -> dict[str, str]:
+    """Without what would change an answer: a user's `SQUEUE_STATES`, or the memory of a job that this runs in."""
+    kept = {name: value for name, value in os.environ.items() if name in OF_THE_SITE or not name.startswith(OPTIONS)}
+    return {**kept, "SLURM_BITSTR_LEN": "0"}  # numbers of tasks, however many: no `1,3,5,...`
+
+
 def _asked(command: Sequence[str], seconds: float = SECONDS) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "SLURM_BITSTR_LEN": "0"}  # numbers of tasks, however many: no `1,3,5,...`
+    environment = _environment()
     try:
         return subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=seconds, env=environment, errors="replace"

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from vitscale.errors import DONE, HELD, INTERRUPTED, MISSING, RUN_FAILED, VitscaleError
-from vitscale.failures import Failure, policy
+from vitscale.failures import Failure
 from vitscale.files import write_whole
 from vitscale.launch import folders
 from vitscale.launch.local import cause, killed_by
@@ -45,16 +45,18 @@ def settle(work: Sequence[Path], code: int, job: str, task: int = 0) -> int:
             return INTERRUPTED
         if code == MISSING:
             return code
-        if was_stopped(code):
-            _count_standstill(first, job)
-        else:
+        if not was_stopped(code):
             _record_death(first, code, task)
-    if again := [folder.name for folder in work if _set_aside(folder)]:
-        print("again: " + ", ".join(again), flush=True)
+        else:
+            _count_standstill(first, job)
+            if folders.result(first) is None:  # the time is up, for others of its runs that failed, too
+                return INTERRUPTED
+    again = [folder for folder in work if _again(folder)]
+    if again:
         return AGAIN
     outcomes = [folders.result(folder) for folder in work]
     if None in outcomes:
-        return INTERRUPTED if was_stopped(code) else AGAIN
+        return AGAIN
     return DONE if all(outcome and outcome["status"] == "done" for outcome in outcomes) else RUN_FAILED
 
 
@@ -109,18 +111,10 @@ def _count_standstill(folder: Path, job: str) -> None:
         folders.record_failure(folder, Failure.TIME, reason, hint, RUN_FAILED)
 
 
-def _set_aside(folder: Path) -> bool:
-    """Puts away a failure that is worth another try; tries of jobs and of sweeps on one machine count alike."""
-    outcome = folders.result(folder)
-    if outcome is None or outcome["status"] == "done":
-        return False
-    what = policy(outcome)
-    if not what.retries or folders.retried(folder, Failure(outcome.get("failure") or Failure.CODE)) >= what.retries:
-        return False
-    folders.set_aside(folder)
-    change = what.again(saved=folders.document(folder)["kind"] != "transfer")
-    print(f"run {folder.name} failed: {outcome['reason']}; again {change}", flush=True)
-    return True
+def _again(folder: Path) -> bool:
+    if (words := folders.try_again(folder)) is not None:
+        print(f"run {folder.name} failed: {words}", flush=True)
+    return words is not None
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ from vitscale.study.plan import Plan
 
 LOOK = 10.0
 """Seconds between two questions to Slurm."""
-OF_THE_RUN = {"FAILED", "COMPLETED", "OUT_OF_MEMORY"}
+OUT_OF_MEMORY = "OUT_OF_MEMORY"
+OF_THE_RUN = {"FAILED", "COMPLETED", OUT_OF_MEMORY}
 """Ends of jobs that come from what ran in them; others are the cluster's, or somebody's."""
 
 
@@ -100,7 +101,7 @@ class SlurmSweep(Sweep):
         gone = (self.watched.keys() | self.standing.keys()) - live
         left = self._left(now) if gone else 0
         for job in [job for id_, job in wanted.items() if id_ in gone]:
-            self._record_what_never_began(job)
+            self._record_what_the_job_could_not(job)
             if job.id in self.watched:
                 self._left_the_queue(job, left)
             elif not self.looked:
@@ -114,6 +115,10 @@ class SlurmSweep(Sweep):
     def _left_the_queue(self, job: Job, left: int) -> None:
         """Says what became of a run; one that has not ended can be submitted again."""
         runs, place = self.places.runs, self.standing.get(job.id)
+        if not self.stopping and (words := folders.try_again(runs / job.id)) is not None:
+            self.tries[job.id] = 0
+            self.say(f"failed   {title(job)}: {words}")
+            return
         if folders.outcome_of(job, runs) is not None:
             if self._collect(job):
                 self._report(job, left)
@@ -135,17 +140,27 @@ class SlurmSweep(Sweep):
         if place is not None and place.entry is not None and not place.lacked_another and not self._is_held(job):
             self.say(f"stopped  {title(job)}: {place.words}")
 
-    def _record_what_never_began(self, job: Job) -> None:
-        """A job that failed of its script has failed its runs, once: after --retry-failed they are submitted again."""
+    def _record_what_the_job_could_not(self, job: Job) -> None:
+        """Of a script that failed before its runs began, or was itself killed for its memory.
+
+        Once: what is tried again after that has no outcome until it is submitted again.
+        """
         runs, place = self.places.runs, self.standing.get(job.id)
         if place is None or place.entry is None or place.entry.state not in OF_THE_RUN:
             return
-        known = runs / submissions.FOLDER / place.submission.name / f"{job.id}.never-began"
+        known = runs / submissions.FOLDER / place.submission.name / f"{job.id}.recorded"
         began = folders.has_begun(runs / job.id)
-        if began or folders.outcome_of(job, runs) is not None or known.exists():
+        if (
+            folders.outcome_of(job, runs) is not None
+            or known.exists()
+            or (began and place.entry.state != OUT_OF_MEMORY)
+        ):
             return
+        kind, when = (
+            (Failure.KILLED, "before its script could say why") if began else (Failure.SETUP, "before the run began")
+        )
         hint = f"{submissions.output(runs, place.submission.name, place.task)} has its last words"
-        folders.record_failure(runs / job.id, Failure.SETUP, f"{place.words} before the run began", hint, RUN_FAILED)
+        folders.record_failure(runs / job.id, kind, f"{place.words} {when}", hint, RUN_FAILED)
         known.touch()
         self.watched.setdefault(job.id, frozenset())
 

@@ -1,0 +1,101 @@
+"""What a sweep makes of the ends of its jobs: with commands that stand in for Slurm's."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import tiny
+from vitscale.errors import RUN_FAILED
+from vitscale.failures import Failure
+from vitscale.launch import folders
+from vitscale.launch.machine import Machine, Places
+from vitscale.launch.slurm.sweep import SlurmSweep
+from vitscale.launch.sweep import current_plan, retry_failed
+from vitscale.study.launcher import Slurm
+from vitscale.study.load import load
+
+COMMANDS = {
+    "sbatch": "ls {folder}/runs/slurm | tee {folder}/names | wc -l",
+    "squeue": "true",
+    "scontrol": 'echo "JobId=$4 JobName=$(tail -1 {folder}/names) JobState=$(cat {folder}/state) Reason=None"',
+    "sacct": "exit 1",
+}
+"""Every job has ended when it is asked for, in the same way."""
+
+
+@pytest.fixture
+def swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    """Has one more `sweep --detach` of the pre-training of a study look and submit; what it says."""
+    for name, body in COMMANDS.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body.format(folder=tmp_path)}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    study = load(tiny.write(tmp_path), base=tmp_path)
+    places = Places(runs=tmp_path / "runs", results=tmp_path / "results")
+
+    def again() -> list[str]:
+        said: list[str] = []
+        SlurmSweep(
+            study=study,
+            places=places,
+            machine=Machine(jobs=1, threads=1),
+            only=lambda job: job.kind == "pretrain",
+            settings=Slurm(),
+            max_array=1001,
+            detach=True,
+            say=said.append,
+        ).run()
+        return said
+
+    return again
+
+
+def end_as(folder: Path, state: str, *, began: bool) -> Path:
+    """The run of the newest job, whose script said nothing of it."""
+    (folder / "state").write_text(state)
+    (run,) = (path.parent for path in folder.glob("runs/*/run.json"))
+    if began:
+        with (run / "events.jsonl").open("a") as file:
+            attempt = (folders.eventlog.last_event(run, "start") or {"attempt": 0})["attempt"] + 1
+            file.write(json.dumps({"event": "start", "attempt": attempt, "time": "2026-01-01T00:00:00+00:00"}) + "\n")
+    return run
+
+
+def test_a_script_that_was_killed_for_its_memory_is_tried_as_often_as_its_run_would_be(
+    swept: Callable[[], list[str]], tmp_path: Path
+) -> None:
+    assert swept()[-2].startswith("submitted ")
+    for tried in (1, 2):
+        run = end_as(tmp_path, "OUT_OF_MEMORY", began=True)
+        said = swept()
+        why = f"Slurm job {tried} OUT_OF_MEMORY before its script could say why"
+        assert f"{why}  (again from its last checkpoint: {tried} of 2)" in said[0]
+        assert said[1].startswith("submitted ")
+    end_as(tmp_path, "OUT_OF_MEMORY", began=True)
+    assert swept()[0].startswith("failed ")
+    assert (folders.result(run) or {})["failure"] == Failure.KILLED
+    assert not any("submitted" in words for words in swept())
+
+
+def test_a_script_that_ended_before_its_run_began_has_failed_it_until_a_person_asks(
+    swept: Callable[[], list[str]], tmp_path: Path
+) -> None:
+    swept()
+    run = end_as(tmp_path, "FAILED", began=False)
+    (said,) = swept()
+    assert said.startswith("failed ")
+    outcome = folders.result(run) or {}
+    assert (outcome["failure"], outcome["exit_code"]) == (Failure.SETUP, RUN_FAILED)
+    study = load(tmp_path / "study.toml", base=tmp_path)
+    assert retry_failed(current_plan(study, tmp_path / "runs").jobs, tmp_path / "runs") == 1
+    assert any("submitted" in words for words in swept())
+
+
+def test_a_run_whose_data_were_missing_is_submitted_again(swept: Callable[[], list[str]], tmp_path: Path) -> None:
+    """Its script has ended with 5 and has recorded nothing: no failure of the run."""
+    swept()
+    run = end_as(tmp_path, "FAILED", began=True)
+    assert any("submitted" in words for words in swept())
+    assert folders.result(run) is None
