@@ -40,7 +40,7 @@ test: venv  ## the tests
 test-slow: venv  ## the tests that take minutes
 	$(BIN)/pytest -n 2 -m slow
 
-soak: venv  ## a hundred kills at random moments of a small study (25 minutes)
+soak: venv  ## a hundred kills at random moments of a small study (12 minutes)
 	VITSCALE_KILLS=100 $(BIN)/pytest -m slow tests/launch/test_soak.py
 
 test-gpu: venv  ## what only a GPU can show; skipped where there is none (1 minute)

@@ -115,6 +115,21 @@ def test_a_coefficient_of_any_size_is_not_identified() -> None:
     assert not agreed(profiles(found), Sample(found, "t", theta, 10))["b"].identified
 
 
+@pytest.mark.parametrize(("exponents", "identified"), [((0.1, 0.3), True), ((0.05, 0.6), False)])
+def test_a_coefficient_takes_up_its_exponents_doubt_only_where_that_has_ends(
+    exponents: tuple[float, float], identified: bool
+) -> None:
+    found = fit(FORMS["power"], errors(np.geomspace(1e3, 1e9, 12), 5000, form="power", law={"b": 3.0, "c": 0.2}))
+    theta = np.repeat(found.theta[None], 100, 0)
+    theta[:, 1] = np.repeat(exponents, 50)
+    theta[:, 0] *= np.repeat([1.0, 1e3], 50) * np.exp(
+        (0.2 - theta[:, 1]) * found.log_x0[0]
+    )  # b from 3 to 3000 at x = 1
+    sample = Sample(found, "t", theta, 10)
+    assert 100 < sample.parameters()["b"].high / sample.parameters()["b"].low < 1e6
+    assert agreed(profiles(found), sample)["b"].identified == identified
+
+
 def test_a_floor_that_may_be_zero_is_said_to_be_so() -> None:
     ends = profiles(
         fit(FORMS["saturating"], errors(np.geomspace(1e3, 1e5, 12), 2000, form="power", law={"b": 5.0, "c": 0.3}))

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from fontTools.ttLib import TTFont
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -162,6 +163,30 @@ def test_the_key_of_models_has_a_place_of_its_own(frame: pd.DataFrame) -> None:
         plt.close(drawn)
         assert len(boxes) == panels_and_key
         assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+
+
+def test_the_key_shows_each_models_dash_and_the_size_of_its_marker(frame: pd.DataFrame) -> None:
+    large = frame[frame["family"] == "vit"].assign(model="ViT-S/4")
+    large = large.assign(params_total=large["params_total"].fillna(10_000) * 30, trunk_id=None)
+    large = large.assign(run_id="l" + large["run_id"], parent_id="l" + large["parent_id"])
+    some = pd.concat([frame.assign(params_total=frame["params_total"].fillna(10_000)), large], ignore_index=True)
+    some = some[some["shots"].isna()]
+    found = curves(some)
+    for name, by_dash in (("accuracy_by_set_size", True), ("accuracy_by_flops", False)):
+        drawn = figures.FIGURES[name](found)
+        assert drawn is not None
+        panel, *_, key = drawn.axes
+        shown = {text.get_text(): line for text, line in zip(_names(key), key.get_lines(), strict=True)}
+        small, big = (shown[model] for model in ("ViT-nano/4", "ViT-S/4"))
+        assert big.get_markersize() > small.get_markersize()
+        lines = {line.get_linestyle() for line in panel.get_lines() if line.get_color() == small.get_color()}
+        assert (small.get_linestyle() != big.get_linestyle()) == by_dash
+        assert {small.get_linestyle(), big.get_linestyle()} <= lines or not by_dash
+        plt.close(drawn)
+
+
+def _names(key: Axes) -> list[Text]:
+    return [text for text in key.texts if "FLOPs" not in text.get_text()]
 
 
 def test_files_are_made_for_paper_and_screen_and_repeat_to_the_byte(frame: pd.DataFrame, tmp_path: Path) -> None:
@@ -398,8 +423,8 @@ def test_an_exponent_whose_interval_reaches_its_bound_is_no_number_of_an_equatio
     monkeypatch.setattr(fitted, "sample", lambda found, **_: Sample(found, "bootstrap", drawn, 8))
     doubtful = fitted.law_of(law_frame(0.25))
     assert doubtful is not None
-    assert doubtful.open == ["c"]
-    assert "not identified: c" in laws.equation(doubtful)
+    assert doubtful.open == ["b", "c"]  # at x = 1 the coefficient has the exponent's doubt
+    assert "not identified: b, c" in laws.equation(doubtful)
 
 
 def test_the_box_says_what_to_doubt_of_the_laws_that_are_drawn(frame: pd.DataFrame) -> None:

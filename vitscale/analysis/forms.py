@@ -7,8 +7,8 @@ of the size of y, whatever the unit of x. `Form.natural` has them in the units o
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
@@ -49,6 +49,8 @@ class Form:
     basis: Callable[[Theta, Inputs], Basis]
     moved: Callable[[Theta, Float[np.ndarray, " inputs"]], Theta]
     """The same curve with x0 = 1, given the logarithms of x0."""
+    exponents: Mapping[str, str] = field(default_factory=dict)
+    """Of each coefficient the exponent of x that its unit comes from."""
     logs: tuple[str, ...] = ()
     """Parameters that theta holds as their logarithms."""
     places: tuple[str, ...] = ()
@@ -308,6 +310,7 @@ FORMS: dict[str, Form] = {
             linear=("b",),
             nonlinear=("c",),
             logged=("b",),
+            exponents={"b": "c"},
             spans=_exponent,
             basis=_power,
             moved=_moved_power,
@@ -320,6 +323,7 @@ FORMS: dict[str, Form] = {
             linear=("a", "b"),
             nonlinear=("c",),
             logged=("b",),
+            exponents={"b": "c"},
             spans=_exponent,
             basis=_saturating,
             moved=_moved_second,
@@ -332,6 +336,7 @@ FORMS: dict[str, Form] = {
             linear=("a", "b"),
             nonlinear=("c", "d"),
             logged=("b",),
+            exponents={"b": "c"},
             spans=_exponent_and_shift,
             basis=_zhai,
             moved=_moved_zhai,
@@ -345,6 +350,7 @@ FORMS: dict[str, Form] = {
             linear=(),
             nonlinear=("floor", "start", "alpha", "beta", "c"),
             logged=("beta",),
+            exponents={"beta": "c"},
             spans=_m4_spans,
             basis=_no_basis,
             moved=_moved_m4,
@@ -359,6 +365,7 @@ FORMS: dict[str, Form] = {
             linear=("a", "b"),
             nonlinear=("c0", "c1", "d", "f"),
             logged=("b", "d"),
+            exponents={"b": "c0"},
             spans=_broken_spans,
             basis=_broken,
             moved=_moved_broken,
@@ -373,6 +380,7 @@ FORMS: dict[str, Form] = {
             linear=("E", "A", "B"),
             nonlinear=("alpha", "beta"),
             logged=("A", "B"),
+            exponents={"A": "alpha", "B": "beta"},
             spans=_two_exponents,
             basis=_parametric,
             moved=_moved_parametric,

@@ -16,8 +16,8 @@ ROUNDS = 40
 BISECTIONS = 7
 STEPS = 60  # of the solver at each value
 NOWHERE = 50.0  # a logarithm that may be off by as much has no end
-WIDE = 10.0  # ends of an exponent further apart, as a ratio, say nothing of how fast a law falls
-WIDE_COEFFICIENT = 1e6  # far from x = 1 a coefficient takes up its exponent's doubt: at x = 1e18 a third of it
+WIDE = 10.0  # ends further apart, as a ratio, say nothing of a parameter's size
+WIDE_IN_LOG = 1e6  # far from x = 1 a coefficient takes up its exponent's doubt: at x = 1e18 a third of it
 NEAR = 1e-6  # of its value: as close to a bound an interval touches it
 ZERO_MEANS = ("a", "E", "d", "floor", "m")  # parameters that may well be 0: no floor, no shift
 
@@ -60,25 +60,29 @@ def agreed(found: dict[str, Profile], drawn: Sample) -> dict[str, Profile]:
     """The profiles, less those that the intervals deny: a parameter is identified if both criteria say so.
 
     An interval denies it that touches a bound of the parameter (a 0 that means something aside), that has no end, or
-    whose ends are further apart than a ratio of `WIDE`, of a coefficient `WIDE_COEFFICIENT`. What fits as well then
-    holds the interval too.
+    whose ends are further apart than a ratio of `WIDE`; of a place, or a coefficient whose exponent is identified,
+    `WIDE_IN_LOG`. What fits as well then holds the interval too.
     """
-    intervals = drawn.parameters()
-    return {
-        name: _denied(drawn.fit, name, end, intervals[name]) if end.identified and name in intervals else end
-        for name, end in found.items()
-    }
+    intervals, form = drawn.parameters(), drawn.fit.form
+    result: dict[str, Profile] = {}
+    for name in sorted(found, key=lambda name: name in form.exponents):  # a coefficient after its exponent
+        exponent = form.exponents.get(name)
+        in_log = name in form.places or (exponent is not None and result[exponent].identified)
+        wide = WIDE_IN_LOG if in_log else WIDE
+        ask = found[name].identified and name in intervals
+        result[name] = _denied(drawn.fit, name, found[name], intervals[name], wide) if ask else found[name]
+    return {name: result[name] for name in found}
 
 
-def _denied(fit: Fit, name: str, end: Profile, interval: Interval) -> Profile:
+def _denied(fit: Fit, name: str, end: Profile, interval: Interval, wide: float) -> Profile:
     form, i = fit.form, fit.form.parameters.index(name)
-    coefficient = name in (*form.logged, *form.places)
-    near = 0.0 if coefficient else NEAR * abs(fit.parameters[name])
-    lower, upper = (0.0, np.inf) if coefficient else (fit.problem.lower[i], fit.problem.upper[i])
+    in_log = name in (*form.logged, *form.places)
+    near = 0.0 if in_log else NEAR * abs(fit.parameters[name])
+    lower, upper = (0.0, np.inf) if in_log else (fit.problem.lower[i], fit.problem.upper[i])
     bottom = name not in ZERO_MEANS and interval.low <= lower + near
     top = not np.isfinite(interval.high) or interval.high >= upper - near
     ratio = interval.high / interval.low if interval.low > 0 and name not in ZERO_MEANS else 1.0
-    if not bottom and not top and ratio <= (WIDE_COEFFICIENT if coefficient else WIDE):
+    if not bottom and not top and ratio <= wide:
         return end
     low = None if bottom or end.low is None else min(end.low, interval.low)
     high = None if top or end.high is None else max(end.high, interval.high)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -58,16 +59,19 @@ def report(
 
     from vitscale.cli.report_sources import sources
     from vitscale.files import disk_errors
-    from vitscale.report import page
     from vitscale.results import store
 
+    with ThreadPoolExecutor(max_workers=1) as thread:  # thousands of parts are read while matplotlib is imported
+        first = thread.submit(store.read, folders[0][0])
+        from vitscale.report import page
+
     documents, refused = [], []
-    for folder, study in folders:
+    for number, (folder, study) in enumerate(folders):
         # Parquet readers skip folders that begin with an underscore.
         target = folder / "_report" if out is None else out / folder.name if len(folders) > 1 else out
         try:
             with disk_errors(target):
-                rows, plan = store.read(folder), store.read_plan(folder)
+                rows, plan = first.result() if number == 0 else store.read(folder), store.read_plan(folder)
                 beside = sources(study, folder.name, runs, rows["run_id"].dropna().unique())
                 title = _title(study, folder.name)
                 written = page.write(rows, target, title, plan, beside, overlay=overlay is not None)

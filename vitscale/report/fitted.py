@@ -13,7 +13,7 @@ from vitscale.analysis.curves import Curves, compute_axis
 from vitscale.analysis.fits import Fit, fit
 from vitscale.analysis.forms import FORMS
 from vitscale.analysis.intervals import Sample, sample
-from vitscale.analysis.isoflop import IsoFlop, isoflop
+from vitscale.analysis.isoflop import FEWEST_SIZES, IsoFlop, isoflop
 from vitscale.analysis.measured import CLUSTER, by_run
 from vitscale.analysis.profiles import Profile, agreed, profiles
 from vitscale.analysis.tables import Columns, curves_of
@@ -117,6 +117,8 @@ def _profiles(found: Curves) -> dict[Measured, dict[Line, IsoFlop]]:
 
 
 def _profile(rows: pd.DataFrame) -> IsoFlop | None:
+    if rows["params"].nunique() < FEWEST_SIZES:
+        return None
     columns = Columns(inputs=("flops", "params"), y="value", cluster=CLUSTER, measure="accuracy")
     try:
         (curve,), _ = curves_of(rows.dropna(subset=["flops"]), columns)

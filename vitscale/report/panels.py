@@ -30,6 +30,7 @@ WIDTH = 9.0  # inches
 SERIES = ["family", "variant"]  # a line by compute: a family's models joined
 MARKER, SMALL, LARGE = 26.0, 14.0, 64.0  # square points
 SAME_SIZE = 1.5  # networks whose parameters differ by less have markers of one size
+ROOM, PRICED, UNPRICED = 1.05, 0.17, 0.1  # of a key's height: all of it, a model with its price, one without
 LETTERS = 16.5  # of a caption in an inch
 FORMATS = ("png", "svg", "pdf")
 
@@ -128,7 +129,7 @@ def small_multiples(
             if number + 3 >= len(panels):
                 axes.set_xlabel(x_label)
         if keyed:
-            draw_key(figure, len(panels), points, cost_per_image(found), line_looks)
+            draw_key(figure, len(panels), points, keys, cost_per_image(found), line_looks)
         level = " Level lines: baselines." if len(found.baselines) else ""
         band = " Band: ± 1 sd over seeds." if points["n"].max() > 1 else ""
         several = points.assign(variant=points["variant"].fillna("")).groupby(keys)["model"].nunique().max() > 1
@@ -210,24 +211,67 @@ def draw_baselines(axes: Axes, baselines: pd.DataFrame) -> list[Annotation]:
 
 
 def draw_key(
-    figure: Figure, panels: int, points: pd.DataFrame, cost: pd.Series, line_looks: dict[tuple[str, ...], Look]
+    figure: Figure,
+    panels: int,
+    points: pd.DataFrame,
+    keys: list[str],
+    cost: pd.Series,
+    line_looks: dict[tuple[str, ...], Look],
 ) -> None:
-    """Which model stands behind a family's name, in the grid's free place."""
+    """What each line's or marker's model is and costs, in the grid's free place."""
     axes = figure.add_subplot(-(-panels // 3), 3, panels + 1)
     axes.set_axis_off()
-    styles = family_styles(points)
-    models = points[["family", "model"]].drop_duplicates().sort_values(["family", "model"])
-    shown = {look.label for look in line_looks.values()}
-    for number, (family, model) in enumerate(models.head(6).itertuples(index=False, name=None)):
-        color, marker = styles[family]
-        y = 0.93 - 0.17 * number
-        axes.plot([0.03], [y], marker=marker, color=color, transform=axes.transAxes, clip_on=False)
-        alone = (models["family"] == family).sum() == 1 and model not in shown
-        name = f"{NAMES.get(family, family)}: {model}" if alone else model
-        axes.text(0.1, y, name, color=color, fontsize=8, va="center", transform=axes.transAxes)
-        if model in cost.index:
+    rows = list(_of_lines(points, keys, line_looks) if "model" in keys else _of_models(points, line_looks))
+    priced = any(model in cost.index for _, model, _, _ in rows) and len(rows) <= ROOM / PRICED
+    shown = rows if len(rows) <= ROOM / UNPRICED else rows[: int(ROOM / UNPRICED) - 1]
+    name_at = 0.22 if "model" in keys else 0.15
+    for number, (name, model, look, area) in enumerate(shown):
+        y = 0.93 - (PRICED if priced else UNPRICED) * number
+        across = [0.0, 0.09, 0.18] if look.dash else [0.09]
+        axes.plot(
+            across, [y] * len(across), color=look.color, linestyle=look.dash or "", linewidth=1.4, marker=look.marker,
+            markersize=math.sqrt(area), markevery=[len(across) // 2], markeredgewidth=0, transform=axes.transAxes,
+            clip_on=False,
+        )  # fmt: skip
+        axes.text(name_at, y, name, color=look.color, fontsize=8, va="center", transform=axes.transAxes)
+        if priced and model in cost.index:
             price = f"{scientific(cost[model])} FLOPs an image"
-            axes.text(0.1, y - 0.075, price, color=GREY, fontsize=7.5, va="center", transform=axes.transAxes)
+            axes.text(name_at, y - 0.075, price, color=GREY, fontsize=7.5, va="center", transform=axes.transAxes)
+    if len(shown) < len(rows):
+        y = 0.93 - UNPRICED * len(shown)
+        axes.text(
+            0.11, y, f"and {len(rows) - len(shown)} more", color=GREY, fontsize=8, va="center", transform=axes.transAxes
+        )
+
+
+KeyRow = tuple[str, str, Look, float]
+"""Name, model, look and the marker's area in square points."""
+
+
+def _of_lines(points: pd.DataFrame, keys: list[str], line_looks: dict[tuple[str, ...], Look]) -> Iterator[KeyRow]:
+    """A line is a model's: its dash tells it from others of its family."""
+    areas, family, at = _areas_by_model(points), keys.index("family"), keys.index("model")
+    params = points.groupby("model")["params"].mean()
+    for line, look in sorted(line_looks.items(), key=lambda item: (item[0][family], params[item[0][at]])):
+        model = line[at]
+        name = look.label if model in look.label else f"{look.label}: {model}"
+        yield name, model, look, areas[model]
+
+
+def _of_models(points: pd.DataFrame, line_looks: dict[tuple[str, ...], Look]) -> Iterator[KeyRow]:
+    """A line is a family's: its models are told apart by the size of their markers, where that differs."""
+    areas, styles = _areas_by_model(points), family_styles(points)
+    names = {look.label for look in line_looks.values()}
+    models = points[["family", "model", "params"]].groupby(["family", "model"], as_index=False).mean()
+    for family, group in models.sort_values(["family", "params", "model"]).groupby("family"):
+        for model in group["model"]:
+            alone = len(group) == 1 and model not in names
+            name = f"{NAMES.get(str(family), str(family))}: {model}" if alone else model
+            yield name, model, Look(name, *styles[str(family)], ""), areas[model]
+
+
+def _areas_by_model(points: pd.DataFrame) -> pd.Series:
+    return marker_areas(points).groupby(points["model"]).mean()
 
 
 def seed_text(points: pd.DataFrame) -> str:
