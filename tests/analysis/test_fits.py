@@ -9,6 +9,7 @@ from vitscale.analysis.fits import Observations, fit
 from vitscale.analysis.forms import FORMS
 from vitscale.analysis.residuals import HUBER, Binomial, LogLoss, scale
 from vitscale.analysis.selftest import ladder, ladder_fit, selftest
+from vitscale.analysis.solver import solve
 
 
 def published_objective(v: np.ndarray, n: np.ndarray, d: np.ndarray, loss: np.ndarray) -> float:
@@ -42,6 +43,20 @@ def test_no_start_of_the_published_grid_ends_lower() -> None:
     assert found.objective == pytest.approx(ours, rel=1e-9)
     theirs = min(minimize(published_objective, s, args=args, method="L-BFGS-B").fun for s in starts)
     assert ours <= theirs * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("seed", [4, 7, 8])
+def test_many_random_starts_of_a_broken_law_end_hardly_lower(seed: int) -> None:
+    """Its four non-linear parameters have valleys beside valleys."""
+    form, rng = FORMS["broken"], np.random.default_rng(seed)
+    x, y = np.geomspace(1, 1e4, 24), np.exp(0.02 * rng.standard_t(3, 24))
+    z = np.log(x / 100)
+    y *= 0.2 + 0.4 * np.exp(-0.3 * z) * (1 + np.exp(z / 0.3)) ** -0.1
+    found = fit(form, Observations(x[:, None], LogLoss(y), np.arange(24)))
+    low, high = [0, 0, 0.01, -2, found.problem.lower[4], 0.02], [y.min(), 2, 4, 2, found.problem.upper[4], 5]
+    tried = solve(found.problem, rng.uniform(low, high, (1500, 6)), steps=60)
+    theirs = solve(found.problem, tried.theta[np.argsort(tried.objective)[:10]]).objective.min()
+    assert found.objective < theirs * 1.005
 
 
 def test_least_squares_of_errors_is_the_maximum_likelihood() -> None:

@@ -115,6 +115,22 @@ def test_a_coefficient_of_any_size_is_not_identified() -> None:
     assert not agreed(profiles(found), Sample(found, "t", theta, 10))["b"].identified
 
 
+def test_a_law_that_falls_within_its_first_points_identifies_nothing_of_its_shape() -> None:
+    """Of accuracies that come to 1: the exponent goes as far as is tried, and b at x = 1 is beyond any number."""
+    x, y = np.geomspace(1e17, 1e20, 8), np.array([0.02, 0.01, 0, 0, 0, 0, 0, 0])
+    points = Observations(x[:, None], Binomial(y, np.full(8, 1000.0)), np.arange(8))
+    ends = profiles(fit(FORMS["zhai"], points))
+    assert not any(ends[name].identified for name in ("b", "c", "d"))
+
+
+def test_a_law_without_a_slope_does_not_identify_its_shift() -> None:
+    x = np.geomspace(1e17, 1e20, 8)
+    y = 2 * np.exp(1e-3 * np.array([-1.0, 0.4, -0.6, 0.2, 0.1, -0.3, 0.5, 0.9]))  # which rises, if anything
+    found = fit(FORMS["zhai"], Observations(x[:, None], LogLoss(y), np.arange(8)))
+    assert found.parameters["b"] == 0
+    assert not any(profiles(found)[name].identified for name in ("b", "c", "d"))
+
+
 @pytest.mark.parametrize(("exponents", "identified"), [((0.1, 0.3), True), ((0.05, 0.6), False)])
 def test_a_coefficient_takes_up_its_exponents_doubt_only_where_that_has_ends(
     exponents: tuple[float, float], identified: bool

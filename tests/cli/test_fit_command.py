@@ -120,7 +120,7 @@ def test_olmo_s_ladder(run: Run) -> None:
                        "--at", "13202396160,5000088518656", "--json", *FEW))  # fmt: skip
     (curve,) = found["curves"]
     assert curve["form"] == "parametric"
-    assert math.log(curve["parameters"]["A"]["value"]) == pytest.approx(2.52435, abs=1e-5)
+    assert math.log(curve["parameters"]["A"]["best"]) == pytest.approx(2.52435, abs=1e-5)
     assert curve["forecasts"][0]["value"] == pytest.approx(2.34439, abs=1e-5)
     assert curve["huber_delta"] == 1e-3
     assert curve["joint"]["names"] == ["E", "log A", "log B", "alpha", "beta"]

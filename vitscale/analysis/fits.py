@@ -15,7 +15,7 @@ from vitscale.analysis.solver import Problem, Solution, polish, solve
 ROUNDS = 20  # in which the residuals' scale, the points' spread and the fit agree with each other
 SETTLED = 1e-4  # relative, of the residuals' scale; ten times as much of a point's spread
 FIRST_STEPS = 15  # of every start
-FINALISTS = 4
+FINALISTS = 4  # or a quarter of the starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ def fit(form: Form, observations: Observations, *, least_squares: bool = False) 
 def _best(problem: Problem, observations: Observations, log_x0: np.ndarray, begin: np.ndarray) -> Fit:
     """All starts a little way, and the best few to their minimum."""
     tried = solve(problem, begin, steps=FIRST_STEPS)
-    finalists = tried.theta[np.argsort(tried.objective, kind="stable")[:FINALISTS]]
+    finalists = tried.theta[np.argsort(tried.objective, kind="stable")[: max(FINALISTS, len(begin) // 4)]]
     return lowest(solve(problem, finalists), problem, observations, log_x0)
 
 

@@ -194,8 +194,9 @@ def inverse(normal: Float[np.ndarray, "*batch k k"]) -> Float[np.ndarray, "*batc
     """The pseudo-inverse, scaled to a unit diagonal meanwhile: parameters differ by many orders of magnitude."""
     size = np.sqrt(np.einsum("...ii->...i", normal))
     unit = np.where(size > 0, 1 / np.where(size > 0, size, 1.0), 1.0)
-    both = unit[..., :, None] * unit[..., None, :]
-    return np.linalg.pinv(normal * both, hermitian=True) * both
+    # One side after the other: a square of the unit itself may have no number.
+    across, down = unit[..., :, None], unit[..., None, :]
+    return np.linalg.pinv(normal * across * down, hermitian=True) * across * down
 
 
 def dispersion(fit: Fit) -> float:

@@ -12,7 +12,7 @@ from vitscale.analysis.fits import Fit
 from vitscale.analysis.intervals import LEVEL, Interval, Sample, covariance, inverse, unit_of_rise
 from vitscale.analysis.solver import solve
 
-ROUNDS = 40
+ROUNDS = 60
 BISECTIONS = 7
 STEPS = 60  # of the solver at each value
 NOWHERE = 50.0  # a logarithm that may be off by as much has no end
@@ -52,7 +52,11 @@ def profiles(fit: Fit) -> dict[str, Profile]:
     names = fit.form.parameters
     coefficients = np.isin(names, fit.form.logged) & ~np.isin(names, fit.form.places)
     found = _profiles(fit, np.flatnonzero(~coefficients), allowed)
-    found |= _profiles(_in_units_of_equation(fit), np.flatnonzero(coefficients), allowed)
+    moved, inputs = _in_units_of_equation(fit), fit.observations.inputs
+    if np.allclose(moved.predict(inputs), fit.predict(inputs), rtol=1e-6, atol=0):
+        found |= _profiles(moved, np.flatnonzero(coefficients), allowed)
+    else:  # far from x = 1 a coefficient may be larger, or smaller, than any number
+        found |= dict.fromkeys(np.array(names)[coefficients], Profile(None, None, down_to_zero=False))
     return {name: found[name] for name in fit.form.parameters}
 
 
@@ -138,12 +142,19 @@ def _profiles(fit: Fit, which: np.ndarray, allowed: float) -> dict[str, Profile]
             break
         target = ends.targets()
         ends.learn(target, *_rises(fit, ends, target, allowed))
+    ends.open |= ~ends.risen | _at_steepest(fit, ends)  # after so many rounds
     values = fit.form.natural(ends.theta, fit.log_x0)[np.arange(len(ends.which)), ends.which]
     lows, highs = np.split(np.where(ends.open, np.nan, values), 2)
     return {
         fit.form.parameters[i]: _profile(fit.form.parameters[i], float(low), float(high), float(floor))
         for i, low, high, floor in zip(which, lows, highs, ends.bound[: len(which)], strict=True)
     }
+
+
+def _at_steepest(fit: Fit, ends: _Ends) -> np.ndarray:
+    """Where an exponent is as large as is tried: what ends there is the range of the exponent, not the parameter."""
+    steep = [fit.form.parameters.index(name) for name in set(fit.form.exponents.values())]
+    return (ends.theta[:, steep] >= fit.problem.upper[steep] * (1 - NEAR)).any(1)
 
 
 def _profile(name: str, low: float, high: float, floor: float) -> Profile:
@@ -159,6 +170,7 @@ def _begin(fit: Fit, which: np.ndarray) -> _Ends:
     at = np.where(in_log, np.log(np.where(in_log, value, 1.0)), value)
     se = np.where(in_log, se / np.where(in_log, value, 1.0), se)
     far = np.where(in_log | np.isin(names, fit.form.logs), NOWHERE, 1e3 * fit.observations.y.max())
+    far = np.where(np.isin(names, fit.form.places) & ~np.isin(names, fit.form.logs), np.inf, far)  # a place is no y
     floor = np.where(in_log, at - far, np.maximum(fit.problem.lower[which], at - far))
     ceiling = np.where(in_log, at + far, np.minimum(fit.problem.upper[which], at + far))
     # An end that is a bound already is open: nothing fits worse there.

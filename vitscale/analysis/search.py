@@ -15,7 +15,8 @@ from scipy.optimize import nnls
 from vitscale.analysis.forms import Form, Inputs, Theta
 from vitscale.analysis.residuals import Residuals
 
-KEPT = 16  # starts that are followed to their minimum
+KEPT = 16  # starts that are followed
+KEPT_ON_RIDGES = 64  # of a form with more non-linear parameters than two: the best of its grid lie on a few ridges
 ENOUGH = 400  # points that a search looks at; the minimum is found with all
 
 
@@ -30,7 +31,8 @@ def starts(form: Form, z: Inputs, residuals: Residuals) -> Theta:
     values = form.value(candidates, z)
     misfit = (np.abs(values - residuals.y) * residuals.weights()).sum(-1)
     misfit = np.where(np.isfinite(misfit), misfit, np.inf)
-    return candidates[np.argsort(misfit, kind="stable")[:KEPT]]
+    kept = KEPT if len(form.nonlinear) <= 2 else KEPT_ON_RIDGES
+    return candidates[np.argsort(misfit, kind="stable")[:kept]]
 
 
 def _projected(form: Form, z: Inputs, residuals: Residuals, spans: tuple) -> Theta:
