@@ -1,3 +1,4 @@
+import ast
 import json
 import subprocess
 import sys
@@ -50,6 +51,26 @@ def test_code_that_trains_changes_the_hash(package: Path, changed: str) -> None:
     before = provenance.code_hash(package)
     (package / changed).write_text("# other\n")
     assert provenance.code_hash(package) != before
+
+
+NO_OUTCOME = {
+    "branches", "errors", "failures", "files", "lease", "locations", "peaks", "processes", "remember", "results.spent",
+    "study.cost", "wording",
+}  # fmt: skip
+"""What a worker imports that counts, prices, locks, names and remembers, and changes no weight and no accuracy."""
+
+
+def test_the_hash_is_of_all_that_a_worker_imports() -> None:
+    script = (
+        "import sys, vitscale.train.worker, vitscale.train.pretrain, vitscale.train.finetune, vitscale.train.fewshot;"
+        "print([name for name in sys.modules if name.startswith('vitscale.')])"
+    )
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    files = {file for name in provenance.TRAINING_CODE for file in provenance._python_files(provenance.PACKAGE / name)}
+    hashed = {".".join(file.relative_to(provenance.PACKAGE).with_suffix("").parts) for file in files}
+    imported = {name.removeprefix("vitscale.") for name in ast.literal_eval(told)}
+    packages = {"study", "results"}
+    assert imported - hashed - {name.removesuffix(".__init__") for name in hashed} - packages == NO_OUTCOME
 
 
 def test_code_that_only_plans_and_bytecode_do_not_change_the_hash(package: Path) -> None:

@@ -15,7 +15,10 @@ import vitscale
 
 PACKAGE = Path(vitscale.__file__).parent
 # What can change a trained result. The rest of the package plans, prices, records and draws.
-TRAINING_CODE = ("models", "data", "train", "study/schedule.py", "study/archs.py", "study/fields.py", "config.py")
+TRAINING_CODE = (
+    *("models", "data", "train", "config.py", "exclusions.py", "sampling.py"),
+    *(f"study/{name}.py" for name in ("archs", "datasets", "fields", "schedule", "subsets")),
+)
 DIFF = ("diff", "--no-ext-diff", "--no-color", "--binary")
 LARGE = 2**20
 
