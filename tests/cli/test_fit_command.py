@@ -115,6 +115,15 @@ def test_parquet_and_tsv_are_read_too(run: Run, csv_file: Path, tmp_path: Path) 
     assert run(str(tmp_path / "MARKED.CSV"), "--x", "flops", "--y", "accuracy", "--form", "power").exit_code == DONE
 
 
+def test_durations_are_no_numbers(run: Run, tmp_path: Path) -> None:
+    """pandas would count them in units of its own."""
+    taken = pd.to_timedelta([1, 2, 3, 4], unit="h")
+    pd.DataFrame({"x": taken, "y": [0.1, 0.2, 0.3, 0.4]}).to_parquet(tmp_path / "t.parquet")
+    found = run(str(tmp_path / "t.parquet"), "--x", "x", "--y", "y")
+    assert found.exit_code == MISSING
+    assert "column 'x' is not numeric" in found.stderr
+
+
 def test_olmo_s_ladder(run: Run) -> None:
     found = answer(run(str(LADDER), "--n", "n", "--d", "d", "--y", "loss", "--where", "held_out == 0",
                        "--at", "13202396160,5000088518656", "--json", *FEW))  # fmt: skip
@@ -401,6 +410,7 @@ def test_more_mistakes_are_two_lines(
         ("t.parquet", b"not one", "write it again as Parquet, or as .csv"),
         ("t.csv", "x,größe\n1,2\n".encode("latin-1"), "save it with the encoding UTF-8"),
         ("t.xlsx", b"PK", "save it as .csv, .tsv or .parquet"),
+        ("t.csv", b"# of a sheet\nx,y, x\n1,2,3\n", "a .csv or .tsv has its columns' names in its first line"),
     ],
 )
 def test_a_file_that_is_no_table_says_what_to_do(

@@ -21,10 +21,13 @@ from matplotlib.image import imread
 from matplotlib.text import Annotation, Text
 
 from vitscale.analysis.curves import PLANNED, curves
+from vitscale.analysis.fits import fit
+from vitscale.analysis.forms import FORMS
 from vitscale.analysis.intervals import Sample
 from vitscale.report import figures, fitted, laws, panels
 from vitscale.report.doubts import doubts
 from vitscale.report.labels import LEADER
+from vitscale.report.lines import family_styles
 
 TRUETYPE = bytes((0, 1, 0, 0))  # what such a font begins with
 OF_NETWORKS = (
@@ -271,6 +274,35 @@ def law_frame(exponent: float) -> pd.DataFrame:
         "flops": x, "value": [1 - 0.3 * (c / 1e18) ** -exponent for c in x], "trunk_id": [f"run{i}" for i in range(8)],
         "n_test": 10_000, "family": "vit", "variant": "",
     })  # fmt: skip
+
+
+def test_many_families_have_a_colour_and_marker_each() -> None:
+    styles = family_styles(pd.DataFrame({"family": [f"family {number}" for number in range(12)]}))
+    assert len(set(styles.values())) == len(styles)
+
+
+def test_a_law_with_a_floor_says_so_also_where_that_is_0() -> None:
+    law = fitted.law_of(law_frame(0.25))
+    assert law is not None
+    points = law.fit.observations
+    floored = fit(FORMS["saturating"], points)
+    assert floored.parameters["a"] < 1e-6
+    wide = replace(
+        law, fit=floored, drawn=Sample(floored, "bootstrap", floored.theta[None].repeat(9, 0), 8), profiles={}
+    )
+    assert laws.equation(wide).startswith("$0 + 0.17\\,(C/10^{19})^{-0.25}$")
+
+
+def test_equations_of_many_laws_leave_the_data_their_room() -> None:
+    for number in (2, laws.EQUATIONS, 9):
+        figure, axes = plt.subplots()
+        axes.set_yscale("log")
+        axes.set_ylim(1, 10)
+        laws._write_equations(axes, [(f"law {i}", "#000000") for i in range(number)])
+        top = max(text.get_position()[1] for text in axes.texts) + 0.06
+        assert axes.transAxes.inverted().transform(axes.transData.transform((0, 1)))[1] > top
+        assert len(axes.texts) == (number if number <= laws.EQUATIONS else 1)
+        plt.close(figure)
 
 
 def test_a_law_is_that_of_the_points_and_its_equation_says_so() -> None:

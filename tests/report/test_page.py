@@ -216,6 +216,17 @@ def test_cells_that_a_finished_study_never_held_are_not_missing(frame: pd.DataFr
     assert missing(Held(every, waiting=1))
 
 
+def test_where_each_model_has_lengths_of_its_own_others_do_not_lack_them(frame: pd.DataFrame) -> None:
+    """As in an isoFLOP study; a seed that one of them lacks is still missed."""
+    own = frame[(frame["role"] == "cell") & frame["family"].isin(["vit", "resnet"])]
+    own = own.assign(examples_seen=own["examples_seen"] * own["family"].map({"vit": 1, "resnet": 7}))
+    assert not any("missing or incomplete" in note.text for note in notes(own, curves(own)))
+    gone = own["run_id"].eq("vit4000x880000s1") | own["parent_id"].eq("vit4000x880000s1")
+    rest = own[~gone.fillna(False)]
+    (missing,) = (note for note in notes(rest, curves(rest)) if "missing or incomplete" in note.text)
+    assert missing.text.startswith("1 cell missing")
+
+
 def test_transfers_of_failed_runs_are_one_line(frame: pd.DataFrame) -> None:
     trunks = [f"vit4000x880000s{seed}" for seed in range(3)]
     failed = frame[frame["run_id"].isin(trunks)].drop_duplicates("run_id").assign(status="failed", value=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -147,8 +148,9 @@ def _both(ends: dict[str, Profile], *names: str) -> bool:
 
 def range_of(end: Profile) -> str:
     """The values that fit as well as the best."""
-    if end.low is None and end.high is None:
+    low, high = end.low, None if end.high == math.inf else end.high  # beyond any number is no end
+    if low is None and high is None:
         return "any value fits as well"
-    if end.low is None:
-        return f"anything up to {end.high:.4g} fits as well"
-    return f"anything from {end.low:.4g} fits as well" if end.high is None else f"{end.low:.4g} to {end.high:.4g}"
+    if low is None:
+        return f"anything up to {high:.4g} fits as well"
+    return f"anything from {low:.4g} fits as well" if high is None else f"{low:.4g} to {high:.4g}"

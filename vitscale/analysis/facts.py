@@ -87,7 +87,8 @@ def _far(found: Fit, at: np.ndarray) -> list[Fact]:
     if not len(at):
         return []
     computes, asked = found.observations.compute, at.prod(1)
-    beyond, below = asked.max() / computes.max(), computes.min() / asked.min()
+    with np.errstate(over="ignore"):
+        beyond, below = asked.max() / computes.max(), computes.min() / asked.min()
     told = [
         Fact(
             "extrapolation",
@@ -104,7 +105,7 @@ def _far(found: Fit, at: np.ndarray) -> list[Fact]:
 
 
 def _times(ratio: float) -> str:
-    return f"{ratio:,.0f}" if ratio < 1e6 else f"{ratio:.1e}"
+    return f"{ratio:,.0f}" if ratio < 1e6 else f"{ratio:.1e}" if ratio < np.inf else "more than 1e308"
 
 
 def _unfinished(found: Fit) -> list[Fact]:

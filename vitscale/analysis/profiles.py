@@ -154,7 +154,7 @@ def _profiles(fit: Fit, which: np.ndarray, allowed: float) -> dict[str, Profile]
 def _at_steepest(fit: Fit, ends: _Ends) -> np.ndarray:
     """Where an exponent is as large as is tried: what ends there is the range of the exponent, not the parameter."""
     steep = [fit.form.parameters.index(name) for name in set(fit.form.exponents.values())]
-    return (ends.theta[:, steep] >= fit.problem.upper[steep] * (1 - NEAR)).any(1)
+    return np.any(ends.theta[:, steep] >= fit.problem.upper[steep] * (1 - NEAR), axis=1)
 
 
 def _profile(name: str, low: float, high: float, floor: float) -> Profile:

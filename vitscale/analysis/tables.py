@@ -123,7 +123,8 @@ def numeric(table: pd.DataFrame, name: str) -> pd.Series:
     if pd.api.types.is_bool_dtype(column):
         hint = "name a column of numbers; --by NAME makes a curve for each"
         raise VitscaleError(f"column {name!r} holds true and false, not numbers", hint=hint, exit_code=MISSING)
-    if pd.api.types.is_datetime64_any_dtype(column):  # which pandas would count in nanoseconds
+    if pd.api.types.is_datetime64_any_dtype(column) or pd.api.types.is_timedelta64_dtype(column):
+        # Which pandas would count in nanoseconds.
         column = column.astype("string")
     values = pd.to_numeric(column, errors="coerce").astype("float64")
     text = column.astype("string").str.strip()

@@ -81,6 +81,10 @@ def _text(path: Path) -> pd.DataFrame:
     options: Any = {"sep": separator, "skiprows": comments, "skipinitialspace": True, "encoding": encoding}
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)
+        # Of two columns of one name pandas renames the second.
+        names = [str(name).strip() for name in pd.read_csv(path, header=None, nrows=1, **options).iloc[0]]
+        if twice := sorted({name for name in names if names.count(name) > 1 and name != "nan"}):
+            raise ValueError(f"two of its columns have the name {twice[0]!r}")
         try:
             # Otherwise pandas takes the first column for names of rows where the header has too few.
             return pd.read_csv(path, index_col=False, **options)

@@ -47,16 +47,17 @@ def html(
 ) -> str:
     """`pictures`: (title, SVG document) by the figure's name. `tables`: of cells, and of runs."""
     letters: set[str] = set()
+    paints: dict[str, str] = {}
     figures = "\n".join(
         f'<h2>{escape(heading)}</h2>\n<p class="wide">Wider than this screen: scroll it sideways.</p>\n'
-        f'<figure tabindex="0" aria-label="{escape(heading)}">{inline(svg, heading, name, letters)}</figure>'
-        for name, (heading, svg) in pictures.items()
+        f'<figure tabindex="0" aria-label="{escape(heading)}">{inline(svg, heading, name, letters, paints)}</figure>'
+        for name, heading, svg in ((f"f{number}", *picture) for number, picture in enumerate(pictures.values()))
     )
     library, script = scripts(), "".join(map(_text, SCRIPTS))
     cells, runs = tables
     return Template(_text("page.html")).substitute(
         policy=_policy(library, script),
-        style=_text("page.css"),
+        style=_text("page.css") + "\n".join(f".{name}{{{paint}}}" for paint, name in paints.items()),
         title=escape(title),
         facts=escape(about),
         notes=_box(remarks),
@@ -69,16 +70,18 @@ def html(
     )
 
 
-def inline(svg: str, label: str, name: str, defined: set[str]) -> str:
-    """A matplotlib SVG for use inside a page: ink in the page's colours, transparent paper, ids of its own.
+def inline(svg: str, label: str, name: str, defined: set[str], paints: dict[str, str]) -> str:
+    """A matplotlib SVG for use inside a page: ink in the page's colours, transparent paper, ids that begin with `name`.
 
-    Outlines of letters are those of the page's first figure that has them: `defined`, which grows.
+    Outlines of letters are those of the page's first figure that has them: `defined`, which grows. So do `paints`, the
+    classes of what thousands of markers have in common.
     """
     body = svg[svg.index("<svg") :]
     body = re.sub(r'<g id="patch_1">.*?</g>\s*', "", body, count=1, flags=re.DOTALL)  # the figure's white ground
     body = re.sub(r'<g id="[^"]*">', "<g>", body)
     body = re.sub(rf'(\bid="|href="#|url\(#)(?!{FONT})', rf"\g<1>{name}-", body)
     body = PAINT.sub(lambda match: match[1] + _variable(match[2]), body)
+    body = re.sub(r'style="([^"]*)"', lambda match: f'class="{paints.setdefault(match[1], f"p{len(paints)}")}"', body)
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
 
     def once(glyph: re.Match[str]) -> str:
@@ -88,9 +91,13 @@ def inline(svg: str, label: str, name: str, defined: set[str]) -> str:
 
     body = re.sub(rf'<path id="({FONT}[^"]*)"[^>]*/>\s*', once, body)
     body = re.sub(r"<!--.*?-->|<defs>\s*</defs>|<g [^>]*/>", "", body, flags=re.DOTALL)
-    body = PLACE.sub(lambda match: match[0] if match[1] is None else f"{float(match[1]):.2f}", body)
+    body = PLACE.sub(lambda match: match[0] if match[1] is None else _short(match[1]), body)
     body = re.sub(r"\s*\n\s*", "\n", body).replace("xlink:href", "href")
     return body.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
+
+
+def _short(place: str) -> str:
+    return f"{float(place):.2f}".rstrip("0").rstrip(".")
 
 
 def _data(records: Mapping[str, Any]) -> str:

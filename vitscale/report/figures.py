@@ -19,6 +19,7 @@ from vitscale.report.panels import (
     SERIES,
     accuracy,
     draw_caption,
+    draw_title,
     family_text,
     measures,
     of_measure,
@@ -100,7 +101,7 @@ def upstream_vs_downstream(found: Curves) -> Figure | None:
         for axes, key, pairs in zip(grid, panels, paired, strict=True):
             seeds = _pairs(accuracy(found.seeds), upstream, key, by=REPLICATE)
             labels.append((axes, _scatter(axes, pairs, seeds, line_looks, named=named)))
-            axes.set_title(measure_title(*key))
+            draw_title(axes, measure_title(*key))
             axes.set_xlabel(f"{upstream.replace('_', ' ')} accuracy, %")
             axes.set_ylabel("downstream accuracy, %")
         draw_caption(figure, _pairs_text(points, named=named))

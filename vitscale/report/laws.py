@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -23,6 +23,7 @@ from vitscale.report.panels import (
     SERIES,
     accuracy,
     draw_caption,
+    draw_title,
     family_text,
     marker_areas,
     measures,
@@ -42,6 +43,8 @@ SHORTEST = 0.4  # of an error: an axis need not hold a spread that reaches lower
 LOWEST = 1e-9  # of an error in %: a logarithm needs one, and the axis ends far above
 REACH = 10.0  # times below the smallest measured error that is not 0: further an axis does not go for a law
 ZERO = " Open triangles on the axis: no error at all."
+EQUATIONS = 5  # in a panel: more would leave its data no room
+SHADES = (0.35, 0.7)  # of viridis: what can be told from white and from the page's dark paper alike
 NAMED = 4  # configurations of a frontier: the dearest
 
 
@@ -63,7 +66,7 @@ def error_by_flops(found: Curves) -> Figure | None:
             texts = _draw_laws(axes, here, own, line_looks, 100 * (1 - beside["value"]))
             hollow += sum(_draw_planned(axes, planned, line, own, line_looks) for line in own)
             labels.append((axes, texts + draw_theirs(axes, beside, "flops", error=True)))
-            axes.set_title(measure_title(*key))
+            draw_title(axes, measure_title(*key))
             axes.set_ylabel("error, %")
             axes.set_xlabel("pre-training compute, FLOPs")
         draw_caption(
@@ -98,7 +101,7 @@ def frontier_by_flops(found: Curves) -> Figure | None:
             error_ticks(axes, [*_errors(here), *(100 * (1 - beside["value"]))])
             texts = _draw_frontier(axes, here)
             labels.append((axes, texts + draw_theirs(axes, beside, "flops", error=True)))
-            axes.set_title(measure_title(*key))
+            draw_title(axes, measure_title(*key))
             axes.set_ylabel("error, %")
             axes.set_xlabel("pre-training compute, FLOPs")
         faint = f"Faint: something cheaper is as good.{_zero_text(points)}\nNames, of the {NAMED} dearest: {NAMING}."
@@ -121,7 +124,7 @@ def isoflop_panels(found: Curves) -> Figure | None:
             sizes = np.concatenate([budget.fit.observations.inputs[:, 0] for budget in one.budgets])
             (size_ticks if len(np.unique(sizes)) <= 8 else compute_ticks)(axes, sizes.tolist())
             labels.append((axes, _draw_profiles(axes, one)))
-            axes.set_title(measure_title(*key) + (f", {line_name(line)}" if several else ""))
+            draw_title(axes, measure_title(*key) + (f", {line_name(line)}" if several else ""))
             axes.set_ylabel("error, %")
             axes.set_xlabel("parameters")
         runs = f"Runs with {short(examples)} unique images. " if examples else ""
@@ -139,7 +142,8 @@ def equation(law: Law) -> str:
     values = law.fit.parameters
     power = round(np.log10(np.sqrt(law.low * law.high)))
     size = values["b"] * 10.0 ** (-values["c"] * power)
-    floor = f"{values['a']:.2g} + " if values.get("a", 0.0) > 1e-6 else ""
+    # Also a floor of 0: the interval is that of a law which has one.
+    floor = f"{values['a'] if values['a'] > 1e-6 else 0:.2g} + " if "a" in values else ""
     interval = law.drawn.parameters().get("c")
     ends = f" [{interval.low:.2f}, {interval.high:.2f}]" if interval else ""
     return f"${floor}{size:.2g}\\,(C/10^{{{power}}})^{{-{values['c']:.2f}}}${ends}"
@@ -167,13 +171,21 @@ def _draw_laws(
             written.append((equation(law), look.color))
         texts.append(end_label(axes, look.label, x, max(y, lowest), look.color, 8))
     error_ticks(axes, errors)
-    for number, (text, color) in enumerate(written):
-        axes.text(0.03, 0.04 + 0.085 * number, text, transform=axes.transAxes, fontsize=6.5, color=color)
-    low, high = axes.get_ylim()
-    axes.set_ylim(low / (high / low) ** (0.1 * len(written)), high)  # room for the equations
+    _write_equations(axes, written)
     for line, group in lines_of(points):
         _draw_zeros(axes, group, line_looks[line].color)
     return texts
+
+
+def _write_equations(axes: Axes, written: Sequence[tuple[str, str]]) -> None:
+    """In the lower left corner, below the data; of many laws only how many there are."""
+    if len(written) > EQUATIONS:
+        written = [(f"{len(written)} laws: vitscale fit has their equations", GREY)]
+    for number, (text, color) in enumerate(written):
+        axes.text(0.03, 0.04 + 0.085 * number, text, transform=axes.transAxes, fontsize=6.5, color=color)
+    share = 0.02 + 0.085 * len(written)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low / (high / low) ** (share / (1 - share)), high)
 
 
 def _by_rank(line: pd.DataFrame) -> list[tuple[bool, pd.DataFrame]]:
@@ -307,7 +319,7 @@ def _names(points: pd.DataFrame) -> list[str]:
 
 def _draw_profiles(axes: Axes, profile: IsoFlop) -> list[Annotation]:
     texts, errors = [], []
-    shades = plt.get_cmap("viridis")(np.linspace(0.0, 0.85, len(profile.budgets)))
+    shades = plt.get_cmap("viridis")(np.linspace(*SHADES, len(profile.budgets)))
     for budget, shade in zip(profile.budgets, shades, strict=True):
         color = "#{:02x}{:02x}{:02x}".format(*(int(255 * part) for part in shade[:3]))
         texts.append(_draw_profile(axes, budget, color))

@@ -50,7 +50,9 @@ def looks(points: pd.DataFrame, keys: list[str]) -> dict[tuple[str, ...], Look]:
 def family_styles(points: pd.DataFrame) -> dict[str, tuple[str, str]]:
     """Colour and marker of every family; a new family takes the next free pair in the order of names."""
     new = sorted(set(points["family"].dropna().astype(str)) - set(KNOWN))
-    return {**KNOWN, **{family: OTHERS[number % len(OTHERS)] for number, family in enumerate(new)}}
+    colors, markers = zip(*OTHERS, strict=True)
+    pairs = [(colors[i % len(OTHERS)], markers[(i + i // len(OTHERS)) % len(OTHERS)]) for i in range(len(new))]
+    return {**KNOWN, **dict(zip(new, pairs, strict=True))}
 
 
 def measure_title(task: str, protocol: str, shots: int | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from itertools import product
 
@@ -80,23 +81,27 @@ def _failed(newest: pd.DataFrame) -> list[Note]:
 
 
 def _missing(found: Curves) -> list[Note]:
-    """Cells and measures that some line and seed have and another has not."""
+    """Cells and measures that other seeds have, or most other lines: where each line has sizes of its own, as in an
+    isoFLOP study, those are no others' gaps."""
     seeds = found.seeds[(found.seeds["metric"] == "accuracy") & found.seeds["examples"].notna()]  # none published
     measure = ["task", "protocol", "shots", "transfer"]
     line_of = ["family", "model", "trunk"]
     size_of = ["examples", "examples_seen"]
     present = set(_keys(seeds[[*line_of, *size_of, *REPLICATE, *measure]]))
-    lines = set(_keys(seeds[line_of]))
-    grid = set(_keys(seeds[size_of]))
+    cells = set(_keys(seeds[[*line_of, *size_of]]))
+    lines = {cell[: len(line_of)] for cell in cells}
+    having = Counter(cell[len(line_of) :] for cell in cells)
+    common = {size for size, times in having.items() if times >= max(2, len(lines) / 2)}
+    expected = cells | {(*line, *size) for line, size in product(lines, common)}
     every_seed = set(_keys(seeds[REPLICATE]))
     without_labels = set(_keys(found.seeds.loc[_of_patches(found.seeds), line_of]))
     measures = sorted(set(_keys(seeds[measure])), key=str)
     absent: list[str] = []
-    for line, size, seed in sorted(product(lines, grid, every_seed), key=str):
-        own = [key for key in measures if key[1] != "pretrain" or line not in without_labels]
-        lacking = [key for key in own if (*line, *size, *seed, *key) not in present]
+    for cell, seed in sorted(product(expected, every_seed), key=str):
+        own = [key for key in measures if key[1] != "pretrain" or cell[: len(line_of)] not in without_labels]
+        lacking = [key for key in own if (*cell, *seed, *key) not in present]
         if lacking:
-            record = dict(zip([*line_of, *size_of, *REPLICATE], (*line, *size, *seed), strict=True))
+            record = dict(zip([*line_of, *size_of, *REPLICATE], (*cell, *seed), strict=True))
             what = "nothing measured" if len(lacking) == len(own) else f"no {', no '.join(_titles(lacking))}"
             absent.append(f"{_cell(record)}: {what}")
     if not absent:
@@ -218,7 +223,9 @@ def _unequal_cost(found: Curves) -> list[Note]:
     if len(cost) < 2 or cost.max() <= SAME_COST * cost.min():
         return []
     details = tuple(f"{model}: {value:.3g} FLOPs" for model, value in cost.sort_values().items())
-    return [Note(f"Training FLOPs an image differ by {cost.max() / cost.min() - 1:.0%} between models.", details)]
+    ratio = cost.max() / cost.min()
+    differ = f"differ by {ratio - 1:.0%}" if ratio < 2 else f"differ up to {ratio:.3g} times"
+    return [Note(f"Training FLOPs an image {differ} between models.", details)]
 
 
 def _few_seeds(found: Curves) -> list[Note]:

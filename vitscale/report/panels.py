@@ -31,6 +31,7 @@ SERIES = ["family", "variant"]  # a line by compute: a family's models joined
 MARKER, SMALL, LARGE = 26.0, 14.0, 64.0  # square points
 SAME_SIZE = 1.5  # networks whose parameters differ by less have markers of one size
 ROOM, PRICED, UNPRICED = 1.05, 0.17, 0.1  # of a key's height: all of it, a model with its price, one without
+TITLE = 32  # letters of a panel's name in a line, where panels stand three in a row
 LETTERS = 16.5  # of a caption in an inch
 FORMATS = ("png", "svg", "pdf")
 
@@ -123,7 +124,7 @@ def small_multiples(
             texts += draw_theirs(axes, beside, x)
             texts += draw_baselines(axes, of_measure(accuracy(found.baselines), key))
             labels.append((axes, texts))
-            axes.set_title(measure_title(*key))
+            draw_title(axes, measure_title(*key))
             if number % 3 == 0:
                 axes.set_ylabel("accuracy, %")
             if number + 3 >= len(panels):
@@ -294,6 +295,12 @@ def family_text(points: pd.DataFrame) -> str:
 
 def size_text(points: pd.DataFrame) -> str:
     return " Larger markers: more parameters." if sized(points, "params") else ""
+
+
+def draw_title(axes: Axes, text: str) -> None:
+    """On as many lines as it takes: a task may have any name."""
+    columns = axes.get_subplotspec().get_gridspec().ncols  # type: ignore[union-attr]
+    axes.set_title("\n".join(wrap(text, TITLE if columns > 2 else 2 * TITLE)))
 
 
 def draw_caption(figure: Figure, text: str) -> None:
