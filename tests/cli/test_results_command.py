@@ -128,4 +128,4 @@ def test_runs_that_left_the_study_are_left_out_with_one_line(tmp_path: Path, arg
     result = CliRunner().invoke(app, ["study", "--results", str(tmp_path), *arguments])
     assert result.exit_code == 0
     assert len(result.stdout.splitlines()) == 2
-    assert result.stderr == f"2 runs left out: in {tmp_path}/study, but not in the study any more\n"
+    assert result.stderr == f"2 runs left out: in {tmp_path}/study, but not in the study: edited, or swept with --set\n"

@@ -195,7 +195,7 @@ def test_runs_that_left_the_study_are_not_drawn_and_counted(frame: pd.DataFrame,
     every = frozenset(frame["run_id"])
     gone = frozenset(frame.loc[frame["family"] == "resnet", "run_id"]) - {"base"}
     report = write(frame, tmp_path, "edited", Held(every - gone | {"not yet", "nor this"}))
-    note = next(note for note in report.notes if "not in the study any more" in note.text)
+    note = next(note for note in report.notes if "but not in the study" in note.text)
     assert note.text.startswith(f"{len(gone)} runs left out")
     assert note.details == tuple(sorted(gone))
     assert "R26x0.5" not in {row[0].text for row in report.cells.rows}

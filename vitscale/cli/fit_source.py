@@ -42,7 +42,10 @@ def table(source: str, results: Path) -> tuple[pd.DataFrame, list[Fact], bool]:
     table, facts = measured(frame)
     gone = everything["run_id"].nunique() - frame["run_id"].nunique()
     if gone:
-        facts = [Fact("excluded", f"{count(gone, 'run')} left out: not in the study any more."), *facts]
+        facts = [
+            Fact("excluded", f"{count(gone, 'run')} left out: not in the study, which was edited or swept with --set."),
+            *facts,
+        ]
     return table, facts, True
 
 

@@ -372,7 +372,9 @@ def only(pattern: str | None, study: Study | None = None) -> Callable[[Job], boo
     trained for them. An id that no run of the study has before its settings are chosen needs the runs that choose them.
     """
     if pattern is None:
-        return lambda _: True
+        from vitscale.launch.sweep import everything
+
+        return everything
     if not pattern.strip():
         raise VitscaleError(
             "--only is empty", hint="give the start of a run id, or a part of a model's name", exit_code=USAGE

@@ -47,7 +47,7 @@ def results(
 
     With --columns: the rows as they were written, all attempts and tuning too.
 
-    Runs that the study does not hold any more are left out of both.
+    Runs that the study does not hold, any more or but with --set, are left out of both.
     """
     folder, _ = results_folder(study, root)
 
@@ -58,7 +58,7 @@ def results(
     frame = of_plan(everything, store.read_plan(folder))
     gone = everything["run_id"].nunique() - frame["run_id"].nunique()
     if gone:
-        say(f"{count(gone, 'run')} left out: in {folder}, but not in the study any more")
+        say(f"{count(gone, 'run')} left out: in {folder}, but not in the study: edited, or swept with --set")
     if where:
         frame = matching(frame, where)
     if columns is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from vitscale.cli.live import view
 from vitscale.cli.plan_screen import is_left, totals, unequal
 from vitscale.cli.screen import reports_errors, say
 from vitscale.errors import INTERRUPTED, RUN_FAILED, USAGE, VitscaleError
+from vitscale.wording import count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -77,7 +79,8 @@ def sweep(
     from vitscale.study.load import load
 
     options.check_alone()
-    loaded = load(study, settings=settings or [])
+    reload = partial(load, study, settings=settings or [])
+    loaded = reload()
     wanted = options.only(only, loaded)
     everything, states = _planned(loaded, runs, wanted, share)
     if all(job.role == "trunk" for job in everything):
@@ -107,6 +110,8 @@ def sweep(
             share=share,
             fail_fast=fail_fast,
             accept_code_change=accept_code_change,
+            overrides=tuple(settings or ()),
+            reload=reload,
         )
         ended = running.run()
     _tell(ended, running, study, results / loaded.name, detached=detach)
@@ -168,6 +173,9 @@ def _tell(ended: Ended, running: Sweep, study: Path, place: Path, *, detached: b
     left = f", {ended.unfinished} not finished" if ended.unfinished else ""
     stuck = f" ({stuck_words(ended.stuck)})" if ended.stuck else ""
     say(f"{ended.done} done, {ended.failed} failed{refused}{left}{stuck}; results in {place}")
+    if ended.beside:
+        why = "of --set" if running.overrides else "that the study's file does not hold any more"
+        say(f"note: results and report leave out {count(ended.beside, 'run')} {why}")
     if ended.interrupted:
         say("stopped; the same command goes on from here")
         raise typer.Exit(INTERRUPTED)

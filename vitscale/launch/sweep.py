@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
 
@@ -18,10 +19,10 @@ from vitscale.launch.board import Board
 from vitscale.launch.collect import collect, collect_orphan
 from vitscale.launch.machine import Machine, Places
 from vitscale.launch.progress import summary, title
+from vitscale.launch.record import Record
 from vitscale.launch.standing import OPEN, can_choose, states, stopper, stuck, with_causes
 from vitscale.lease import Watch
 from vitscale.processes import STOP_SIGNALS
-from vitscale.results.store import Held, write_plan
 from vitscale.study.job import Job
 from vitscale.study.load import Study
 from vitscale.study.plan import Plan, plan
@@ -40,6 +41,8 @@ class Ended:
     stuck: int
     """Of these, what waits for a run that has failed or is refused."""
     interrupted: bool
+    beside: int
+    """Runs that the study on record does not hold: results leave them out."""
 
 
 TRIES = 3
@@ -80,6 +83,10 @@ class Sweep(ABC):
     share: bool = True
     fail_fast: bool = False
     accept_code_change: bool = False
+    overrides: tuple[str, ...] = ()
+    """Settings of the command line that replace the study's own."""
+    reload: Callable[[], Study] | None = None
+    """Reads the study's file again, with the same overrides: somebody may have edited it."""
     stopping: bool = field(default=False, init=False)
     stops: int = field(default=0, init=False)
     """0: no signal came; 1: stop after saving; 2: now."""
@@ -110,11 +117,22 @@ class Sweep(ABC):
             trunks.ask(now.jobs, self.places.runs)
         return now
 
+    @cached_property
+    def record(self) -> Record:
+        """Which runs the study holds, for those who read its results meanwhile."""
+        return Record(
+            place=self.places.results / self.study.name,
+            study=self.study,
+            plan_of=lambda study: current_plan(study, self.places.runs),
+            settings=self.overrides,
+            reload=self.reload,
+        )
+
     def _record(self, now: Plan) -> None:
-        """Which runs the study holds now, for those who read its results meanwhile."""
+        """All that the study holds, whichever of it this sweep runs, and however."""
+        whole = now if self.only is everything and self.share else current_plan(self.study, self.places.runs)
         with disk_errors(self.places.results):
-            held = Held(frozenset(job.id for job in now.jobs if job.kind != "import"), waiting=len(now.waiting))
-            write_plan(self.places.results / self.study.name, held)
+            self.record.update(whole)
 
     def _prepared(self, job: Job) -> Path | None:
         """The job's folder; None, and a word about it, where it must not be touched."""
@@ -225,6 +243,7 @@ class Sweep(ABC):
             unfinished=open_ + stuck(standing, wanted) + waiting,
             stuck=held_back,
             interrupted=self.stopping and open_ + waiting > 0 and not self.fail_fast,
+            beside=self.record.beside(last),
         )
 
 

@@ -56,7 +56,7 @@ def plan_notes(everything: pd.DataFrame, plan: Held | None) -> list[Note]:
     elif absent:
         found.append(Note(f"Unfinished: {absent:,} of the study's {count(total, 'run')} have no result yet."))
     if gone:
-        text = f"{count(len(gone), 'run')} left out: recorded here, but not in the study any more."
+        text = f"{count(len(gone), 'run')} left out: recorded here, but not in the study: edited, or swept with --set."
         found.append(Note(text, tuple(sorted(gone))))
     return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from functools import cache
@@ -117,6 +117,10 @@ class Held:
 
     runs: frozenset[str]
     waiting: int = 0
+    version: str | None = field(default=None, compare=False)
+    """Of the study: who finds another one on record was started with an older file, or with a newer one."""
+    settings: tuple[str, ...] = field(default=(), compare=False)
+    """Of `--set`, where the study was never swept without: no record of the study as its file says."""
 
 
 def write_plan(folder: Path, held: Held) -> None:
@@ -126,7 +130,8 @@ def write_plan(folder: Path, held: Held) -> None:
     """
     before = read_plan(folder) if held.waiting else None
     runs = held.runs | (before.runs if before else frozenset())
-    document = {"schema": PLAN_SCHEMA, "runs": sorted(runs), **({"waiting": held.waiting} if held.waiting else {})}
+    told = {"version": held.version, "settings": list(held.settings), "waiting": held.waiting}
+    document = {"schema": PLAN_SCHEMA, **{key: value for key, value in told.items() if value}, "runs": sorted(runs)}
     data = (json.dumps(document, indent=1) + "\n").encode()
     path = folder / PLAN
     if path.is_file() and path.read_bytes() == data:
@@ -145,6 +150,7 @@ def read_plan(folder: Path) -> Held | None:
             raise ValueError("not a list of run ids")
         if not isinstance(waiting, int):
             raise ValueError("waiting is not a number")
+        study = document.get("version"), tuple(document.get("settings", []))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, LookupError, TypeError) as error:
@@ -159,7 +165,7 @@ def read_plan(folder: Path) -> Held | None:
             hint="upgrade vitscale",
             exit_code=MISSING,
         )
-    return Held(frozenset(runs), waiting)
+    return Held(frozenset(runs), waiting, *study)
 
 
 def _table(rows: list[dict[str, Any]]) -> pa.Table:
@@ -229,9 +235,10 @@ def _read_part(path: Path) -> pa.Table:
         )
     types = _types()
     table = table.select([name for name in table.column_names if name in types])
-    for number, field in enumerate(table.schema):
-        if field.type != types[field.name]:
-            table = table.set_column(number, field.name, _cast(table[field.name], types[field.name], path, field.name))
+    for number, column in enumerate(table.schema):
+        if column.type != types[column.name]:
+            cast = _cast(table[column.name], types[column.name], path, column.name)
+            table = table.set_column(number, column.name, cast)
     return _migrated(table) if version == 1 else table
 
 
