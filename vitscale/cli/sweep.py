@@ -147,8 +147,8 @@ def _say_what(study: Study, jobs: Sequence[Job], states: Mapping[str, str], runs
 def _set_failed_aside(study: Study, runs: Path, wanted: Callable[[Job], bool], share: bool) -> None:
     from vitscale.launch.sweep import current_plan, retry_failed
 
-    count = retry_failed([job for job in current_plan(study, runs, wanted, share=share).jobs if wanted(job)], runs)
-    say(f"trying {count} failed runs again")
+    jobs = [job for job in current_plan(study, runs, wanted, share=share).jobs if wanted(job)]
+    say(f"trying {retry_failed(jobs, runs, say)} failed runs again")
 
 
 def _planned(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, Literal
 from vitscale import lease
 from vitscale.errors import INVALID_STUDY, MISSING, VitscaleError
 from vitscale.failures import Failure, policy
-from vitscale.files import disk_errors, locked, write_whole
+from vitscale.files import FULL, disk_errors, locked, write_whole
 from vitscale.launch import eventlog
 from vitscale.results import provenance
 from vitscale.study import describe
@@ -24,6 +25,10 @@ State = Literal["to do", "stopped", "running", "done", "failed", "refused"]
 
 class Unusable(VitscaleError):  # noqa: N818
     """A folder that must not be touched, or cannot be read: it concerns its run alone, and a person has to look."""
+
+
+class Unwritable(Unusable):
+    """A folder that others may read: another user's, or on a read-only mount of its own."""
 
 
 def result(folder: Path) -> dict[str, Any] | None:
@@ -213,7 +218,9 @@ def prepare(job: Job, runs: Path, *, base: Path, machine: Mapping[str, Any], acc
     """Makes the run's folder and `run.json`, or checks the one that is there.
 
     Raises:
-        Unusable: the folder holds another configuration, was half done by other code (exit 3), or is damaged (exit 5).
+        Unusable: the folder holds another configuration, was half done by other code (exit 3), is damaged, or takes no
+            files while the runs folder does (exit 5).
+        VitscaleError: the disk is full, or the runs folder takes no files (exit 5).
     """
     folder = runs / job.id
     told = {
@@ -229,12 +236,46 @@ def prepare(job: Job, runs: Path, *, base: Path, machine: Mapping[str, Any], acc
             raise wrong
         if not accept_code_change:
             _check_code(folder, told)
-    with disk_errors(runs):
+    with written_to(folder):
+        _append_nothing(folder)
         if job.role == "trunk" and (folder / "run.json").is_file():
             _go_further(job, folder, told)
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "run.json", json.dumps(told, indent=2).encode())
     return folder
+
+
+@contextmanager
+def written_to(folder: Path) -> Iterator[None]:
+    """Of what the disk refuses to a run's folder alone, makes a word on that run.
+
+    Raises:
+        Unwritable: the folder takes no files, and the one above does (exit 5).
+        VitscaleError: the disk is full, or the folder above takes none (exit 5).
+    """
+    try:
+        yield
+    except OSError as error:
+        if concerns_it_alone(error, folder):
+            raise Unwritable(
+                f"{folder}: {error.strerror}",
+                hint="let its owner go on with the run, or move the folder away: it is then trained again",
+                exit_code=MISSING,
+            ) from error
+        with disk_errors(folder.parent):
+            raise
+
+
+def concerns_it_alone(error: OSError, folder: Path) -> bool:
+    """Whether a disk that refuses a run's folder takes others beside it."""
+    return error.errno not in FULL and folder.exists() and os.access(folder.parent, os.W_OK | os.X_OK)
+
+
+def _append_nothing(folder: Path) -> None:
+    """Raises OSError where a log that is there takes no more lines: its folder may be a group's, and it its owner's."""
+    for name in ("events.jsonl", "log.txt"):
+        if (folder / name).is_file():
+            (folder / name).open("ab").close()
 
 
 def _check_code(folder: Path, told: Mapping[str, Any]) -> None:
@@ -328,19 +369,19 @@ def set_aside(folder: Path, *, asked: bool = False) -> None:
     """Keeps a failed attempt's outcome under another name, so that the run can be tried again.
 
     `asked`: by a person, after which the tries of each kind of failure are counted anew.
+
+    Raises:
+        VitscaleError: as `written_to`.
     """
     ended = result(folder)
     if ended is not None and ended["status"] == "failed":
-        with disk_errors(folder):
-            _count(folder, ended)
         place = folder / f"result-{ended['attempt']}.json"
-        with suppress(FileNotFoundError):  # another sweep has just done so
+        with written_to(folder):
+            _count(folder, ended)
             if asked:
-                with disk_errors(folder):
-                    write_whole(place, json.dumps({**ended, "asked": True}, indent=1).encode())
-                (folder / "result.json").unlink()
-            else:
-                (folder / "result.json").rename(place)
+                write_whole(place, json.dumps({**ended, "asked": True}, indent=1).encode())
+            with suppress(FileNotFoundError):  # another sweep has just done so
+                (folder / "result.json").unlink() if asked else (folder / "result.json").rename(place)
 
 
 def retried(folder: Path, failure: Failure) -> int:

@@ -37,7 +37,7 @@ class LocalSweep(Sweep):
         with self._signals():
             try:
                 while True:
-                    now = self._plan()
+                    now, closed = self._plan(), len(self.closed)
                     self._record(now)
                     self._start(now)
                     if self.workers:
@@ -45,7 +45,7 @@ class LocalSweep(Sweep):
                     elif self._others_at_work(now) and not self.stopping:
                         self.tick(lambda now=now: self._board(now))
                         time.sleep(1.0)
-                    else:
+                    elif len(self.closed) == closed:
                         break
             finally:
                 self._stop_workers()

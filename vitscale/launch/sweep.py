@@ -55,10 +55,17 @@ def everything(job: Job) -> bool:
     return True
 
 
-def current_plan(study: Study, runs: Path, wanted: Callable[[Job], bool] = everything, *, share: bool = True) -> Plan:
+def current_plan(
+    study: Study,
+    runs: Path,
+    wanted: Callable[[Job], bool] = everything,
+    *,
+    share: bool = True,
+    ended: Container[str] = frozenset(),
+) -> Plan:
     """The plan with every selection that the finished runs allow, and the trunks that wanted runs still need.
 
-    Without `share` every run trains alone.
+    Without `share` every run trains alone. `ended`: trunks that nobody here can train further.
     """
     now = plan(study, {})
     tuning = [job.id for job in now.jobs if job.role == "tuning"]
@@ -66,7 +73,7 @@ def current_plan(study: Study, runs: Path, wanted: Callable[[Job], bool] = every
         now = plan(study, folders.scores(runs, tuning))
     if not share:
         return Plan(jobs=tuple(trunks.alone(now.jobs)), waiting=tuple(trunks.alone(now.waiting)))
-    return replace(now, jobs=tuple(trunks.as_needed(now.jobs, runs, wanted)))
+    return replace(now, jobs=tuple(trunks.as_needed(now.jobs, runs, wanted, ended)))
 
 
 @dataclass(kw_only=True)
@@ -96,6 +103,10 @@ class Sweep(ABC):
     """Runs whose folders must not be touched, by their ids, and why."""
     refused_code: int = field(default=0, init=False)
     """The exit code that this deserves."""
+    closed: set[str] = field(default_factory=set, init=False)
+    """Trunks whose folders take no files: their runs start from what lies there, or alone."""
+    deaf: set[str] = field(default_factory=set, init=False)
+    """Trunks in training that cannot be asked to save for more runs."""
     watch: Watch = field(default_factory=Watch, init=False)
     waiting_for: str = field(default="", init=False)
 
@@ -112,9 +123,11 @@ class Sweep(ABC):
         """In a signal's handler. `now`: it came twice."""
 
     def _plan(self) -> Plan:
-        now = current_plan(self.study, self.places.runs, self.only, share=self.share)
-        with disk_errors(self.places.runs):
-            trunks.ask(now.jobs, self.places.runs)
+        now = current_plan(self.study, self.places.runs, self.only, share=self.share, ended=self.closed)
+        for id_, error in trunks.ask(now.jobs, self.places.runs).items():
+            if id_ not in self.deaf:
+                self.deaf.add(id_)
+                self.say(f"{error.problems[0].message}: what leaves trunk {id_} starts from the checkpoint before")
         return now
 
     @cached_property
@@ -145,6 +158,8 @@ class Sweep(ABC):
                 accept_code_change=self.accept_code_change,
             )
         except folders.Unusable as error:
+            if job.role == "trunk" and isinstance(error, folders.Unwritable):
+                self.closed.add(job.id)
             self._refuse(job, error.problems[0], error.exit_code)
             return None
 
@@ -282,9 +297,14 @@ def ready(now: Plan, runs: Path, only: Callable[[Job], bool], coming: Container[
     return [*awaited, *together.values(), *rest]
 
 
-def retry_failed(jobs: Sequence[Job], runs: Path) -> int:
-    """Puts failed outcomes aside, so that their runs are tried again; returns how many."""
+def retry_failed(jobs: Sequence[Job], runs: Path, say: Say = lambda _: None) -> int:
+    """Puts failed outcomes aside, so that their runs are tried again; returns how many. It says where it cannot."""
     failed = [job for job in jobs if folders.state_of(job, runs) == "failed"]
+    count = 0
     for job in failed:
-        folders.set_aside(runs / job.id, asked=True)
-    return len(failed)
+        try:
+            folders.set_aside(runs / job.id, asked=True)
+            count += 1
+        except folders.Unwritable as error:
+            say(f"refused  {title(job)}: {error.problems[0].message}")
+    return count

@@ -12,12 +12,15 @@ from vitscale.study.cost import training_flops
 from vitscale.study.job import Branch, Job
 
 
-def as_needed(jobs: Iterable[Job], runs: Path, wanted: Callable[[Job], bool]) -> Iterator[Job]:
+def as_needed(
+    jobs: Iterable[Job], runs: Path, wanted: Callable[[Job], bool], ended: Container[str] = frozenset()
+) -> Iterator[Job]:
     """The jobs; trunks as far as wanted branches wait for them, or as far as branches have left them or can now.
 
     A branch leaves its trunk where it did, and where it has not begun yet at the checkpoint that lies there for it; one
     that trained alone, or for which there is none, has no trunk. Nor has one that alone could use a trunk that was not
-    begun. What nothing is left of, and nobody waits for, is not trained again.
+    begun. What nothing is left of, and nobody waits for, is not trained again; nor is a trunk that `ended`, by its id,
+    whatever waits for it: that starts from what lies there.
     """
     jobs = list(jobs)
     saved = {job.id: folders.checkpoint_steps(runs / job.id) for job in jobs if job.role == "trunk"}
@@ -26,7 +29,8 @@ def as_needed(jobs: Iterable[Job], runs: Path, wanted: Callable[[Job], bool]) ->
     starts: dict[str, int | None] = {}
     for job in jobs:
         if job.branch is not None:
-            trunk, start = job.branch.trunk, _start(job, runs, saved[job.branch.trunk])
+            trunk = job.branch.trunk
+            start = _start(job, runs, saved[trunk], grows=trunk not in ended)
             starts[job.id], left_at[trunk] = start, max(left_at[trunk], start or 0)
             if start is None and wanted(job):
                 waiting[trunk].append(job)
@@ -41,19 +45,30 @@ def as_needed(jobs: Iterable[Job], runs: Path, wanted: Callable[[Job], bool]) ->
                 yield _as_far_as(job, waiting[job.id])
         elif left_at[job.id]:
             needed = _up_to(job, left_at[job.id])
+            if job.id in ended and not folders.outcome_of(needed, runs, whole=False):
+                continue
             if max(saved[job.id], default=0) >= needed.steps or folders.outcome_of(needed, runs, whole=False):
                 yield needed
 
 
-def ask(jobs: Iterable[Job], runs: Path) -> None:
-    """Has trunks that are being trained save where branches will leave them of which they were not told."""
+def ask(jobs: Iterable[Job], runs: Path) -> dict[str, folders.Unwritable]:
+    """Has trunks that are being trained save where branches will leave them of which they were not told.
+
+    Returns, by their ids, those that cannot be told: their branches start from the checkpoint before.
+    """
+    deaf = {}
     for job in jobs:
         folder = runs / job.id
         if job.role == "trunk" and job.branches and folders.is_held(folder):
             known = {*map(tuple, folders.document(folder).get("branches", [])), *branches.asked(folder)}
-            for step, id_ in job.branches:
-                if (step, id_) not in known:
-                    branches.ask(folder, step, id_)
+            try:
+                with folders.written_to(folder):
+                    for step, id_ in job.branches:
+                        if (step, id_) not in known:
+                            branches.ask(folder, step, id_)
+            except folders.Unwritable as error:
+                deaf[job.id] = error
+    return deaf
 
 
 def alone(jobs: Iterable[Job]) -> Iterator[Job]:
@@ -92,7 +107,7 @@ def _has_begun(folder: Path) -> bool:
     return folders.result(folder) is not None or bool(folders.checkpoint_steps(folder))
 
 
-def _start(job: Job, runs: Path, saved: Sequence[int]) -> int | None:
+def _start(job: Job, runs: Path, saved: Sequence[int], *, grows: bool) -> int | None:
     """The step at which a branch leaves its trunk, as things stand: 0 where it trains alone, None where it waits."""
     assert job.branch is not None
     outcome = folders.outcome(runs / job.id, whole=False)
@@ -105,7 +120,7 @@ def _start(job: Job, runs: Path, saved: Sequence[int]) -> int | None:
     begun = folders.branched_at(runs / job.id)
     if begun is not None:
         return begun
-    if outcome is None and max(saved, default=0) < job.branch.step:
+    if outcome is None and grows and max(saved, default=0) < job.branch.step:
         return None
     return max((step for step in saved if step <= job.branch.step), default=0)
 

@@ -56,7 +56,7 @@ class SlurmSweep(Sweep):
     def run(self) -> Ended:
         with self._signals():
             while True:
-                now = self._plan()
+                now, closed = self._plan(), len(self.closed)
                 self._record(now)
                 try:
                     with self._one_at_a_time():
@@ -67,6 +67,8 @@ class SlurmSweep(Sweep):
                     if not self.watched:
                         raise
                     self._say_once(f"{error.problems[0].message}; asking again")
+                if len(self.closed) > closed and not self.stopping:
+                    continue
                 if self.stopping or self.detach or not (self.watched or self._others_at_work(now)):
                     break
                 self._wait(now)

@@ -1,0 +1,152 @@
+"""Run folders that take no files, though the folder of all runs does: another user's, or on a mount of their own."""
+
+import errno
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sweeps import sweep
+
+import tiny
+from vitscale import branches, files
+from vitscale.errors import MISSING, VitscaleError
+from vitscale.failures import Failure
+from vitscale.launch import folders
+from vitscale.launch.local_sweep import LocalSweep
+from vitscale.launch.machine import Machine, Places
+from vitscale.launch.sweep import current_plan, ready, retry_failed
+from vitscale.study.job import Job
+from vitscale.study.load import load
+
+ALONE = tiny.STUDY.partition("[[transfer]]")[0]
+SEEDS = ALONE + "[[axes]]\nseed = [0, 1, 2]\n"
+BUDGETS = ALONE.replace("steps = 12\n", 'schedule = "constant"\ncooldown = 0.25\n') + "[[axes]]\n"
+BUDGETS += '"recipe.steps" = [16, 32, 48]\n'
+Closes = Callable[[Path], None]
+
+
+@pytest.fixture
+def closes(monkeypatch: pytest.MonkeyPatch) -> Closes:
+    """Makes a folder one that takes no files; whoever runs the tests may be root, whom no permission stops."""
+    closed: list[Path] = []
+
+    def refuse(path: Path) -> None:
+        if any(folder in path.parents for folder in closed):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    for module, name in ((files.HashedFile, "__init__"), (Path, "rename"), (Path, "mkdir"), (Path, "touch")):
+        real = getattr(module, name)
+
+        def instead(self: Any, *arguments: Any, _real: Any = real, **more: Any) -> Any:
+            refuse(arguments[0] if isinstance(self, files.HashedFile) else self)
+            return _real(self, *arguments, **more)
+
+        monkeypatch.setattr(module, name, instead)
+    return closed.append
+
+
+def sweep_of(folder: Path, text: str) -> tuple[LocalSweep, list[Job], list[str]]:
+    """A sweep that has not begun, the jobs of its plan, and what it says."""
+    said: list[str] = []
+    study = load(tiny.write(folder, text), base=folder)
+    places = Places(runs=folder / "runs", results=folder / "results")
+    made = LocalSweep(study=study, places=places, machine=Machine(jobs=1, threads=1), say=said.append)
+    return made, list(current_plan(study, places.runs).jobs), said
+
+
+def begin(job: Job, folder: Path, *saved: int) -> Path:
+    run = folders.prepare(job, folder / "runs", base=folder, machine={})
+    for step in saved:
+        (run / "checkpoints" / f"step-{step:08d}").mkdir(parents=True)
+    (run / "events.jsonl").touch()
+    return run
+
+
+def test_a_run_folder_that_takes_no_files_concerns_its_run_alone(tmp_path: Path, closes: Closes) -> None:
+    made, (one, other, _), said = sweep_of(tmp_path, SEEDS)
+    closes(run := begin(one, tmp_path))
+    assert made._prepared(one) is None
+    assert made._prepared(other) is not None
+    assert f"{run}: Permission denied" in said[0]
+    assert (list(made.refused), made.refused_code) == ([one.id], MISSING)
+
+
+def test_a_full_disk_concerns_all_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, (one, *_), _ = sweep_of(tmp_path, SEEDS)
+    begin(one, tmp_path)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "")
+
+    monkeypatch.setattr(folders, "write_whole", full)
+    with pytest.raises(VitscaleError, match=f"{tmp_path / 'runs'}: no space left"):
+        made._prepared(one)
+    assert not made.refused
+
+
+def test_a_failure_in_such_a_folder_is_not_tried_again_and_others_are(tmp_path: Path, closes: Closes) -> None:
+    _, jobs, said = sweep_of(tmp_path, SEEDS)
+    for job in jobs:
+        folders.record_failure(begin(job, tmp_path), Failure.CODE, "it was so", "", 4)
+    closes(tmp_path / "runs" / jobs[0].id)
+    assert retry_failed(jobs, tmp_path / "runs", said.append) == 2
+    assert [folders.state_of(job, tmp_path / "runs") for job in jobs] == ["failed", "stopped", "stopped"]
+    assert f"{tmp_path / 'runs' / jobs[0].id}: Permission denied" in said[0]
+
+
+def test_what_would_leave_such_a_trunk_starts_from_what_lies_there_or_alone(tmp_path: Path, closes: Closes) -> None:
+    made, jobs, _ = sweep_of(tmp_path, BUDGETS)
+    trunk = next(job for job in jobs if job.role == "trunk")
+    closes(begin(trunk, tmp_path, 24))
+    (start,) = ready(made._plan(), made.places.runs, made.only)[:1]
+    assert [job.id for job in start] == [trunk.id]
+    assert made._prepared(trunk) is None
+    now = made._plan()
+    assert {job.steps: job.branch and job.branch.step for job in now.jobs} == {16: None, 32: 24, 48: 24}
+    assert {job.steps for jobs in ready(now, made.places.runs, made.only) for job in jobs} == {16, 32, 48}
+
+
+def test_a_trunk_in_training_that_cannot_be_asked_to_save_is_named_once(
+    tmp_path: Path, closes: Closes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, jobs, said = sweep_of(tmp_path, BUDGETS)
+    trunk = next(job for job in jobs if job.role == "trunk")
+    run = begin(trunk, tmp_path)
+    told = json.loads((run / "run.json").read_text())
+    tiny.edit(run / "run.json", branches=told["branches"][1:])
+    closes(run)
+    monkeypatch.setattr(folders, "is_held", lambda _: True)
+    for _ in range(2):
+        made._plan()
+    assert said == [f"{run}: Permission denied: what leaves trunk {trunk.id} starts from the checkpoint before"]
+    assert not branches.asked(run)
+
+
+@pytest.fixture
+def mounted() -> Iterator[list[Path]]:
+    """Folders to be unmounted."""
+    found: list[Path] = []
+    yield found
+    for folder in found:
+        subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.slow
+def test_a_read_only_run_folder_is_refused_by_name_and_the_rest_goes_on(tmp_path: Path, mounted: list[Path]) -> None:
+    _, (one, *others), _ = sweep_of(tmp_path, SEEDS)
+    run = begin(one, tmp_path)
+    if subprocess.run(["mount", "--bind", run, run], check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    mounted.append(run)
+    subprocess.run(["mount", "-o", "remount,bind,ro", run], check=True)
+    ended = sweep(tmp_path)
+    assert ended.returncode == MISSING
+    assert ended.stderr.splitlines()[-2:] == [
+        f"error: runs/{one.id}: Read-only file system",
+        "hint: let its owner go on with the run, or move the folder away: it is then trained again",
+    ]
+    assert {folders.state_of(job, tmp_path / "runs") for job in others} == {"done"}
