@@ -92,3 +92,11 @@ def test_a_run_that_is_not_there_is_two_lines(runs: tuple[Path, list[str]]) -> N
         "error: there is no run 'ffff' in runs",
         "hint: vitscale status STUDY lists the runs of a study",
     ]
+
+
+def test_show_tells_which_other_code_had_a_part_in_a_run(runs: tuple[Path, list[str]]) -> None:
+    folder, (one, _) = runs
+    before = {"code_hash": "b" * 64, "git_commit": "c" * 40, "git_dirty": True}
+    tiny.edit(folder / "runs" / one / "run.json", trained_by=[before])
+    done = vitscale(folder, "show", one)
+    assert f"trained before by\tcode {'b' * 12}\tcommit {'c' * 40}, with changes" in done.stdout.splitlines()

@@ -10,6 +10,7 @@ import pytest
 import tiny
 from vitscale.failures import Failure
 from vitscale.launch import folders
+from vitscale.launch.code import earlier
 from vitscale.launch.collect import collect
 from vitscale.results import provenance
 from vitscale.results.store import read
@@ -142,3 +143,79 @@ def test_each_attempt_has_the_code_that_made_it(
             folders.set_aside(folder)
     assert collect(job, tmp_path / "runs", tmp_path / "results", "study")
     assert read(tmp_path / "results" / "study").set_index("attempt")["code_hash"].to_dict() == {1: "one", 2: "other"}
+
+
+class Hands:
+    """Code after code at work on one run."""
+
+    def __init__(self, job: Job, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.job, self.base, self.monkeypatch = job, base, monkeypatch
+        self.known = provenance.collect()
+
+    def go_on(self, code: str, *, to: int = 0, job: Job | None = None) -> dict[str, Any]:
+        """Some code comes to the run, and saves at a step; what `run.json` then says."""
+        now = {**self.known, "code_hash": code, "git_commit": f"of {code}", "git_dirty": True, "git_diff": f"+{code}\n"}
+        self.monkeypatch.setattr(provenance, "collect", lambda: now)
+        runs = self.base / "runs"
+        folder = folders.prepare(job or self.job, runs, base=self.base, machine={}, accept_code_change=True)
+        if to:
+            (folder / "checkpoints" / f"step-{to:08d}").mkdir(parents=True)
+        return folders.document(folder)
+
+    def earlier(self) -> list[str]:
+        return [each["code_hash"] for each in earlier(folders.document(self.base / "runs" / self.job.id))]
+
+
+@pytest.fixture
+def hands(jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hands:
+    return Hands(jobs[0], tmp_path, monkeypatch)
+
+
+def test_a_row_says_which_other_code_had_a_part_in_its_run(hands: Hands, tmp_path: Path) -> None:
+    hands.go_on("one", to=4)
+    told = hands.go_on("other")
+    folder = tmp_path / "runs" / hands.job.id
+    times = dict.fromkeys(("started", "ended"), "2026-01-01T00:00:00+00:00")
+    facts = {"provenance": told["provenance"], "trained_by": told["trained_by"]}
+    outcome = {"status": "done", "attempt": 2, **times, **facts, "rows": [{"value": 0.5}]}
+    (folder / "result.json").write_text(json.dumps(outcome))
+    assert collect(hands.job, tmp_path / "runs", tmp_path / "results", "study")
+    (row,) = read(tmp_path / "results" / "study").to_dict("records")
+    (before,) = json.loads(row["earlier_code"])
+    assert (row["code_hash"], before["code_hash"], before["git_commit"]) == ("other", "one", "of one")
+    assert (tmp_path / "results" / "study" / "_changes" / before["git_diff"]).read_text() == "+one\n"
+
+
+def test_a_death_without_a_word_leaves_which_code_had_a_part(hands: Hands, tmp_path: Path) -> None:
+    hands.go_on("one", to=4)
+    hands.go_on("other")
+    folders.record_failure(tmp_path / "runs" / hands.job.id, Failure.KILLED, "gone", "", 4)
+    assert collect(hands.job, tmp_path / "runs", tmp_path / "results", "study")
+    (row,) = read(tmp_path / "results" / "study").to_dict("records")
+    assert [each["code_hash"] for each in json.loads(row["earlier_code"])] == ["one"]
+
+
+def test_code_that_saved_nothing_had_no_part_in_a_run(hands: Hands) -> None:
+    hands.go_on("one")
+    hands.go_on("other", to=4)
+    assert hands.earlier() == []
+    hands.go_on("third")
+    hands.go_on("other")
+    assert hands.earlier() == [], "it goes on from its own"
+    hands.go_on("fourth", to=8)
+    hands.go_on("fifth")
+    assert hands.earlier() == ["other", "fourth"]
+    hands.go_on("fourth")
+    assert hands.earlier() == ["other"]
+
+
+def test_a_branch_has_the_code_of_its_trunk_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = tiny.STUDY.partition("[[transfer]]")[0].replace("steps = 12\n", 'schedule = "constant"\ncooldown = 0.25\n')
+    study = load(tiny.write(tmp_path, text + '[[axes]]\n"recipe.steps" = [16, 32]\n'), base=tmp_path)
+    branch, _, trunk = sorted(plan(study, {}).jobs, key=lambda job: (job.role == "trunk", job.steps))
+    hands = Hands(branch, tmp_path, monkeypatch)
+    hands.go_on("one", to=12, job=trunk)
+    hands.go_on("other")
+    assert hands.earlier() == ["one"]
+    hands.go_on("other", to=14)
+    assert hands.earlier() == ["one"]

@@ -10,7 +10,7 @@ import pytest
 
 from vitscale.errors import DONE, HELD, INTERRUPTED, INVALID_STUDY, MISSING, RUN_FAILED, VitscaleError
 from vitscale.failures import POLICIES, Failure
-from vitscale.launch import folders
+from vitscale.launch import code, folders
 from vitscale.launch.slurm import cluster, settle, submissions, task
 from vitscale.launch.slurm.arrays import Unit, arrays
 from vitscale.launch.slurm.cluster import Entry
@@ -356,6 +356,9 @@ def test_a_run_that_other_code_began_is_refused_when_its_turn_comes(run: Path, w
     of_code(run, "other", accept_code_change=True)
     assert task.main([str(run.parent), run.name]) == DONE
     assert worked_on == [run]
+    told = folders.document(run)
+    assert told["provenance"]["code_hash"] == provenance.code_hash()
+    assert [each["code_hash"] for each in code.earlier(told)] == ["other"]
 
 
 def test_a_run_that_has_not_begun_is_of_the_code_that_trains_it(run: Path, worked_on: list[Path]) -> None:

@@ -116,6 +116,14 @@ def changed(frame: pd.DataFrame, where: Any, **values: Any) -> str:
     return " ".join(f"{note.text} {' '.join(note.details)}" for note in notes(edited, found))
 
 
+def test_the_box_tells_of_runs_that_several_versions_of_the_code_trained(frame: pd.DataFrame) -> None:
+    one_run = (frame["family"] == "vit") & (frame["examples"] == 4000) & (frame["seed"] == 0)
+    before = json.dumps([{"git_commit": "b" * 40, "git_dirty": False, "code_hash": "b" * 64, "git_diff": None}])
+    text = changed(frame, one_run & (frame["protocol"] == "pretrain"), earlier_code=before)
+    assert "1 run trained by several versions of the code, one after another." in text
+    assert f"seed 0: {'b' * 10}, then {'0' * 10}" in text
+
+
 def test_the_box_tells_of_different_code_in_one_curve(frame: pd.DataFrame) -> None:
     one_run = (frame["family"] == "vit") & (frame["examples"] == 4000)
     assert "Rows of one curve come from different code" in changed(frame, one_run, code_hash="b" * 64)

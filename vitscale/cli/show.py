@@ -41,6 +41,7 @@ def show(
         "data": _data(told),
         "machine": {key: value for key, value in told["machine"].items() if value not in (None, "", False)},
         "provenance": _provenance(told["provenance"]),
+        "trained before by": _earlier(told, outcome),
         "outcome": _outcome(outcome),
     }
     if json:
@@ -118,6 +119,17 @@ def _outcome(outcome: Mapping[str, Any] | None) -> dict[str, Any]:
 def _provenance(facts: Mapping[str, Any]) -> dict[str, Any]:
     plain = {key: value for key, value in facts.items() if key not in ("git_diff", "versions")}
     return {**plain, "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items())}
+
+
+def _earlier(told: Mapping[str, Any], outcome: Mapping[str, Any] | None) -> dict[str, str]:
+    """Other code that had a part in what the run has come to."""
+    from vitscale.launch import code
+
+    of = outcome if outcome and outcome.get("provenance") else told
+    return {
+        f"code {each['code_hash'][:12]}": f"commit {each['git_commit']}{', with changes' if each['git_dirty'] else ''}"
+        for each in code.earlier(of)
+    }
 
 
 def _studies(results: Path, run_id: str) -> list[dict[str, Any]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vitscale.files import disk_errors
-from vitscale.launch import eventlog, folders
+from vitscale.launch import code, eventlog, folders
 from vitscale.results import spent, store
 from vitscale.study.job import Job
 
@@ -40,7 +41,8 @@ def _write(job: Job, outcome: dict[str, Any], folder: Path, place: Path) -> None
         found = [{**row, "tried": _rates_tried(folder)} for row in found]
     with disk_errors(place.parent):
         changes = store.write_changes(_source(outcome, told).get("git_diff"), place)
-        found = [{**row, "git_diff": changes} for row in found]
+        before = [_kept(source, place) for source in code.earlier(outcome if outcome.get("provenance") else told)]
+        found = [{**row, "git_diff": changes, "earlier_code": before or None} for row in found]
         store.write_part(found, place, run_id=job.id, attempt=outcome["attempt"])
 
 
@@ -68,6 +70,12 @@ def _source(outcome: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
     """The code of an attempt; run.json knows that of the newest one only."""
     found: dict[str, Any] = outcome.get("provenance") or told["provenance"]
     return found
+
+
+def _kept(source: Mapping[str, Any], place: Path) -> dict[str, Any]:
+    """What a row says of code that had a part in its run; the changes are kept beside the parts."""
+    told = {key: source[key] for key in ("git_commit", "git_dirty", "code_hash")}
+    return {**told, "git_diff": store.write_changes(source.get("git_diff"), place)}
 
 
 def _rates_tried(folder: Path) -> list[dict[str, Any]] | None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -14,21 +13,14 @@ from typing import Any, Literal
 from vitscale import lease
 from vitscale.errors import INVALID_STUDY, MISSING, VitscaleError
 from vitscale.failures import Failure, policy
-from vitscale.files import FULL, disk_errors, locked, write_whole
-from vitscale.launch import eventlog
+from vitscale.files import disk_errors, locked, write_whole
+from vitscale.launch import code, eventlog
+from vitscale.launch.unusable import Unusable, append_nothing, written_to
 from vitscale.results import provenance
 from vitscale.study import describe
 from vitscale.study.job import Job, files_of
 
 State = Literal["to do", "stopped", "running", "done", "failed", "refused"]
-
-
-class Unusable(VitscaleError):  # noqa: N818
-    """A folder that must not be touched, or cannot be read: it concerns its run alone, and a person has to look."""
-
-
-class Unwritable(Unusable):
-    """A folder that others may read: another user's, or on a read-only mount of its own."""
 
 
 def result(folder: Path) -> dict[str, Any] | None:
@@ -236,8 +228,9 @@ def prepare(job: Job, runs: Path, *, base: Path, machine: Mapping[str, Any], acc
             raise wrong
         if not accept_code_change:
             _check_code(folder, told)
+    told = stamped(told, folder)
     with written_to(folder):
-        _append_nothing(folder)
+        append_nothing(folder)
         if job.role == "trunk" and (folder / "run.json").is_file():
             _go_further(job, folder, told)
         folder.mkdir(parents=True, exist_ok=True)
@@ -245,37 +238,15 @@ def prepare(job: Job, runs: Path, *, base: Path, machine: Mapping[str, Any], acc
     return folder
 
 
-@contextmanager
-def written_to(folder: Path) -> Iterator[None]:
-    """Of what the disk refuses to a run's folder alone, makes a word on that run.
-
-    Raises:
-        Unwritable: the folder takes no files, and the one above does (exit 5).
-        VitscaleError: the disk is full, or the folder above takes none (exit 5).
-    """
-    try:
-        yield
-    except OSError as error:
-        if concerns_it_alone(error, folder):
-            raise Unwritable(
-                f"{folder}: {error.strerror}",
-                hint="let its owner go on with the run, or move the folder away: it is then trained again",
-                exit_code=MISSING,
-            ) from error
-        with disk_errors(folder.parent):
-            raise
-
-
-def concerns_it_alone(error: OSError, folder: Path) -> bool:
-    """Whether a disk that refuses a run's folder takes others beside it."""
-    return error.errno not in FULL and folder.exists() and os.access(folder.parent, os.W_OK | os.X_OK)
-
-
-def _append_nothing(folder: Path) -> None:
-    """Raises OSError where a log that is there takes no more lines: its folder may be a group's, and it its owner's."""
-    for name in ("events.jsonl", "log.txt"):
-        if (folder / name).is_file():
-            (folder / name).open("ab").close()
+def stamped(told: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """What `run.json` will say, with the code that has trained the run so far, or the trunk that it starts from."""
+    saved, before, trunk = max(checkpoint_steps(folder), default=0), None, None
+    if saved:
+        before = document(folder)
+    elif (branch := told.get("branch")) and (folder.parent / branch["trunk"] / "run.json").is_file():
+        place = folder.parent / branch["trunk"]
+        trunk = document(place), max(checkpoint_steps(place), default=0)
+    return {**told, **code.history(told["provenance"], before, saved, trunk)}
 
 
 def _check_code(folder: Path, told: Mapping[str, Any]) -> None:
@@ -335,10 +306,11 @@ def record_failure(folder: Path, failure: Failure, reason: str, hint: str, code:
         "ended": now,
     }
     with suppress(VitscaleError):  # there is nothing to tell it from
-        told["provenance"] = document(folder)["provenance"]
+        known = document(folder)
+        told |= {"provenance": known["provenance"], "trained_by": known.get("trained_by", [])}
     with disk_errors(folder), locked(folder / ".outcome", wait=True):
-        known = result(folder)
-        if known is None or known.get("provisional"):
+        said = result(folder)
+        if said is None or said.get("provisional"):
             write_whole(folder / "result.json", json.dumps(told, indent=1).encode())
 
 

@@ -21,6 +21,7 @@ from vitscale.launch.machine import Machine, Places
 from vitscale.launch.progress import summary, title
 from vitscale.launch.record import Record
 from vitscale.launch.standing import OPEN, can_choose, states, stopper, stuck, with_causes
+from vitscale.launch.unusable import Unusable, Unwritable
 from vitscale.lease import Watch
 from vitscale.processes import STOP_SIGNALS
 from vitscale.study.job import Job
@@ -157,8 +158,8 @@ class Sweep(ABC):
                 machine=self.machine.told(),
                 accept_code_change=self.accept_code_change,
             )
-        except folders.Unusable as error:
-            if job.role == "trunk" and isinstance(error, folders.Unwritable):
+        except Unusable as error:
+            if job.role == "trunk" and isinstance(error, Unwritable):
                 self.closed.add(job.id)
             self._refuse(job, error.problems[0], error.exit_code)
             return None
@@ -191,7 +192,7 @@ class Sweep(ABC):
             return False
         try:
             return collect(job, self.places.runs, self.places.results, self.study.name)
-        except folders.Unusable as error:
+        except Unusable as error:
             self._refuse(job, error.problems[0], error.exit_code)
             return False
 
@@ -305,6 +306,6 @@ def retry_failed(jobs: Sequence[Job], runs: Path, say: Say = lambda _: None) -> 
         try:
             folders.set_aside(runs / job.id, asked=True)
             count += 1
-        except folders.Unwritable as error:
+        except Unwritable as error:
             say(f"refused  {title(job)}: {error.problems[0].message}")
     return count

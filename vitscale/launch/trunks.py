@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vitscale import branches
 from vitscale.launch import folders
+from vitscale.launch.unusable import Unwritable, written_to
 from vitscale.study.cost import training_flops
 from vitscale.study.job import Branch, Job
 
@@ -51,7 +52,7 @@ def as_needed(
                 yield needed
 
 
-def ask(jobs: Iterable[Job], runs: Path) -> dict[str, folders.Unwritable]:
+def ask(jobs: Iterable[Job], runs: Path) -> dict[str, Unwritable]:
     """Has trunks that are being trained save where branches will leave them of which they were not told.
 
     Returns, by their ids, those that cannot be told: their branches start from the checkpoint before.
@@ -62,11 +63,11 @@ def ask(jobs: Iterable[Job], runs: Path) -> dict[str, folders.Unwritable]:
         if job.role == "trunk" and job.branches and folders.is_held(folder):
             known = {*map(tuple, folders.document(folder).get("branches", [])), *branches.asked(folder)}
             try:
-                with folders.written_to(folder):
+                with written_to(folder):
                     for step, id_ in job.branches:
                         if (step, id_) not in known:
                             branches.ask(folder, step, id_)
-            except folders.Unwritable as error:
+            except Unwritable as error:
                 deaf[job.id] = error
     return deaf
 

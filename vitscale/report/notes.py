@@ -180,10 +180,20 @@ def _mixed_code(found: Curves) -> list[Note]:
         result.append(Note("Rows of one curve come from different code (number of code hashes).", details))
     elif rows["code_hash"].nunique() > 1:
         result.append(Note(f"The curves come from {rows['code_hash'].nunique()} versions of the training code."))
+    relayed = rows[rows["earlier_code"].notna()].drop_duplicates("run_id")
+    if len(relayed):
+        text = f"{count(len(relayed), 'run')} trained by several versions of the code, one after another."
+        result.append(Note(text, tuple(f"{_cell(row)}: {_codes(row)}" for row in _records(relayed))))
     dirty = rows[rows["git_dirty"].fillna(False).astype(bool)]["run_id"].nunique()
     if dirty:
         result.append(Note(f"{count(dirty, 'run')} trained by code with uncommitted changes."))
     return result
+
+
+def _codes(row: dict[str, object]) -> str:
+    """Commits of the code that trained a run, the first one first."""
+    commits = [each["git_commit"] for each in [*json.loads(str(row["earlier_code"])), row]]
+    return ", then ".join(str(commit)[:10] if commit else "no commit" for commit in commits)
 
 
 def _edges(newest: pd.DataFrame) -> list[Note]:

@@ -123,6 +123,12 @@ COLUMNS = (
         "git_diff", "string", "file in `_changes`, beside the parts, that holds the difference; null: there is none"
     ),
     Column("code_hash", "string", "SHA-256 over the source files that can change a trained result"),
+    Column(
+        "earlier_code",
+        "json",
+        "other code that trained the run before, to a checkpoint that it went on from (its own, or its trunk's):"
+        " commit, changes and hash of each; null: there is none",
+    ),
     Column("versions", "json", "versions of torch, deepspeed, numpy, python and vitscale"),
     Column("schema", "int64", "version of this table"),
     Column("started", "timestamp", "UTC"),

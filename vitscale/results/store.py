@@ -20,7 +20,7 @@ from vitscale.results.schema import COLUMNS, NAMES, SCHEMA, Column, arrow_schema
 
 PLAN = "_plan.json"  # Parquet readers skip names that begin with an underscore
 PLAN_SCHEMA = 1
-READING = 1
+READING = 2
 """Changes by hand with what `_read_part` makes of a part, so that no copy from before is used."""
 CHANGES = "_changes"
 

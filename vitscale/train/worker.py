@@ -96,6 +96,7 @@ def work(rundir: RunDir, stop: Stop, lost: group.Lost = lambda: None) -> int:
             **where,
             "n_devices": group.world_size(),
             "provenance": source,  # run.json will have that of the next attempt
+            "trained_by": rundir.document.get("trained_by", []),
         }
         watchdog = Watchdog(
             folder=rundir.folder,

@@ -76,8 +76,8 @@ def _stamp(folder: Path) -> None:
     """The code that trains is recorded, not that which submitted."""
     told = folders.document(folder)
     if told["provenance"]["code_hash"] != provenance.code_hash():
-        now = json.dumps({**told, "provenance": provenance.collect()}, indent=2)
-        write_whole(folder / "run.json", now.encode())
+        now = folders.stamped({**told, "provenance": provenance.collect()}, folder)
+        write_whole(folder / "run.json", json.dumps(now, indent=2).encode())
 
 
 def _work_on(work: Sequence[Path], threads: int, where: Place | None) -> int:
