@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import tiny
+from vitscale import lease
 from vitscale.cli.plan_memory import HEADER, memory_document, memory_rows
 from vitscale.cli.plan_screen import Terms, bill, totals, totals_document
 from vitscale.errors import USAGE, VitscaleError
@@ -223,7 +224,8 @@ def test_what_is_left_of_a_branch_counts_from_where_it_left_its_trunk(folder: Pa
         run.mkdir(parents=True, exist_ok=True)
         event = {"event": "step", "step": step, "steps": 40, "images_per_second": 1.0}
         (run / "events.jsonl").write_text(json.dumps(event) + "\n")
-        return expected(jobs, [branch], folder / "runs", processes=1).seconds
+        with lease.hold(run):
+            return expected(jobs, [branch], folder / "runs", processes=1).seconds
 
     assert after(20) - after(30) == pytest.approx(10 * 16)  # images, at one a second
     assert after(20) - after(40) == pytest.approx(20 * 16)
@@ -262,9 +264,26 @@ def test_one_slow_line_moves_no_time_that_is_left(folder: Path) -> None:
         told = {"event": "step", "step": 6, "steps": 12}
         lines = [{"event": "start"}, *({**told, "images_per_second": rate} for rate in rates)]
         (run / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        return expected(jobs, [vit], folder / "runs", processes=1).seconds
+        with lease.hold(run):
+            return expected(jobs, [vit], folder / "runs", processes=1).seconds
 
     assert after(2.0, 2.0, 2.0, 0.1) == after(2.0) == pytest.approx(6 * 16 / 2), "and what has begun, starts no more"
+
+
+def test_what_a_stopped_run_has_left_counts_from_its_checkpoint_and_it_has_to_start(folder: Path) -> None:
+    vit, _ = jobs = trained(folder)
+    run = folder / "runs" / vit.id
+    run.mkdir(parents=True)
+    event = {"event": "step", "step": 11, "steps": 12, "images_per_second": 2.0}
+    (run / "events.jsonl").write_text(json.dumps(event) + "\n")
+
+    def steps_left() -> float:
+        seconds = expected(jobs, [vit], folder / "runs", processes=1).seconds - SECONDS_PER_PROCESS - SECONDS_PER_JOB
+        return seconds * 2 / 16
+
+    assert steps_left() == pytest.approx(12), "what it logged after its last checkpoint is lost"
+    (run / "checkpoints" / "step-00000009").mkdir(parents=True)
+    assert steps_left() == pytest.approx(3)
 
 
 def test_before_a_run_of_its_shape_has_begun_a_study_takes_as_long_as_bench_says(folder: Path) -> None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from vitscale.launch import eventlog
+from vitscale.launch import eventlog, folders
 from vitscale.launch.rates import Rates, rates_of, shape_of
+from vitscale.launch.trunks import shares_left
 from vitscale.study.job import Job
 
 SECONDS_PER_PROCESS = 8.0
@@ -41,12 +42,14 @@ def expected(
 
     `threads` of a run where that is known: what was timed on another number of them is scaled.
     """
-    seen, done = _so_far(jobs, runs)
+    seen = _rates_so_far(jobs, runs)
+    running = _shares_of_running(left, runs)
+    share = {**shares_left(left, runs), **running}
     timed = rates_of(jobs, None, threads or 1)
     scale = devices * (threads / timed.threads if threads and timed.threads else 1.0)
-    flops = ((job, job.flops * (1 - done.get(job.id, 0.0))) for job in left)
+    flops = ((job, job.flops * share.get(job.id, 1.0)) for job in left)
     computing = sum(number / _rate(job, seen, timed, scale) for job, number in flops)
-    to_begin = [job for job in left if job.id not in done]
+    to_begin = [job for job in left if job.id not in running]
     groups = {job.id if job.kind != "transfer" else job.parent or job.run.model.name for job in to_begin}
     overhead = len(groups) * SECONDS_PER_PROCESS + len(to_begin) * SECONDS_PER_JOB
     how = "a guess before anything has run here"
@@ -55,19 +58,29 @@ def expected(
     return Expected((computing + overhead) / processes, how, measured=bool(seen or timed.measured))
 
 
-def _so_far(jobs: Sequence[Job], runs: Path) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Of runs that have logged a step: FLOP/s by shape, and by id the share of its own steps that each has done."""
+def _rates_so_far(jobs: Sequence[Job], runs: Path) -> dict[str, list[float]]:
+    """FLOP/s by shape, of runs that have logged a step."""
     rates: dict[str, list[float]] = {}
-    done = {}
     for job in jobs:
         lines = eventlog.newest_steps(runs / job.id, LINES) if job.kind == "pretrain" else []
         if lines:
-            event = lines[0]
             rates.setdefault(shape_of(job), []).extend(line["images_per_second"] * 6 * job.macs for line in lines)
+    return rates
+
+
+def _shares_of_running(left: Sequence[Job], runs: Path) -> dict[str, float]:
+    """By id, of pre-trainings that somebody is at work on, the share of their own steps that their last line leaves.
+
+    One that has ended will go on from its checkpoint, as `shares_left` counts, and has to start first.
+    """
+    found = {}
+    for job in left:
+        lines = eventlog.newest_steps(runs / job.id, 1) if job.kind == "pretrain" else []
+        if lines and lines[0]["step"] and folders.is_held(runs / job.id):
+            step, steps = lines[0]["step"], lines[0]["steps"]
             first = job.branch.step if job.branch else 0
-            if event["step"]:
-                done[job.id] = max(event["step"] - first, 0) / max(event["steps"] - first, 1)
-    return rates, done
+            found[job.id] = 1 - max(step - first, 0) / max(steps - first, 1)
+    return found
 
 
 def _rate(job: Job, seen: Mapping[str, Sequence[float]], timed: Rates, scale: float) -> float:
