@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from vitscale.launch.surplus import free, surplus
 from vitscale.study.job import Job
 from vitscale.study.load import load
 from vitscale.study.plan import plan
+from vitscale.train import checkpoint
+from vitscale.train.checkpoint import Checkpoint
 from vitscale.train.rundir import RunDir
 from vitscale.train.stop import Stop
 from vitscale.train.worker import work
@@ -139,6 +141,30 @@ def test_a_damaged_trunk_costs_compute_and_no_result(train: Callable[..., list[J
     for job in jobs:
         if job.branch:
             assert_same(tmp_path / "torn" / job.id, tmp_path / "alone" / job.id)
+
+
+def test_a_trunk_that_lets_go_of_its_best_meanwhile_costs_compute_and_no_result(
+    train: Callable[..., list[Job]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = train(study([4, 16]), "moving", share=True)
+    (last,) = [job for job in jobs if job.steps == 16]
+    shutil.rmtree(tmp_path / "moving" / last.id)
+    whole, gone = checkpoint.whole, []
+
+    def moving(run: Path, *arguments: Any, **more: Any) -> Iterator[Checkpoint]:
+        for found in whole(run, *arguments, **more):
+            best = found.progress.best_step
+            if not gone and best is not None and best < found.progress.step:
+                gone.append(best)
+                shutil.rmtree(checkpoint.folder_of(run, best))
+            yield found
+
+    monkeypatch.setattr(checkpoint, "whole", moving)
+    train(study([4, 16]), "moving", share=True)
+    assert gone, "else this shows nothing"
+    monkeypatch.undo()
+    train(study([4, 16]), "alone", share=False)
+    assert_same(tmp_path / "moving" / last.id, tmp_path / "alone" / last.id)
 
 
 def test_after_a_clean_a_longer_budget_still_goes_on_from_the_trunk(

@@ -6,8 +6,9 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from vitscale.errors import VitscaleError
 from vitscale.train import checkpoint
-from vitscale.train.checkpoint import Checkpoint, Progress
+from vitscale.train.checkpoint import Checkpoint, ForeignError, Progress
 from vitscale.train.rundir import RunDir
 
 
@@ -45,9 +46,19 @@ def _counted_from_here(progress: Progress) -> Progress:
 
 
 def _adopt_best(start: Checkpoint, rundir: RunDir) -> None:
-    """The best checkpoint before, where the run keeps that: nothing after it may be better."""
+    """The best checkpoint before, where the run keeps that: nothing after it may be better.
+
+    Raises:
+        FileNotFoundError: the trunk has let go of it meanwhile.
+    """
     best = start.progress.best_step
     if best is None or best == start.progress.step or not _keeps_best(rundir):
         return
-    found = checkpoint.load(checkpoint.folder_of(start.folder.parent.parent, best), verify=False)
+    folder = checkpoint.folder_of(start.folder.parent.parent, best)
+    try:
+        found = checkpoint.load(folder, verify=False)
+    except ForeignError:
+        raise
+    except VitscaleError as error:  # it was whole a moment ago, and its files go one after another
+        raise FileNotFoundError(f"{folder} is gone: {error.problems[0].message}") from None
     checkpoint.adopt(found, rundir.folder, _counted_from_here(found.progress))
