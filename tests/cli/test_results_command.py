@@ -94,8 +94,11 @@ def test_a_filter_that_nothing_passes_prints_the_header_only(run: Run) -> None:
         (["--sort", "-vale"], "error: no column 'vale' in this table\nhint: did you mean 'value'?"),
         (["--where", "shts == 5"], "error: --where 'shts == 5': name 'shts' is not defined\nhint: "),
         (["--where", "shots =="], "error: --where 'shots ==': invalid syntax"),
-        (["--where", "shots"], "error: --where 'shots': "),
-        (["--where", "seed + 1"], "error: --where 'seed + 1': "),
+        (["--where", "shots"], "error: --where 'shots': not a condition\nhint: compare something"),
+        (["--where", "value"], "error: --where 'value': not a condition\nhint: compare something"),
+        (["--where", "model"], "error: --where 'model': not a condition\nhint: compare something"),
+        (["--where", "seed + 1"], "error: --where 'seed + 1': not a condition\nhint: compare something"),
+        (["--where", "seed = 1"], "error: --where 'seed = 1': "),
     ],
 )
 def test_a_wrong_question_is_answered_in_two_lines(run: Run, arguments: list[str], message: str) -> None:

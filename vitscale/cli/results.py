@@ -6,7 +6,7 @@ import sys
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -74,8 +74,13 @@ def results(
 
 def matching(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     """The rows that `--where` keeps."""
+    from pandas.api.types import infer_dtype
+
     try:
-        found = frame.query(where)
+        kept: Any = frame.eval(where, target=None)  # nothing is assigned
+        found: pd.DataFrame | None = (
+            frame.loc[kept] if hasattr(kept, "dtype") and infer_dtype(kept) == "boolean" else None
+        )
     except Exception as error:  # whatever pandas, its parser or an operator makes of the user's text
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise VitscaleError(
@@ -83,7 +88,7 @@ def matching(frame: pd.DataFrame, where: str) -> pd.DataFrame:
             hint="a condition on columns, e.g. \"family == 'vit' and shots == 5\"; `--columns all` shows their names",
             exit_code=USAGE,
         ) from None
-    if not hasattr(found, "columns"):
+    if found is None:
         raise VitscaleError(
             f"--where {where!r}: not a condition", hint="compare something, e.g. seed == 0", exit_code=USAGE
         )
