@@ -182,7 +182,10 @@ def _tell(ended: Ended, running: Sweep, study: Path, place: Path, *, detached: b
     if running.refused:
         raise VitscaleError.of(list(running.refused.values()), exit_code=running.refused_code)
     if ended.failed or (ended.unfinished and not detached):
-        say(f"hint: vitscale status {study} names the reasons; --retry-failed tries failed runs again")
+        way_out = "--retry-failed tries failed runs again"
+        if not ended.failed and not ended.stuck:
+            way_out = "nothing has failed, and the same command goes on from here"
+        say(f"hint: vitscale status {study} names the reasons; {way_out}")
         raise typer.Exit(RUN_FAILED)
 
 
