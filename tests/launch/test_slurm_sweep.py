@@ -1,6 +1,7 @@
 """What a sweep makes of the ends of its jobs: with commands that stand in for Slurm's."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,3 +100,27 @@ def test_a_run_whose_data_were_missing_is_submitted_again(swept: Callable[[], li
     run = end_as(tmp_path, "FAILED", began=True)
     assert any("submitted" in words for words in swept())
     assert folders.result(run) is None
+
+
+def test_a_trunk_that_was_trained_as_far_as_it_was_told_has_not_been_stopped(tmp_path: Path) -> None:
+    """An extended study needs it further: its job has completed, and another one goes on."""
+    budgets = tiny.STUDY.partition("[[transfer]]")[0].replace("steps = 12", 'schedule = "constant"\ncooldown = 0.25')
+    study = load(tiny.write(tmp_path, budgets + '[[axes]]\n"recipe.steps" = [16, 32]\n'), base=tmp_path)
+    (trunk,) = (job for job in current_plan(study, tmp_path / "runs").jobs if job.role == "trunk")
+    said: list[str] = []
+    sweep = SlurmSweep(
+        study=study,
+        places=Places(runs=tmp_path / "runs", results=tmp_path / "results"),
+        machine=Machine(jobs=1, threads=1),
+        settings=Slurm(),
+        max_array=1001,
+        say=said.append,
+    )
+    run = folders.prepare(trunk, tmp_path / "runs", base=tmp_path, machine={})
+    outcome = {"status": "done", "rows": [], "attempt": 1, "reached": 12, "score": None}
+    (run / "result.json").write_text(json.dumps(outcome))
+    sweep.watched, sweep.tries = {trunk.id: frozenset()}, Counter({trunk.id: 3})
+    sweep._left_the_queue(trunk, 1)
+    assert said[0].endswith(": to step 12; submitted again, to go on to 24")
+    assert said[0].startswith("done     ")
+    assert sweep.tries[trunk.id] == 0

@@ -128,6 +128,11 @@ class SlurmSweep(Sweep):
         if place is not None and place.lacked_another:  # which has said why
             self.tries[job.id] -= 1
             return
+        ended = folders.result(runs / job.id)
+        if ended is not None and ended["status"] == "done":  # a trunk, of which more runs have come to need more
+            self.tries[job.id] = 0
+            self.say(f"done     {title(job)}: to step {ended['reached']}; submitted again, to go on to {job.steps}")
+            return
         if self.watched[job.id] != folders.checkpoints(runs / job.id):
             self.tries[job.id] = 0
         if place is not None and place.was_cancelled:
