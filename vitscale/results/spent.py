@@ -51,6 +51,8 @@ class Trained:
 
     steps: int
     """That it has come to, those of its trunk left out."""
+    reached: int
+    """The step that its newest attempt came to, or began at."""
     lost: int
     """Steps computed once more."""
     flops_eval: float
@@ -63,7 +65,8 @@ def of_pretraining(attempts: Iterable[Iterable[Event]]) -> Trained:
     flops_eval = seconds = 0.0
     for event in (event for attempt in attempts for event in attempt):
         if event["event"] == "branch":
-            reached = first = int(event["step"])
+            first = int(event["step"])
+            reached = max(reached, first)  # a second time, where it has lost its own checkpoints
         elif event["event"] == "lost":
             lost += int(event["steps"])
             reached -= int(event["steps"])
@@ -71,4 +74,4 @@ def of_pretraining(attempts: Iterable[Iterable[Event]]) -> Trained:
             reached = int(event["step"])
         flops_eval = max(flops_eval, event.get("flops_eval", 0.0))
         seconds = max(seconds, event.get("device_seconds", 0.0))
-    return Trained(max(reached - first, 0), lost, flops_eval, seconds)
+    return Trained(max(reached - first, 0), reached, lost, flops_eval, seconds)

@@ -11,6 +11,7 @@ from torch import nn
 from vitscale import models
 from vitscale.config import PROBE_SHOTS, Run
 from vitscale.errors import MISSING, VitscaleError
+from vitscale.results import spent
 from vitscale.sampling import DROPOUT, stream_key
 from vitscale.study.archs import default_head_bias
 from vitscale.study.cost import forward_flops
@@ -174,22 +175,16 @@ def _begun(rundir: RunDir, data: Upstream, stop: Stop) -> tuple[Engine, Progress
 
 def _count_lost(rundir: RunDir, progress: Progress, flops_per_step: float) -> Progress:
     """Adds up what earlier attempts had computed after the checkpoints that the next ones began with, and its time."""
-    lost = reached = 0
-    # Of which each line says all that was spent before.
-    seconds, flops_eval = progress.device_seconds, progress.flops_eval
-    for event in rundir.events():
-        if event["event"] in ("step", "validate", "probe", "skipped"):
-            reached = event["step"]
-            seconds = max(seconds, event.get("device_seconds", 0.0))
-            flops_eval = max(flops_eval, event.get("flops_eval", 0.0))
-        elif event["event"] == "lost":
-            lost += event["steps"]
-            reached = 0
-    now = max(reached - progress.step, 0)
+    before = spent.of_pretraining([rundir.events()])
+    now = max(before.reached - progress.step, 0)
     if now:
         rundir.log("lost", {"steps": now})
-    flops_lost = (lost + now) * flops_per_step
-    return replace(progress, flops_lost=flops_lost, flops_eval=flops_eval, device_seconds=seconds)
+    return replace(
+        progress,
+        flops_lost=(before.lost + now) * flops_per_step,
+        flops_eval=max(progress.flops_eval, before.flops_eval),
+        device_seconds=max(progress.device_seconds, before.device_seconds),
+    )
 
 
 def _finished(

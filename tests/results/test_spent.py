@@ -1,0 +1,30 @@
+"""What attempts have taken, by their log: alike for the worker that goes on and for whoever records a death."""
+
+from typing import Any
+
+from vitscale.results.spent import of_pretraining
+
+
+def line(event: str, **facts: Any) -> dict[str, Any]:
+    return {"event": event, **facts}
+
+
+def test_steps_behind_the_checkpoint_that_the_next_attempt_began_with_are_lost() -> None:
+    log = [line("start"), line("step", step=10), line("start"), line("lost", steps=4)]
+    found = of_pretraining([log])
+    assert (found.reached, found.steps, found.lost) == (6, 6, 4)
+    found = of_pretraining([[*log, line("step", step=9)]])
+    assert (found.reached, found.steps, found.lost) == (9, 9, 4)
+
+
+def test_an_attempt_that_logged_no_step_lets_nobody_forget_where_it_began() -> None:
+    """The checkpoint that it went on from may be damaged when the next one comes: that begins at an older one."""
+    log = [line("start"), line("step", step=10), line("start"), line("lost", steps=2), line("start")]
+    assert of_pretraining([log]).reached == 8
+
+
+def test_a_branch_that_leaves_its_trunk_again_has_lost_its_own_steps() -> None:
+    log = [line("branch", step=12), line("step", step=14), line("start"), line("branch", step=12)]
+    assert of_pretraining([log]).reached == 14
+    found = of_pretraining([[*log, line("lost", steps=2)]])
+    assert (found.reached, found.steps, found.lost) == (12, 0, 2)
