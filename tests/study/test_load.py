@@ -128,6 +128,17 @@ def test_a_mistake_is_told_with_its_line_and_a_way_out(
     assert all(told.startswith("study.toml:") for told, _ in found), found
 
 
+def test_a_value_that_is_named_twice_is_one_wherever_values_are_listed(tmp_path: Path) -> None:
+    twice = (
+        STUDY.replace("seed = [0, 1]", "seed = [0, 1, 0]")
+        .replace("[1e-3, 3e-3, 1e-2]", "[1e-3, 3e-3, 1e-3, 1e-2]")
+        .replace("shots = [1, 5]", "shots = [1, 1, 5]")
+        .replace("lr = [0.01, 0.03]", "lr = [0.01, 0.03, 0.01]")
+    )
+    once, again = (load(write(tmp_path, text), base=tmp_path) for text in (STUDY, twice))
+    assert again == once
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -261,6 +261,23 @@ def test_what_waits_is_counted_once(tmp_path: Path) -> None:
     assert sum(job.flops for job in [*first.jobs, *first.waiting]) == sum(job.flops for job in last.jobs)
 
 
+def test_settings_that_make_one_run_are_paid_for_once(tmp_path: Path) -> None:
+    # Without a cool-down its shape has no effect: two combinations for each rate, and one run.
+    over = '"recipe.lr" = [1e-3, 3e-3, 1e-2], "recipe.cooldown_shape" = ["linear", "sqrt"]'
+    study = load(write(tmp_path, STUDY.replace('"recipe.lr" = [1e-3, 3e-3, 1e-2]', over)), base=tmp_path)
+    assert sum(job.role == "tuning" for job in plan(study, {}).jobs) == 6
+    first = next(job for job in pretraining(finished(study, best=3e-3)) if job.role == "cell")
+    assert first.flops_tuning == 2 * first.flops
+
+
+def test_what_stands_twice_in_a_study_waits_once(tmp_path: Path) -> None:
+    transfer = STUDY[STUDY.index("[[transfer]]") : STUDY.rindex("[[transfer]]")]
+    shapes = '"recipe.cooldown_shape" = ["linear", "sqrt"]\nseed'  # of no cool-down
+    once = load(write(tmp_path), base=tmp_path)
+    again = load(write(tmp_path, STUDY.replace("seed", shapes, 1) + transfer), base=tmp_path)
+    assert sorted(ids(plan(again, {}))) == sorted(ids(plan(once, {})))
+
+
 def test_the_choice_is_the_best_by_validation_and_is_shared_with_its_cell(tmp_path: Path) -> None:
     study = load(write(tmp_path), base=tmp_path)
     result = finished(study, best=3e-3)

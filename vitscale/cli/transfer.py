@@ -37,8 +37,9 @@ def finetune(
 ) -> None:
     """Fine-tune all weights of RUN on a task and test once."""
     from vitscale.config import Transfer
+    from vitscale.study.fields import each_once
 
-    rates = tuple(lr) if lr else Transfer().lr
+    rates = each_once(lr) if lr else Transfer().lr
     transfer = Transfer(
         task=task, protocol="finetune", steps=steps, batch_size=batch_size, resolution=resolution, lr=rates
     )
@@ -57,8 +58,9 @@ def fewshot(
 ) -> None:
     """Ridge regression on RUN's frozen features, with the task's draws of few labelled images."""
     from vitscale.config import Transfer
+    from vitscale.study.fields import each_once
 
-    given = tuple(shots) if shots else Transfer().shots
+    given = each_once(shots) if shots else Transfer().shots
     _transfer(run, Transfer(task=task, protocol="fewshot", resolution=resolution, shots=given), runs, results, threads)
 
 

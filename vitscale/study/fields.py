@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, get_origin, get_type_hints
 
@@ -50,6 +50,11 @@ def convert(hint: Any, value: Any) -> Any:
     except ValidationError as error:
         reason = error.errors()[0]["msg"].replace("Input should be ", "")
         raise ValueError(f"{value!r} is not {reason}") from None
+
+
+def each_once(values: Iterable[Any]) -> tuple[Any, ...]:
+    """Without the repetitions, in the order written: a value that is named twice is one, as on an axis."""
+    return tuple(dict.fromkeys(values))
 
 
 def _wants_int(hint: Any) -> bool:

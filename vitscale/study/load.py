@@ -289,14 +289,15 @@ def _transfers(document: Mapping[str, Any], base: Path, mistakes: Mistakes) -> l
     known = {key: hint for key, hint in fields.types(Transfer).items() if key != "init"}
     found = []
     for position, table in enumerate(tables):
-        values = {}
+        values: dict[str, Any] = {}
         for key, value in table.items():
             where = f"transfer[{position}].{key}"
             if key not in known:
                 mistakes.unknown(where, key, list(known))
                 continue
             try:
-                values[key] = fields.convert(known[key], value)
+                good = fields.convert(known[key], value)
+                values[key] = fields.each_once(good) if isinstance(good, tuple) else good
             except ValueError as error:
                 mistakes.add(where, f"transfer.{key}: {error}", f"'{key}' takes {_plain(known[key])}")
         transfer = Transfer(**values)
@@ -330,7 +331,7 @@ def _select(
             if not each:
                 mistakes.add(f"select.{name}", f"select.{name}: '{key}' has no values", "give it at least one")
             parts = [_converted({key: value}, mistakes, lambda _, n=name: f"select.{n}") for value in each]
-            good[key] = tuple(part[key] for part in parts if key in part)
+            good[key] = fields.each_once(part[key] for part in parts if key in part)
         grids[name] = good
     if not grids["over"]:
         mistakes.add(

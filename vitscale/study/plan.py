@@ -40,10 +40,10 @@ def plan(study: Study, scores: Scores) -> Plan:
     """The study's jobs, as far as the finished runs' scores decide what is selected."""
     facts = _Facts(study)
     jobs: dict[str, Job] = {}
-    waiting: dict[select.Group, list[Job]] = {}
-    waiting_transfers: list[Job] = []
+    waiting: dict[select.Group, dict[str, Job]] = {}
+    waiting_transfers: dict[tuple[select.Group, str], Job] = {}
     choices, tuning, tuning_flops = _tune(study, facts, scores)
-    trials_at = select.groups(study)
+    tried_at = {group: facts.pretrain(cell, {}, role="cell").id for group, cell in select.groups(study).items()}
     pretrained: list[Job] = []
     for cell in study.cells:
         tuned = study.select is not None and not cell.run.model.checkpoint
@@ -59,10 +59,11 @@ def plan(study: Study, scores: Scores) -> Plan:
         if known:
             jobs.setdefault(job.id, job)
             continue
-        # A cell at which settings are tried will be one of its trials, and is among them already.
-        if cell is not trials_at.get(group):
-            waiting.setdefault(group, []).append(job)
-        waiting_transfers += _transfers(study, job)
+        # A run at which settings are tried will be one of its trials, and is among them already.
+        if job.id != tried_at.get(group):
+            waiting.setdefault(group, {}).setdefault(job.id, job)
+        for transfer in _transfers(study, job):
+            waiting_transfers.setdefault((group, transfer.id), transfer)
     for id_, job in tuning.items():
         jobs.setdefault(id_, job)
     for job in [job for job in jobs.values() if job.role == "cell"]:
@@ -71,8 +72,8 @@ def plan(study: Study, scores: Scores) -> Plan:
     for baseline in _baselines(study, pretrained):
         jobs.setdefault(baseline.id, baseline)
     # Those of one group will have the same settings, and so a trunk in common where these would have one.
-    left = [job for group in waiting.values() for job in shared(group)]
-    return Plan(jobs=tuple(shared(jobs.values())), waiting=(*left, *waiting_transfers))
+    left = [job for group in waiting.values() for job in shared(group.values())]
+    return Plan(jobs=tuple(shared(jobs.values())), waiting=(*left, *waiting_transfers.values()))
 
 
 class _Facts:
@@ -147,7 +148,7 @@ def _tune(
     for group, cell in select.groups(study).items():
         trials = [(values, facts.pretrain(cell, values, role="tuning")) for values in grid(study.select)]
         jobs.update({job.id: job for _, job in trials})
-        flops[group] = sum(job.flops for _, job in trials)
+        flops[group] = sum({job.id: job.flops for _, job in trials}.values())
         ended = [(values, scores[job.id]) for values, job in trials if job.id in scores]
         good = [(values, score) for values, score in ended if score is not None]
         if len(ended) == len(trials) and good:
