@@ -52,6 +52,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["plan"], USAGE, "Missing argument 'STUDY'", "vitscale plan --help"),
         (["sweep", "study.toml", "--jobs", "0"], USAGE, "Invalid value for '--jobs'", "vitscale sweep --help"),
         (["sweep", "study.toml", "--tensorboard", "study.toml"], USAGE, "study.toml is not a folder", "name a folder, old or new"),
+        (["plan", "study.toml", "--price", "inf"], USAGE, "Invalid value for '--price': inf is no number", "--help"),
+        (["plan", "study.toml", "--memory", "inf"], USAGE, "Invalid value for '--memory': inf is no number", "--help"),
         (["plan", "study.toml", "--nonsense"], USAGE, "No such option: --nonsense", "vitscale plan --help"),
         (["report", "gone"], MISSING, "gone", ""),
         (["results", "gone"], MISSING, "gone", ""),
@@ -118,6 +120,26 @@ def test_plan_and_status_answer_on_stdout_and_advise_on_stderr(folder: Path) -> 
     assert {job["state"] for job in document["jobs"]} == {"to do"}
     status = json.loads(vitscale(folder, "status", "study.toml", "--json").stdout)
     assert status["counts"]["to do"] == len(document["jobs"])
+
+
+@pytest.mark.parametrize("arguments", [["plan", "study.toml"], ["plan", "study.toml", "--json"], ["sweep", "--help"]])
+def test_an_answer_that_cannot_be_written_is_said(folder: Path, arguments: list[str]) -> None:
+    """A disk that is full is told in two lines; a reader that has seen enough, as `head`, is none of our business."""
+    command = [sys.executable, "-m", "vitscale.cli.main", *arguments]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, cwd=folder, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == MISSING
+    assert done.stderr.splitlines()[-2:] == [
+        "error: standard output: No space left on device",
+        "hint: make room there, or send the answer elsewhere",
+    ]
+    assert "Traceback" not in done.stderr
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command, cwd=folder, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert done.returncode == 0
+    assert "rror" not in done.stderr
 
 
 def test_help_starts_without_anything_heavy() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from typing import Any
@@ -27,8 +26,8 @@ from vitscale.cli import (
     transfer,
 )
 from vitscale.cli import plan as plan_verb
-from vitscale.cli.screen import say
-from vitscale.errors import BUG, DONE, USAGE, Problem
+from vitscale.cli.screen import Answer, say
+from vitscale.errors import BUG, DONE, MISSING, USAGE, Problem
 
 app = typer.Typer(
     name="vitscale",
@@ -63,22 +62,39 @@ UsageError: type[Any] = typer.BadParameter.__bases__[0]
 
 def main() -> None:
     """The entry point; an exception that is no `VitscaleError` is a bug and shows its traceback."""
+    answer = Answer.on_stdout()
     try:
-        sys.exit(app(prog_name="vitscale", standalone_mode=False) or DONE)
+        code = app(prog_name="vitscale", standalone_mode=False) or DONE
     except UsageError as error:
-        if type(error).__name__ == "NoArgsIsHelpError":
-            error.show()
-        else:
-            verb = error.ctx.command_path if error.ctx else "vitscale"
-            say(str(Problem(error.format_message(), f"{verb} --help shows what it takes")))
+        _tell_usage(error)
         sys.exit(USAGE)
-    except BrokenPipeError:
-        # The reader of our output went away, as `head` does; nothing is wrong, and nothing can be said.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    except (OSError, SystemExit) as error:  # typer makes a `SystemExit` of a pipe that is closed
+        if answer.end() is None:
+            if isinstance(error, SystemExit):
+                raise
+            traceback.print_exc()
+            sys.exit(BUG)
+        code = DONE
     except Exception:
         traceback.print_exc()
         sys.exit(BUG)
+    sys.exit(code or _without_answer(answer.end()))
+
+
+def _tell_usage(error: Any) -> None:
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return
+    verb = error.ctx.command_path if error.ctx else "vitscale"
+    say(str(Problem(error.format_message(), f"{verb} --help shows what it takes")))
+
+
+def _without_answer(lost: OSError | None) -> int:
+    """The exit code where the answer is `lost`; None: it is not."""
+    if lost is None or isinstance(lost, BrokenPipeError):
+        return DONE  # its reader has seen enough, as `head` does
+    say(str(Problem(f"standard output: {lost.strerror}", "make room there, or send the answer elsewhere")))
+    return MISSING
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import math
 import os
 import re
 import shutil
@@ -86,6 +87,17 @@ Workers = Annotated[
 AUTO = "auto"
 
 
+def finite(number: float | None) -> float | None:
+    """Of an option with a least value: neither "inf" nor "nan", which any bound lets pass.
+
+    Raises:
+        typer.BadParameter: it is one of them (exit 2).
+    """
+    if number is not None and not math.isfinite(number):
+        raise typer.BadParameter(f"{number} is no number")
+    return number
+
+
 def _or_auto(allowed: Callable[[int], bool], wanted: str) -> Callable[[str], int | str]:
     """A parser of numbers beside `auto`."""
 
@@ -131,7 +143,14 @@ KeepEvery = Annotated[
     int | None, typer.Option("--keep-every", min=1, help="Steps between checkpoints that are kept for good.")
 ]
 SaveEvery = Annotated[
-    float, typer.Option("--save-every", min=0, metavar="SECONDS", help="Time between two checkpoints; 0: at each step.")
+    float,
+    typer.Option(
+        "--save-every",
+        min=0,
+        callback=finite,
+        metavar="SECONDS",
+        help="Time between two checkpoints; 0: at each step.",
+    ),
 ]
 ActivationCheckpointing = Annotated[
     bool | None,
@@ -154,6 +173,7 @@ Stall = Annotated[
     typer.Option(
         "--stall",
         min=0,
+        callback=finite,
         metavar="SECONDS",
         help="End a run that has not moved for so long (6 times so long before its first step is done); 0: never.",
     ),

@@ -44,14 +44,20 @@ def plan(
     memory: Annotated[
         float | None,
         typer.Option(
-            "--memory", min=0.0, metavar="GIB", help="Of a device: what each shape needs of it, and what cannot fit."
+            "--memory",
+            min=0.0,
+            callback=options.finite,
+            metavar="GIB",
+            help="Of a device: what each shape needs of it, and what cannot fit.",
         ),
     ] = None,
     device: Annotated[
         str | None,
         typer.Option("--device", metavar="NAME", help="Hours: on this kind, as timed by vitscale bench, or e.g. H100."),
     ] = None,
-    price: Annotated[float | None, typer.Option("--price", min=0.0, help="Of a device-hour.")] = None,
+    price: Annotated[
+        float | None, typer.Option("--price", min=0.0, callback=options.finite, help="Of a device-hour.")
+    ] = None,
     transfers: Annotated[bool, typer.Option("--transfers", help="List transfers and baselines, too.")] = False,
     diff: Annotated[
         bool, typer.Option("--diff", help="Only what changed since the study's last sweep, and in which settings.")

@@ -172,7 +172,7 @@ def bill(jobs: Sequence[Job], states: Mapping[str, str], terms: Terms) -> Iterat
     left = [job for job in jobs if is_left(states.get(job.id))]
     hours = terms.hours(left)
     money = "" if terms.price is None else f", {hours * terms.price:,.2f} at {terms.price:g} a device-hour"
-    shown = f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
+    shown = f"{hours:,.0f}" if 100 <= hours < 1e9 else f"{hours:.3g}"
     yield f"device-hours left: {shown}{money} ({terms.rates.how}); start-up, data and evaluation come on top"
     training = [job for job in left if job.kind == "pretrain"]
     if training:

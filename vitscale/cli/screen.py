@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,6 +28,43 @@ R = TypeVar("R")
 def say(text: str) -> None:
     """One line of progress or advice, to stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+class Answer(io.TextIOWrapper):
+    """stdout, with what kept it from being written: an error that is told apart from those of other files."""
+
+    lost: OSError | None = None
+
+    @classmethod
+    def on_stdout(cls) -> Answer:
+        """In the place of `sys.stdout`, also where that is closed."""
+        old: Any = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115  # as long as the process
+        sys.stdout = made = cls(old.buffer, old.encoding, old.errors, line_buffering=old.line_buffering)
+        return made
+
+    def write(self, text: str) -> int:
+        with self._noted():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with self._noted():
+            super().flush()
+
+    def end(self) -> OSError | None:
+        """What is left is written, or given up: Python would try when it ends, and complain in its own words."""
+        with contextlib.suppress(OSError):
+            self.flush()
+        if self.lost is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+        return self.lost
+
+    @contextlib.contextmanager
+    def _noted(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.lost = error
+            raise
 
 
 def tell_refused(jobs: Iterable[Job], states: Mapping[str, str], runs: Path) -> None:

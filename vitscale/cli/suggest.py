@@ -43,7 +43,10 @@ LAWS = [form.value for form in FormName if form.value not in ("parametric", "iso
 @reports_errors
 def suggest(
     study: options.StudyFile,
-    budget: Annotated[float, typer.Option("--budget", min=0.0, help="FLOPs that the next runs may take together.")],
+    budget: Annotated[
+        float,
+        typer.Option("--budget", min=0.0, callback=options.finite, help="FLOPs that the next runs may take together."),
+    ],
     settings: options.Settings = None,
     x: Annotated[str, typer.Option("--x", help=f"Column that the law is in: {', '.join(INPUTS)}.")] = "flops",
     y: Annotated[str, typer.Option("--y", help="Column of accuracies, errors or losses.")] = "value",

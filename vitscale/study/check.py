@@ -3,61 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import get_close_matches
-from math import inf
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
 from vitscale import exclusions, models
-from vitscale.config import PROBE_SHOTS, Data, Recipe, Run, Task, Transfer
-from vitscale.errors import INVALID_STUDY, VitscaleError
+from vitscale.config import PROBE_SHOTS, Data, Model, Recipe, Run, Task, Transfer
+from vitscale.errors import VitscaleError
 from vitscale.study import masked
 from vitscale.study.archs import arch_of, meaningless
 from vitscale.study.datasets import Dataset, class_names, describe, load_task
+from vitscale.study.fields import value_of
 from vitscale.study.published import content
+from vitscale.study.ranges import LARGEST, TOO_LARGE, Complaint, bounded, ranges
 from vitscale.study.schedule import total_steps
 from vitscale.study.subsets import BAD, available, selected, strata, subset_seed, training_examples
 
 SHAPE = ("patch", "width", "depth", "mlp", "heads", "group_norm_eps")
 """Numbers of an architecture that must be above 0."""
-BELOW_1 = tuple(f"recipe.{key}" for key in ("beta1", "beta2", "ema", "dropout", "stochastic_depth"))
-LARGEST_SEED = 2**63 - 1
-"""What a column of results holds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Complaint:
-    """What is wrong with the value of `key`, and the way out."""
-
-    key: str
-    message: str
-    hint: str
-    exit_code: int = INVALID_STUDY
+DURATIONS = ("steps", "epochs", "examples")
 
 
 def check_run(run: Run, *, sizes: models.Sizes, base: Path) -> list[Complaint]:
     """Everything wrong with one run, its data set's size included where the data are at hand."""
+    numbers = ranges(run)
+    found = [*_model(run, sizes), *numbers, *_seeds(run)]
     if run.model.checkpoint:
-        return [*_model(run, sizes), *_ranges(run.data, run.recipe), *_seeds(run), *_checkpoint(run, base)]
-    return [
-        *_model(run, sizes),
-        *_ranges(run.data, run.recipe),
-        *_seeds(run),
-        *_duration(run.recipe),
-        *_subset(run, base),
-        *_probes(run.recipe, base),
-    ]
+        return [*found, *_checkpoint(run, base)]
+    subset = _subset(run, base)
+    # Nothing can be counted by numbers that are none.
+    if not subset and not any(complaint.key.startswith("data.") for complaint in numbers):
+        subset = _counts(run, base)
+    return [*found, *_duration(run.recipe), *subset, *_probes(run.recipe, base)]
 
 
 def _model(run: Run, sizes: models.Sizes) -> list[Complaint]:
     name = run.model.name
-    small = [key for key in SHAPE if (value := getattr(run.model, key)) is not None and not value > 0]
-    if small:
-        return [
-            Complaint(f"model.{key}", f"model.{key} is {getattr(run.model, key)}", "it must be above 0")
-            for key in small
-        ]
+    if found := _shape(run.model):
+        return found
     arch = arch_of(run.model, sizes)
     if arch is None:
         close = get_close_matches(name, models.names(sizes), 1, cutoff=0.5)
@@ -78,6 +63,19 @@ def _model(run: Run, sizes: models.Sizes) -> list[Complaint]:
     if run.model.checkpoint:
         return found
     return found or [Complaint(*problem) for problem in masked.problems(run, arch)]
+
+
+def _shape(model: Model) -> list[Complaint]:
+    numbers = {key: value for key in SHAPE if (value := getattr(model, key)) is not None}
+    found = [
+        Complaint(f"model.{key}", f"model.{key} is {value}", "it must be above 0" if not value > 0 else TOO_LARGE)
+        for key, value in numbers.items()
+        if not 0 < value <= LARGEST
+    ]
+    bias = model.head_bias
+    if bias is not None and not isfinite(bias):
+        found.append(Complaint("model.head_bias", f"model.head_bias is {bias}", "it must be a number"))
+    return found
 
 
 def _checkpoint(run: Run, base: Path) -> list[Complaint]:
@@ -105,82 +103,18 @@ def _probes(recipe: Recipe, base: Path) -> list[Complaint]:
     return found
 
 
-def _ranges(data: Data, recipe: Recipe) -> list[Complaint]:
-    low: list[tuple[str, float | None, float]] = [
-        ("data.resolution", data.resolution, 1),
-        ("data.examples", data.examples, 1),
-        ("data.size", data.size, 1),
-        ("data.num_classes", data.num_classes, 2),
-        ("data.classes", data.classes, 2),
-        ("data.val_examples", data.val_examples, 0),
-        ("data.shuffle_block", data.shuffle_block, 1),
-        ("data.randaugment_layers", data.randaugment_layers, 0),
-        ("data.randaugment_magnitude", data.randaugment_magnitude, 0),
-        ("recipe.batch_size", recipe.batch_size, 1),
-        ("recipe.steps", recipe.steps, 1),
-        ("recipe.examples", recipe.examples, 1),
-        ("recipe.lr", recipe.lr, 0),
-        ("recipe.warmup_steps", recipe.warmup_steps, 0),
-        ("recipe.end_lr", recipe.end_lr, 0),
-        ("recipe.weight_decay", recipe.weight_decay, 0),
-        ("recipe.grad_clip", recipe.grad_clip, 0),
-        ("recipe.mixup", recipe.mixup, 0),
-        ("recipe.validate_every", recipe.validate_every, 1),
-    ]
-    shares = [
-        ("data.crop_area", data.crop_area),
-        ("data.max_bad", data.max_bad),
-        ("data.eval_crop_ratio", data.eval_crop_ratio),
-        ("recipe.cooldown", recipe.cooldown),
-        ("recipe.dropout", recipe.dropout),
-        ("recipe.stochastic_depth", recipe.stochastic_depth),
-        ("recipe.label_smoothing", recipe.label_smoothing),
-        ("recipe.masked_fraction", recipe.masked_fraction),
-        ("recipe.beta1", recipe.beta1),
-        ("recipe.beta2", recipe.beta2),
-        ("recipe.ema", recipe.ema),
-    ]
-    # Written so that a value that is not a number fails, too.
-    found = [
-        Complaint(key, f"{key} is {value}", f"it must be at least {least}")
-        for key, value, least in low
-        if value is not None and not least <= value < inf
-    ]
-    found += [
-        Complaint(key, f"{key} is {share}", "it is a share from 0 to 1") for key, share in shares if not 0 <= share <= 1
-    ]
-    found += [
-        Complaint(key, f"{key} is {share}", "it must be below 1")
-        for key, share in shares
-        if share == 1 and key in BELOW_1
-    ]
-    if data.fraction is not None and not 0 < data.fraction <= 1:
-        found.append(
-            Complaint("data.fraction", f"data.fraction is {data.fraction}", "it is a share above 0, at most 1")
-        )
-    found += [
-        Complaint(key, f"{key} is {value}", "it must be above 0")
-        for key, value in (("recipe.epochs", recipe.epochs), ("data.eval_crop_ratio", data.eval_crop_ratio))
-        if value is not None and value <= 0
-    ]
-    if data.randaugment_magnitude > 30:
-        message = f"data.randaugment_magnitude is {data.randaugment_magnitude}"
-        found.append(Complaint("data.randaugment_magnitude", message, "it goes from 0 to 30; 10 to 20 are usual"))
-    return found
-
-
 def _seeds(run: Run) -> list[Complaint]:
     seeds = {"seed": run.seed, "data.subset_seed": run.data.subset_seed}
-    hint = f"it is a whole number from 0 to {LARGEST_SEED}"
+    hint = f"it is a whole number from 0 to {LARGEST}"
     return [
         Complaint(key, f"{key} is {seed}", hint)
         for key, seed in seeds.items()
-        if seed is not None and not 0 <= seed <= LARGEST_SEED
+        if seed is not None and not 0 <= seed <= LARGEST
     ]
 
 
 def _duration(recipe: Recipe) -> list[Complaint]:
-    given = [key for key in ("steps", "epochs", "examples") if getattr(recipe, key) is not None]
+    given = [key for key in DURATIONS if getattr(recipe, key) is not None]
     if len(given) == 1:
         return []
     if not given:
@@ -191,6 +125,7 @@ def _duration(recipe: Recipe) -> list[Complaint]:
 
 
 def _subset(run: Run, base: Path) -> list[Complaint]:
+    """Settings that contradict one another, and a list of exclusions that is none."""
     data = run.data
     found = []
     if run.recipe.keep == "best" and not (data.val_examples and run.recipe.validate_every):
@@ -199,9 +134,12 @@ def _subset(run: Run, base: Path) -> list[Complaint]:
     if data.examples is not None and data.fraction is not None:
         message = "data.examples and data.fraction are both given"
         found.append(Complaint("data.fraction", message, "keep one of them"))
-    found += _exclusions(data, base)
-    if found:
-        return found
+    return [*found, *_exclusions(data, base)]
+
+
+def _counts(run: Run, base: Path) -> list[Complaint]:
+    """What the data set, where it is at hand, has not enough of."""
+    data, found = run.data, list[Complaint]()
     dataset = dataset_of(data, base=base, strict=False)
     if dataset is None:
         return found
@@ -287,6 +225,9 @@ def check_steps(run: Run, *, base: Path) -> list[Complaint]:
     steps = total_steps(run.recipe, training_examples(dataset, run))
     if steps < 1:
         return [Complaint("recipe.epochs", "the run has no step", "train for longer")]
+    if steps * run.recipe.batch_size > LARGEST:
+        key = next(f"recipe.{key}" for key in DURATIONS if getattr(run.recipe, key) is not None)
+        return [Complaint(key, f"{key} is {value_of(run, key):,}", f"a run sees at most {LARGEST:,} images")]
     warmup, cooldown = run.recipe.warmup_steps, round(run.recipe.cooldown * steps)
     if warmup < steps < warmup + cooldown:
         message = f"{warmup:,} steps of warm-up and {cooldown:,} of cool-down overlap in {steps:,} steps"
@@ -351,7 +292,7 @@ def check_size(name: str, numbers: Any, known: Sequence[str]) -> list[Complaint]
 
 def _positive(value: Any) -> bool:
     each = value if isinstance(value, list) else [value]
-    return bool(each) and all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in each)
+    return bool(each) and all(isinstance(v, int) and not isinstance(v, bool) and 0 < v <= LARGEST for v in each)
 
 
 def check_resolution(run: Run, transfer: Transfer, sizes: models.Sizes) -> list[Complaint]:
@@ -379,8 +320,7 @@ def check_transfer(transfer: Transfer, task: Task) -> list[Complaint]:
         found.append(Complaint("lr", f"lr = {list(transfer.lr)}", "one or several rates above 0"))
     for key, least in (("steps", 1), ("batch_size", 1), ("seeds", 1), ("warmup_steps", 0)):
         value = getattr(transfer, key)
-        if value < least:
-            found.append(Complaint(key, f"transfer.{key} is {value}", f"it must be at least {least}"))
+        found += [replace(each, key=key) for each in bounded(f"transfer.{key}", value, least)]
     if not 0 <= transfer.ema < 1:
         found.append(Complaint("ema", f"transfer.ema is {transfer.ema}", "it is a share from 0 to below 1"))
     return found

@@ -15,11 +15,12 @@ from vitscale import models
 from vitscale.config import Run, Task, Transfer
 from vitscale.errors import INVALID_STUDY, VitscaleError
 from vitscale.study import axes, fields, launcher
-from vitscale.study.check import Complaint, check_resolution, check_run, check_size, check_steps, check_transfer
+from vitscale.study.check import check_resolution, check_run, check_size, check_steps, check_transfer
 from vitscale.study.datasets import load_task
 from vitscale.study.fields import value_of
 from vitscale.study.masked import judged_by
 from vitscale.study.mistakes import OPTION, Mistakes
+from vitscale.study.ranges import Complaint
 from vitscale.study.toml import parse
 
 SIZE_KEYS = ("width", "depth", "mlp", "heads", "blocks", "channels", "groups")
