@@ -8,21 +8,18 @@ from typing import Any
 
 import pytest
 
-from vitscale.errors import DONE, HELD, INTERRUPTED, INVALID_STUDY, MISSING, RUN_FAILED, VitscaleError
+from vitscale.errors import DONE, HELD, INTERRUPTED, MISSING, RUN_FAILED
 from vitscale.failures import POLICIES, Failure
 from vitscale.launch import code, folders
 from vitscale.launch.slurm import cluster, settle, submissions, task
 from vitscale.launch.slurm.arrays import Unit, arrays
 from vitscale.launch.slurm.cluster import Entry
 from vitscale.launch.slurm.script import Shape, Task, ranges, script
-from vitscale.launch.slurm.settings import settings_of
 from vitscale.launch.slurm.submissions import Place, Submission
 from vitscale.results import provenance
 from vitscale.study.launcher import Slurm
-from vitscale.study.load import Study, load
 
 SHAPE = Shape(label="ViT-S/16", nodes=1, devices=4)
-STUDY = '[model]\nname = "ViT-S/16"\n[data]\nsize = 100\nnum_classes = 2\n[recipe]\nsteps = 4\nwarmup_steps = 0\n[launcher.slurm]\n'
 
 
 def written(tmp_path: Path, *, array: bool = True, shape: Shape = SHAPE, at_once: int | None = None, **key: Any) -> str:
@@ -272,52 +269,6 @@ def test_the_first_run_that_did_not_end_is_blamed(run: Path) -> None:
     assert settle.settle([run, second], 1, "1") == RUN_FAILED
     assert (folders.result(run) or {})["status"] == "done"
     assert (folders.result(second) or {})["failure"] == "code"
-
-
-def loaded(folder: Path, table: str) -> Study:
-    (folder / "study.toml").write_text(STUDY + table)
-    return load(folder / "study.toml", base=folder)
-
-
-def test_a_study_says_more_than_the_users_own_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    study = loaded(tmp_path, 'partition = "big"\ncpus_per_device = 8\n')
-    assert settings_of(study) == Slurm(partition="big", cpus_per_device=8)
-    (tmp_path / "vitscale").mkdir()
-    config = tmp_path / "vitscale" / "config.toml"
-    config.write_text('[launcher.slurm]\npartition = "small"\naccount = "vision"\nmodules = "cuda"\n')
-    assert settings_of(study) == Slurm(partition="big", account="vision", cpus_per_device=8, modules=("cuda",))
-    config.write_text('[launcher.slurm]\npartitions = "small"\n')
-    with pytest.raises(VitscaleError) as error:
-        settings_of(study)
-    assert error.value.exit_code == INVALID_STUDY
-    assert str(error.value).splitlines() == [
-        f"error: {config}:2: unknown key 'launcher.slurm.partitions'",
-        "hint: did you mean 'launcher.slurm.partition'?",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("table", "error", "hint"),
-    [
-        ('acount = "x"', "unknown key 'launcher.slurm.acount'", "did you mean 'launcher.slurm.account'?"),
-        ("partition = 3", "launcher.slurm.partition: 3 is not a valid string", "'partition' takes a text"),
-        ("gpus_per_node = -1", "launcher.slurm.gpus_per_node: -1 is less than 0", "see docs/slurm.md"),
-        (
-            'container = "apptainer exec \'x.sif"',
-            'launcher.slurm.container: "apptainer exec \'x.sif" has a quote',
-            "see",
-        ),
-        ("signal = 1.5", "launcher.slurm.signal: 1.5 is not a valid integer", "'signal' takes a whole number"),
-        ('time = "1\\n#SBATCH --x"', "launcher.slurm.time: '1\\n#SBATCH --x' has more than one line", "see"),
-    ],
-)
-def test_a_mistake_in_the_table_names_its_line(tmp_path: Path, table: str, error: str, hint: str) -> None:
-    with pytest.raises(VitscaleError) as raised:
-        loaded(tmp_path, table)
-    first, second = str(raised.value).splitlines()
-    assert first.startswith(f"error: {tmp_path}/study.toml:10: {error}")
-    assert second.startswith(f"hint: {hint}")
 
 
 def test_a_damaged_record_is_nothing_that_was_submitted(tmp_path: Path) -> None:

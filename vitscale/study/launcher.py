@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from vitscale.study import fields
@@ -20,8 +22,8 @@ class Slurm:
     qos: str | None = None
     constraint: str | None = None
     time: str | None = None
-    """The limit of each job, as sbatch takes it (`24:00:00`, `2-00:00:00`); a run that needs longer goes back into the
-    queue. None: the partition's."""
+    """The limit of each job, as sbatch takes it (minutes, or `24:00:00`, `2-00:00:00`), longer than `signal`; a run
+    that needs longer goes back into the queue. None: the partition's."""
     signal: int = 300
     """Seconds before that limit at which a run saves and ends."""
     gpus_per_node: int = 0
@@ -65,7 +67,38 @@ def read(tables: Any, mistakes: Mistakes) -> dict[str, Any]:
             continue
         if reason := _unfit(key, found[key]):
             mistakes.add(where, f"{where}: {found[key]!r} {reason}", "see docs/slurm.md")
+            del found[key]
+    # One that is given alone is held against the other of the study or the user's own configuration, or its default.
+    if {"time", "signal"} <= set(found) and (problem := too_short(found["time"], found["signal"])):
+        mistakes.add("launcher.slurm.time", *problem)
     return found
+
+
+def too_short(time: str | None, signal: int) -> tuple[str, str] | None:
+    """What is wrong where a job would be told to save as soon as it starts, and the way out; None: it has time."""
+    limit = seconds(time) if time is not None else None
+    if limit is None or limit > signal:
+        return None
+    return (
+        f"launcher.slurm.time: {time!r} is {limit:.0f} s, and runs save and end {signal} s before that (signal)",
+        "give jobs more time, or a smaller signal; a number alone is of minutes",
+    )
+
+
+def seconds(time: str) -> float | None:
+    """Of a time limit as sbatch takes it, in the whole minutes that Slurm makes of it; None: it is none.
+
+    Without limit, which 0 means, too: infinity.
+    """
+    if time.upper() in ("UNLIMITED", "INFINITE"):
+        return inf
+    if not TIME.fullmatch(time):
+        return None
+    days, dash, rest = time.rpartition("-")
+    numbers = [int(number) for number in rest.split(":")]
+    units = (3600, 60, 1) if dash or len(numbers) == 3 else (60, 1)
+    exact = 86_400 * int(days or 0) + sum(number * unit for number, unit in zip(numbers, units, strict=False))
+    return 60 * -(-exact // 60) or inf
 
 
 def _taken(hint: Any) -> str:
@@ -83,6 +116,7 @@ def _is_open(words: str) -> bool:
     return False
 
 
+TIME = re.compile(r"(\d+-)?\d+(:\d+){0,2}", re.ASCII)
 LEAST = {"signal": 0, "gpus_per_node": 0, "cpus_per_device": 1}
 
 
@@ -90,6 +124,8 @@ def _unfit(key: str, value: Any) -> str | None:
     """Why a value of the right type cannot be; None: it can."""
     if isinstance(value, int) and value < LEAST[key]:
         return f"is less than {LEAST[key]}"
+    if key == "time" and "\n" not in value and seconds(value) is None:
+        return "is no time limit"
     if key == "container" and _is_open(value):
         return "has a quote that is not closed"
     lines = value if isinstance(value, tuple) else (value,)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from vitscale.errors import VitscaleError
+from vitscale.errors import INVALID_STUDY, VitscaleError
 from vitscale.locations import config_file
-from vitscale.study.launcher import Slurm, read
+from vitscale.study.launcher import Slurm, read, too_short
 from vitscale.study.load import Study
 from vitscale.study.mistakes import Mistakes
 from vitscale.study.toml import parse
@@ -16,9 +16,12 @@ def settings_of(study: Study) -> Slurm:
     """Key by key.
 
     Raises:
-        VitscaleError: the configuration has mistakes (exit 3, all of them).
+        VitscaleError: the configuration has mistakes (exit 3, all of them), or the two do not go together (exit 3).
     """
-    return Slurm(**{**_configured(), **study.slurm})
+    found = Slurm(**{**_configured(), **study.slurm})
+    if problem := too_short(found.time, found.signal):
+        raise VitscaleError(problem[0], hint=problem[1], exit_code=INVALID_STUDY)
+    return found
 
 
 def _configured() -> dict[str, Any]:
