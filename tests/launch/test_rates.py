@@ -255,6 +255,22 @@ def test_runs_that_differ_in_more_than_the_rate_do_not_look_alike(folder: Path) 
     assert len({title(job).partition(" ")[2] for job in jobs}) == 4
 
 
+def test_runs_that_differ_in_their_cool_down_do_not_look_alike(folder: Path) -> None:
+    over = (
+        '"recipe.cooldown" = [0.25, 0.5], "recipe.cooldown_shape" = ["linear", "sqrt"], "recipe.end_lr" = [0.0, 1e-5]'
+    )
+    select = f"[select]\nover = {{ {over} }}\n"
+    (folder / "study.toml").write_text(tiny.STUDY.replace("lr = 1e-2", 'lr = 1e-2\nschedule = "constant"') + select)
+    runs = [job for job in planned(folder) if job.kind == "pretrain" and job.role != "trunk"]
+    assert len(runs) == 8
+    terms = Terms(counting="dense", rates=rates_of(runs, None, cores=2))
+    assert len({terms.row(job, "to do")[2] for job in runs}) == 8
+    assert len({title(job).partition(" ")[2] for job in runs}) == 8
+    assert "ViT-nano/7, cooldown 0.25, cooldown_shape sqrt, end_lr 1e-05" in {
+        terms.row(job, "to do")[2] for job in runs
+    }
+
+
 def test_one_slow_line_moves_no_time_that_is_left(folder: Path) -> None:
     vit, _ = jobs = trained(folder)
     run = folder / "runs" / vit.id

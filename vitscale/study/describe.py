@@ -15,14 +15,14 @@ from vitscale.study.datasets import Dataset
 from vitscale.study.fields import from_dict
 from vitscale.study.identity import Origin, origin_id, transfer_id, trunk_id
 from vitscale.study.job import Job
-from vitscale.study.sharing import DURATIONS
+from vitscale.study.sharing import LENGTHS
 
 Document = Mapping[str, Any]
 PATHS = ("data.shards", "data.test", "data.exclude", "model.checkpoint")
 """Settings that say where something lies; where it is now, the machine's part of `run.json` says."""
 BY_OPTION = ("task", "protocol", "init", "resolution", "shots", "lr", "steps", "batch_size")
 """Settings of a transfer that `vitscale finetune` and `fewshot` have options for, or have no choice in."""
-TOLD = ("seed", "recipe.lr", "data.examples", "data.shards", *DURATIONS)
+TOLD = ("seed", "recipe.lr", "data.examples", "data.shards", *LENGTHS)
 ONLY_BY_STUDY = "no single command makes this run again; `vitscale sweep STUDY --only {id}` does"
 
 

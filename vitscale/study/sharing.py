@@ -15,7 +15,10 @@ from vitscale.study.identity import OF_THE_END, trunk_id
 from vitscale.study.job import Branch, Job
 from vitscale.study.schedule import cooldown_start, knows_its_end
 
-DURATIONS = tuple(f"recipe.{name}" for name in (*OF_THE_END, "epochs", "examples"))
+LENGTHS = ("recipe.steps", "recipe.epochs", "recipe.examples")
+"""Settings that say how long a run is."""
+DURATIONS = tuple(dict.fromkeys([*LENGTHS, *(f"recipe.{name}" for name in OF_THE_END)]))
+"""All in which runs may differ that share a trunk."""
 
 
 def shared(jobs: Iterable[Job]) -> Iterator[Job]:
