@@ -125,6 +125,9 @@ def test_activations_equal_what_the_backward_pass_keeps(
         for batch in (1, 5) if resolution < 100 else (2,):
             kept = bytes_kept(net, torch.empty(batch, 3, resolution, resolution))
             assert kept == arch.activations(resolution, head, recompute=recompute).bytes(batch)
+            with torch.autocast("cpu", torch.bfloat16):
+                kept = bytes_kept(net, torch.empty(batch, 3, resolution, resolution))
+            assert kept == arch.activations(resolution, head, recompute=recompute).bytes(batch, "bf16")
 
 
 def bytes_kept(net: torch.nn.Module, *inputs: torch.Tensor) -> int:
@@ -177,6 +180,9 @@ def test_activations_of_masked_patch_prediction_equal_what_the_backward_pass_kee
         for batch in (1, 3):
             kept = bytes_kept(net, *(torch.empty_like(t, device="cpu") for t in inputs(batch)))
             assert kept == arch.activations(resolution, head, recompute=recompute).bytes(batch)
+            with torch.autocast("cpu", torch.bfloat16):
+                kept = bytes_kept(net, *(torch.empty_like(t, device="cpu") for t in inputs(batch)))
+            assert kept == arch.activations(resolution, head, recompute=recompute).bytes(batch, "bf16")
 
 
 def masked(

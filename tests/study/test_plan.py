@@ -426,5 +426,7 @@ def test_memory_is_states_and_the_activations_of_a_micro_batch(tmp_path: Path) -
     assert job.memory_bytes() == 16 * params + kept.bytes(batch)
     assert job.memory_bytes(devices=2, micro_batch=batch) == 20 * params + kept.bytes(batch // 2)
     assert job.memory_bytes(micro_batch=1) == 16 * params + kept.bytes(1)
+    half, *_ = pretraining(planned(tmp_path, settings=("recipe.precision=bf16",)))
+    assert half.memory_bytes() == 16 * params + kept.bytes(batch, "bf16") < job.memory_bytes()
     again = job.arch.activations(job.run.data.resolution, job.head, recompute=True)
     assert job.memory_bytes(recompute=True) == 16 * params + again.peak_bytes(batch)

@@ -32,6 +32,7 @@ def _rows(job: Job, terms: Terms) -> Iterator[list[str]]:
         for each in terms.memory_bytes(job) or []
     }
     peak = terms.rates.peak(job)
+    ratio = 1.0 if peak is None else peak.bytes / peak.planned(job)
     if peak is not None:
         planned.setdefault(peak.cut_up, peak.planned(job))
     for cut_up, number in planned.items():
@@ -45,7 +46,8 @@ def _rows(job: Job, terms: Terms) -> Iterator[list[str]]:
             f"{stage}, offload" if offload else str(stage),
             "yes" if recompute else "no",
             _gib(number),
-            "yes" if (measured or number) <= (terms.memory or 0.0) * 2**30 else "no",
+            # What of a shape was not measured weighs what it did where it was.
+            "yes" if (measured or number * ratio) <= (terms.memory or 0.0) * 2**30 else "no",
             "-" if measured is None else _gib(measured),
             "-" if measured is None else f"{measured / number:.2f}",
         ]

@@ -13,6 +13,10 @@ arXiv 2010.11929, Table 6 counts its ResNets and hybrids by the second; matrix p
 """
 
 
+Precision = Literal["fp32", "bf16"]
+"""Of matrix products, as `Recipe.precision`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Params:
     """Learned numbers by part."""
@@ -44,9 +48,11 @@ class Macs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Activations:
-    """Numbers of 4 bytes that a training step in fp32 keeps from the forward pass for the backward pass.
+    """Numbers that a training step keeps from the forward pass for the backward pass: of 4 bytes in fp32, of 2 in bf16
+    but for those that are `wide`.
 
-    Attention is fused: of its scores one number a query and head is kept. Dropout's masks are not counted.
+    Attention is fused: of its scores one number a query and head is kept. Dropout's masks are not counted. In bf16 they
+    are what torch's autocast keeps on a processor: on a GPU it computes a ResNet's norms in fp32.
     """
 
     per_image: int
@@ -54,19 +60,35 @@ class Activations:
     """Whatever the batch: standardised kernels."""
     again: int = 0
     """Of an image: what the largest block that is computed again keeps, beside its input, until its own backward."""
+    wide: int = 0
+    """Of `per_image`, what keeps its 4 bytes in bf16: the sum that runs through a transformer's blocks, indices."""
+    wide_fixed: int = 0
+    """Of `fixed`, the same."""
+    wide_again: int = 0
+    """Of `again`, the same."""
+    copies: int = 0
+    """In bf16 alone, whatever the batch: weights of matrix products, rounded."""
 
-    def bytes(self, batch: int) -> int:
-        return 4 * (self.per_image * batch + self.fixed)
+    def bytes(self, batch: int, precision: Precision = "fp32") -> int:
+        if precision == "fp32":
+            return 4 * (self.per_image * batch + self.fixed)
+        return 2 * ((self.per_image + self.wide) * batch + self.fixed + self.wide_fixed + self.copies)
 
-    def peak_bytes(self, batch: int) -> int:
+    def peak_bytes(self, batch: int, precision: Precision = "fp32") -> int:
         """With what is computed again for a moment."""
-        return self.bytes(batch) + 4 * self.again * batch
+        again = 4 * self.again if precision == "fp32" else 2 * (self.again + self.wide_again)
+        return self.bytes(batch, precision) + again * batch
 
     def __add__(self, other: Activations) -> Activations:
+        largest = max(self, other, key=lambda each: each.again)
         return Activations(
             per_image=self.per_image + other.per_image,
             fixed=self.fixed + other.fixed,
-            again=max(self.again, other.again),
+            again=largest.again,
+            wide=self.wide + other.wide,
+            wide_fixed=self.wide_fixed + other.wide_fixed,
+            wide_again=largest.wide_again,
+            copies=self.copies + other.copies,
         )
 
 
@@ -88,6 +110,10 @@ class Head:
 
     def macs(self, width: int) -> int:
         return width * (self.pre_logits or 0) + (self.pre_logits or width) * self.num_classes * (self.patches or 1)
+
+    def weights(self, width: int) -> int:
+        """Those of its matrix products: all parameters but biases."""
+        return width * (self.pre_logits or 0) + (self.pre_logits or width) * self.num_classes
 
     def kept(self) -> int:
         """Activations of one image beside the representation."""
@@ -114,6 +140,11 @@ def conv_macs(
 def kernel_copies(how: str, inputs: int, outputs: int, kernel: int) -> int:
     """Numbers that standardising a kernel keeps: it centred, it standardised, and a divisor or two for each output."""
     return 2 * inputs * outputs * kernel**2 + (2 if how == "jax" else 1) * outputs
+
+
+def kernel_sums(how: str, inputs: int, outputs: int, kernel: int) -> int:
+    """Of `kernel_copies`, what standardising keeps in fp32 whatever the precision: all but the kernel that is used."""
+    return kernel_copies(how, inputs, outputs, kernel) - inputs * outputs * kernel**2
 
 
 def _taps_inside(side: int, kernel: int, stride: int) -> int:

@@ -179,8 +179,8 @@ class Job:
         recompute: bool = False,
         offload: bool = False,
     ) -> int:
-        """What pre-training keeps on each device in fp32: model states, and activations of a micro-batch (None: the
-        device's part of the batch), with those of a block that is computed again.
+        """What pre-training keeps on each device: model states in fp32, and activations of a micro-batch (None: the
+        device's part of the batch) in the recipe's precision, with those of a block that is computed again.
 
         Workspaces come on top: `vitscale bench` measures them.
         """
@@ -193,7 +193,7 @@ class Job:
         states = cost.model_state_bytes(
             self.params.total, stage=stage, devices=devices, offload=offload, averaged=averaged
         )
-        return states + kept.peak_bytes(images)
+        return states + kept.peak_bytes(images, recipe.precision)
 
     def document(self) -> dict[str, Any]:
         """What a worker is told: `run.json`, but for provenance and the machine's settings."""

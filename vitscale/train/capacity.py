@@ -73,7 +73,7 @@ class Work:
     objective: Objective
     blank: Callable[[int], Batch]
     activations: Callable[[bool], Activations]
-    """With activation checkpointing or without, as the architecture counts them in fp32."""
+    """With activation checkpointing or without, as the architecture counts them."""
     moments: int = MOMENTS
     measured: dict[tuple[int, bool], float] = field(default_factory=dict, init=False)
 
@@ -219,7 +219,7 @@ def choose(work: Work, asked: Mapping[str, Any], limit: int, stop: Stop) -> Sett
     room = limit - max(memory_held() - 4 * sum(p.numel() for p in work.net.parameters()), 0)
     ladder = _ladder(asked)
     plain = replace(ladder[0], micro_batch=sizes[-1])
-    estimate = work.activations(plain.activation_checkpointing).bytes(plain.micro_batch)
+    estimate = work.activations(plain.activation_checkpointing).bytes(plain.micro_batch, work.recipe.precision)
     if group.least(work.state_bytes(plain) + SAFE * estimate <= room / SAFE):
         return plain
     for enough in dict.fromkeys((min(ENOUGH, sizes[-1]), 1)):

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any, ClassVar, Literal
 
-from vitscale.models.counts import Activations, Counting, Head, Macs, Params, kernel_copies, option
-from vitscale.models.resnet.arch import BLOCKS, Backbone, backbone_of, bottlenecks, stage_macs, stem_macs
+from vitscale.models.counts import Activations, Counting, Head, Macs, Params, kernel_copies, kernel_sums, option
+from vitscale.models.resnet.arch import BLOCKS, Backbone, backbone_of, bottlenecks, kernels, stage_macs, stem_macs
 from vitscale.models.vit.arch import SIZES, size_of
 from vitscale.models.vit.arch import Arch as ViT
 
@@ -112,7 +112,8 @@ class Arch:
         """What is kept for the backward pass; with `recompute`, of a block its input alone."""
         side, kept = self._stem_activations(resolution)
         how, norm = self.weight_standardization, 2 * self.groups
-        fixed = kernel_copies(how, 3, self.backbone_width, 3 if self.stem == "small" else 7)
+        root = 3, self.backbone_width, 3 if self.stem == "small" else 7
+        fixed, sums = kernel_copies(how, *root), kernel_sums(how, *root)
         again = 0
         for inputs, inside, stride in bottlenecks(self.blocks, self.backbone_width):
             after, outside, projected = ceil(side / stride), 4 * inside, inputs != 4 * inside
@@ -124,12 +125,12 @@ class Arch:
                 again = max(again, block)
             else:
                 kept += block
-                fixed += kernel_copies(how, inputs, inside, 1) + kernel_copies(how, inside, inside, 3)
-                fixed += kernel_copies(how, inside, outside, 1)
-                fixed += kernel_copies(how, inputs, outside, 1) if projected else 0
+                fixed += sum(kernel_copies(how, *each) for each in kernels(inputs, inside))
+                sums += sum(kernel_sums(how, *each) for each in kernels(inputs, inside))
             side = after
         transformer = self.vit.activations_behind_image(side, head, recompute=recompute)
-        return Activations(per_image=kept, fixed=fixed, again=again) + transformer
+        maxima = 0 if self.stem == "small" else 2 * self.backbone_width * ceil(ceil(resolution / 2) / 2) ** 2
+        return Activations(per_image=kept, fixed=fixed, again=again, wide=maxima, wide_fixed=sums) + transformer
 
     def _stem_activations(self, resolution: int) -> tuple[int, int]:
         """(side of the stem's output, what is kept of it: the image, both sides of the norm's ReLU, the pooling's)."""

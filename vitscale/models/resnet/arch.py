@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any, ClassVar, Literal
 
-from vitscale.models.counts import Activations, Counting, Head, Macs, Params, conv_macs, kernel_copies, option
+from vitscale.models.counts import (
+    Activations,
+    Counting,
+    Head,
+    Macs,
+    Params,
+    conv_macs,
+    kernel_copies,
+    kernel_sums,
+    option,
+)
 
 # Bottleneck blocks a stage: arXiv 1512.03385, Table 1; R200: arXiv 1603.05027;
 # R26: the smallest backbone that the authors of arXiv 2010.11929 published.
@@ -88,12 +98,13 @@ class Arch:
         how, norm = self.weight_standardization, 2 * self.groups
         kernel = 3 if self.stem == "small" else 7
         kept = 3 * resolution**2
-        fixed = kernel_copies(how, 3, self.width, kernel)
-        side = resolution
+        fixed, sums = kernel_copies(how, 3, self.width, kernel), kernel_sums(how, 3, self.width, kernel)
+        side, wide = resolution, 0
         if self.stem == "standard":
             half = ceil(resolution / 2)
             side = ceil(half / 2)
-            kept += self.width * (half + 2) ** 2 + 2 * self.width * side**2  # the padded map, and where its maxima lie
+            wide = 2 * self.width * side**2  # where the maxima lie
+            kept += self.width * (half + 2) ** 2 + wide  # of the padded map
         again = 0
         for inputs, inside, stride in bottlenecks(self.blocks, self.width):
             after = ceil(side / stride)
@@ -103,13 +114,13 @@ class Arch:
                 again = max(again, block)
             else:
                 kept += block
-                fixed += kernel_copies(how, inputs, inside, 1) + kernel_copies(how, inside, inside, 3)
-                fixed += kernel_copies(how, inside, 4 * inside, 1)
-                fixed += kernel_copies(how, inputs, 4 * inside, 1) if inputs != 4 * inside else 0
+                fixed += sum(kernel_copies(how, *each) for each in kernels(inputs, inside))
+                sums += sum(kernel_sums(how, *each) for each in kernels(inputs, inside))
             side = after
         features = self.feature_width
         kept += 2 * features * side**2 + norm + features + head.kept()
-        return Activations(per_image=kept, fixed=fixed, again=again)
+        copies = head.weights(features)
+        return Activations(per_image=kept, fixed=fixed, again=again, wide=wide, wide_fixed=sums, copies=copies)
 
 
 def bottlenecks(blocks: tuple[int, ...], width: int) -> Iterator[tuple[int, int, int]]:
@@ -120,6 +131,13 @@ def bottlenecks(blocks: tuple[int, ...], width: int) -> Iterator[tuple[int, int,
         for block in range(count):
             yield inputs, inside, 2 if stage > 0 and block == 0 else 1
             inputs = 4 * inside
+
+
+def kernels(inputs: int, inside: int) -> list[tuple[int, int, int]]:
+    """(channels in, channels out, side) of each kernel of a bottleneck."""
+    outside = 4 * inside
+    found = [(inputs, inside, 1), (inside, inside, 3), (inside, outside, 1)]
+    return [*found, (inputs, outside, 1)] if inputs != outside else found
 
 
 def stage_macs(blocks: tuple[int, ...], width: int, side: int, counting: Counting) -> tuple[int, int]:

@@ -127,21 +127,43 @@ class Arch:
 
     def activations(self, resolution: int, head: Head, *, recompute: bool = False) -> Activations:
         """What is kept for the backward pass; with `recompute`, of a block its input alone."""
-        image = 3 * resolution**2
-        return Activations(per_image=image) + self.activations_behind_image(resolution, head, recompute=recompute)
+        image = Activations(per_image=3 * resolution**2)
+        return image + self.activations_behind_image(resolution, head, recompute=recompute)
 
     def activations_behind_image(self, resolution: int, head: Head, *, recompute: bool) -> Activations:
         """All but the image, which is a feature map in a hybrid."""
         tokens, width = self.tokens(resolution), self.width
-        blocks = self.depth * tokens * width if recompute else self.layers * self._layer_activations(tokens)
+        # The sum that runs through the blocks is in fp32 also where products are in bf16: what is learned of places, or
+        # of the class or mask token, is added to it in fp32.
+        sum_is_wide = self.pool == "token" or self.pos_embedding in ("1d", "2d") or head.patches > 0
+        wide_layer = self._wide_layer_activations(tokens, sum_is_wide=sum_is_wide)
+        inputs = self.depth * tokens * width
+        blocks = inputs if recompute else self.layers * self._layer_activations(tokens)
+        wide = inputs * sum_is_wide if recompute else self.layers * wide_layer
         if head.patches:
             # For each patch the place that its embedding is from (8 bytes) and two factors of it; for each corrupted
             # one its own place, its token, two statistics, and the token's norm; twice the number of the image.
             around = 4 * self.side(resolution) ** 2 + head.patches * (2 + 2 * width + 2) + 4
+            wide += around - head.patches * width - 2 * self.side(resolution) ** 2
         else:
-            around = tokens * width + (2 if self.pool == "token" else 2 * tokens) + width
-        again = (self.layers // self.depth) * self._layer_activations(tokens) - tokens * width if recompute else 0
-        return Activations(per_image=blocks + around + head.kept(), again=again)
+            statistics = 2 if self.pool == "token" else 2 * tokens
+            around = tokens * width + statistics + width
+            wide += (tokens * width + statistics) * sum_is_wide
+        each = self.layers // self.depth
+        return Activations(
+            per_image=blocks + around + head.kept(),
+            again=each * self._layer_activations(tokens) - tokens * width if recompute else 0,
+            wide=wide,
+            wide_again=each * wide_layer - tokens * width * sum_is_wide if recompute else 0,
+            copies=self._product_weights(tokens, head, recompute=recompute),
+        )
+
+    def _product_weights(self, tokens: int, head: Head, *, recompute: bool) -> int:
+        """Those of products outside the blocks, and unless they are computed again of the blocks, too."""
+        distances = (2 * tokens - 1) * (self.width // self.heads) if self.pos_embedding == "relative" else 0
+        block = 4 * self.width**2 + 2 * self.width * self.mlp + distances
+        blocks = 0 if recompute else self.layers * block
+        return self.patch**2 * self.channels * self.width + blocks + head.weights(self.width)
 
     def _layer_activations(self, tokens: int) -> int:
         """Input, its norm, queries, keys and values, what they mix to, the sum, its norm, both sides of the GELU;
@@ -151,6 +173,13 @@ class Arch:
             return tokens * (shared + self.heads)
         # A learned bias keeps attention from being fused: its scores, its softmax and scaled copies are kept.
         return tokens * (shared + self.width + self.heads * (2 * tokens - 1 + tokens))
+
+    def _wide_layer_activations(self, tokens: int, *, sum_is_wide: bool) -> int:
+        """Of these, the input and the sum, with the statistics of their norms; and one number a query and head."""
+        sums = (2 * self.width + 4) * sum_is_wide
+        # Attention that is not fused works in fp32: on queries, keys and values, and in its softmax.
+        attention = 3 * self.width + self.heads * tokens if self.pos_embedding == "relative" else self.heads
+        return tokens * (sums + attention)
 
 
 def size_of(name: str, sizes: Mapping[str, Mapping[str, Any]]) -> Size | None:
