@@ -43,9 +43,10 @@ def import_command(
     """
     from vitscale.study import fields
     from vitscale.study.check import check_run
-    from vitscale.study.load import Cell, Study, read_settings
+    from vitscale.study.load import Study, read_settings
     from vitscale.study.plan import plan
     from vitscale.study.published import content
+    from vitscale.study.select import Cell
 
     given = {
         **read_settings(settings or []),

@@ -77,8 +77,9 @@ def _name(family: str, size: str, patch: int) -> str:
 
 
 def _job(name: str, data: str | None, settings: list[str]) -> Job:
-    from vitscale.study.load import Cell, Study, read_settings
+    from vitscale.study.load import Study, read_settings
     from vitscale.study.plan import plan
+    from vitscale.study.select import Cell
 
     given: dict[str, Any] = {
         "model.name": name,

@@ -32,7 +32,8 @@ OF_MASKED = ("masked_target", "masked_fraction")
 OF_THE_END = ("steps", "cooldown", "cooldown_shape", "end_lr")
 """Settings without effect before the cool-down of a schedule that does not know its end."""
 
-_ONLY_OF = {"fewshot": ("shots",), "finetune": ("lr", "steps", "batch_size", "warmup_steps", "seeds", "ema")}
+ONLY_OF = {"fewshot": ("shots",), "finetune": ("lr", "steps", "batch_size", "warmup_steps", "seeds", "ema")}
+"""Settings of a transfer that are of one protocol alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +64,7 @@ def transfer_id(origin: Origin, transfer: Transfer, task: Task) -> str:
     """12 hex digits of a transfer: of the run it starts from, or, of a baseline, of what it starts from instead."""
     run, arch = origin.run, origin.arch
     settings = _differing(transfer, Transfer())
-    for key in ("task", "resolution", *(k for p, keys in _ONLY_OF.items() if p != transfer.protocol for k in keys)):
+    for key in ("task", "resolution", *(k for p, keys in ONLY_OF.items() if p != transfer.protocol for k in keys)):
         settings.pop(key, None)
     settings["resolution"] = transfer.resolution or run.data.resolution
     positions = "none" if transfer.init == "pixels" else getattr(arch, "pos_embedding", "none")

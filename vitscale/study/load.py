@@ -6,48 +6,29 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import product
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from vitscale import models
-from vitscale.config import Run, Task, Transfer
+from vitscale.config import Task, Transfer
 from vitscale.errors import INVALID_STUDY, VitscaleError
 from vitscale.study import axes, fields, launcher
 from vitscale.study.check import check_resolution, check_run, check_size, check_steps, check_transfer
 from vitscale.study.datasets import load_task
 from vitscale.study.fields import value_of
+from vitscale.study.identity import ONLY_OF
 from vitscale.study.masked import judged_by
 from vitscale.study.mistakes import OPTION, Mistakes
 from vitscale.study.ranges import Complaint
+from vitscale.study.select import Cell, Select, grid, untuned
 from vitscale.study.toml import parse
 
 SIZE_KEYS = ("width", "depth", "mlp", "heads", "blocks", "channels", "groups")
 TOP_KEYS = ("title", "seed", "sizes", "model", "data", "recipe", "axes", "select", "transfer", "launcher")
+CHANCE = ("seed", "data.subset_seed")
+"""The luckiest of them is no choice: results are of their mean, over an axis."""
 SELECT_KEYS = {"over", "by", "per", "at"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Select:
-    """Settings tuned on held-out training data: the best of `over` by `by`, for each group of cells."""
-
-    over: Mapping[str, tuple[Any, ...]]
-    by: str = "upstream_val"
-    per: tuple[str, ...] = ()
-    at: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    """Values of `per` keys at which it is tuned; a cell elsewhere takes the nearest one's choice (on a log scale)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
-    """One pre-training run of the study, before anything is selected."""
-
-    values: Mapping[str, Any]
-    """All settings that were given, by dotted key."""
-    run: Run
-    varied: Mapping[str, Any]
-    """The settings among them that an axis names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,11 +43,6 @@ class Study:
     select: Select | None
     slurm: Mapping[str, Any] = field(default_factory=dict)
     """What it says in `[launcher.slurm]`."""
-
-
-def grid(select: Select) -> list[dict[str, Any]]:
-    """Every combination of the values that are compared."""
-    return [dict(zip(select.over, values, strict=True)) for values in product(*select.over.values())]
 
 
 def load(path: Path, *, base: Path | None = None, settings: Sequence[str] = ()) -> Study:
@@ -302,6 +278,10 @@ def _transfers(document: Mapping[str, Any], base: Path, mistakes: Mistakes) -> l
             except ValueError as error:
                 mistakes.add(where, f"transfer.{key}: {error}", f"'{key}' takes {_plain(known[key])}")
         transfer = Transfer(**values)
+        others = {key for protocol, keys in ONLY_OF.items() if protocol != transfer.protocol for key in keys}
+        for key in (key for key in values if key in others):
+            message = f"transfer.{key} means nothing to protocol = '{transfer.protocol}'"
+            mistakes.add(f"transfer[{position}].{key}", message, "leave it out, or choose the other protocol")
         try:
             task = load_task(transfer.task, base=base)
         except VitscaleError as error:
@@ -356,7 +336,12 @@ def _select(
     _check_grids(grids, per, cells, mistakes)
     if any(not cell.run.data.val_examples for cell in cells):
         mistakes.add("select", "[select] needs an upstream validation set", "set data.val_examples")
-    return Select(over=over, by=by, per=tuple(per), at=grids["at"]) if over else None
+    select = Select(over=over, by=by, per=tuple(per), at=grids["at"])
+    for group in [] if mistakes.problems else untuned(select, cells):
+        named = ", ".join(f"{key} = {value}" for key, value in zip(select.per, group, strict=True))
+        message = f"[select] tunes at {named}, but no cell of the study has these values"
+        mistakes.add("select.at", message, "select.at takes values that stand on the axes")
+    return select if over else None
 
 
 def _check_grids(
@@ -367,6 +352,8 @@ def _check_grids(
 ) -> None:
     """A setting is either compared or selected, and every cell has a nearest group that was tuned."""
     for key in grids["over"]:
+        if key in CHANCE:
+            mistakes.add("select.over", f"'{key}' is chance: none of its values is better", "put it on an axis")
         if any(key in cell.varied for cell in cells):
             mistakes.add("select.over", f"'{key}' stands on an axis and in select.over", "keep one of them")
     for key, tuned in grids["at"].items():

@@ -19,7 +19,7 @@ from vitscale.study.check import dataset_of
 from vitscale.study.datasets import Dataset, describe, load_task
 from vitscale.study.identity import Origin, origin_id, transfer_id
 from vitscale.study.job import Job, Role
-from vitscale.study.load import Cell, Study, grid
+from vitscale.study.load import Study
 from vitscale.study.published import UNKNOWN_DATA, content
 from vitscale.study.sharing import shared
 
@@ -43,7 +43,8 @@ def plan(study: Study, scores: Scores) -> Plan:
     waiting: dict[select.Group, dict[str, Job]] = {}
     waiting_transfers: dict[tuple[select.Group, str], Job] = {}
     choices, tuning, tuning_flops = _tune(study, facts, scores)
-    tried_at = {group: facts.pretrain(cell, {}, role="cell").id for group, cell in select.groups(study).items()}
+    tuned_at = select.groups(study.select, study.cells)
+    tried_at = {group: facts.pretrain(cell, {}, role="cell").id for group, cell in tuned_at.items()}
     pretrained: list[Job] = []
     for cell in study.cells:
         tuned = study.select is not None and not cell.run.model.checkpoint
@@ -85,7 +86,7 @@ class _Facts:
         self._archs: dict[Model, models.Arch] = {}
         self._tasks: dict[str, Task] = {}
 
-    def pretrain(self, cell: Cell, chosen: Mapping[str, Any], *, role: Role) -> Job:
+    def pretrain(self, cell: select.Cell, chosen: Mapping[str, Any], *, role: Role) -> Job:
         run = fields.build({**cell.values, **chosen})
         if run.model.checkpoint:
             checkpoint = content(self.study.base / run.model.checkpoint)
@@ -145,8 +146,8 @@ def _tune(
     flops: dict[select.Group, int] = {}
     if study.select is None:
         return choices, jobs, flops
-    for group, cell in select.groups(study).items():
-        trials = [(values, facts.pretrain(cell, values, role="tuning")) for values in grid(study.select)]
+    for group, cell in select.groups(study.select, study.cells).items():
+        trials = [(values, facts.pretrain(cell, values, role="tuning")) for values in select.grid(study.select)]
         jobs.update({job.id: job for _, job in trials})
         flops[group] = sum({job.id: job.flops for _, job in trials}.values())
         ended = [(values, scores[job.id]) for values, job in trials if job.id in scores]

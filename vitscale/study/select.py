@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
 from math import log
 from typing import Any
 
-from vitscale.errors import INVALID_STUDY, VitscaleError
+from vitscale.config import Run
 from vitscale.study.fields import value_of
-from vitscale.study.load import Cell, Select, Study
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Select:
+    """Settings tuned on held-out training data: the best of `over` by `by`, for each group of cells."""
+
+    over: Mapping[str, tuple[Any, ...]]
+    by: str = "upstream_val"
+    per: tuple[str, ...] = ()
+    at: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Values of `per` keys at which it is tuned; a cell elsewhere takes the nearest one's choice (on a log scale)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One pre-training run of the study, before anything is selected."""
+
+    values: Mapping[str, Any]
+    """All settings that were given, by dotted key."""
+    run: Run
+    varied: Mapping[str, Any]
+    """The settings among them that an axis names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,25 +48,29 @@ class Choice:
 Group = tuple[Any, ...]
 
 
-def groups(study: Study) -> dict[Group, Cell]:
+def grid(select: Select) -> list[dict[str, Any]]:
+    """Every combination of the values that are compared."""
+    return [dict(zip(select.over, values, strict=True)) for values in product(*select.over.values())]
+
+
+def groups(select: Select | None, cells: Iterable[Cell]) -> dict[Group, Cell]:
     """Group -> the cell that is tuned for it: the first of the study with the group's values."""
-    select = study.select
-    if select is None:
-        return {}
     found: dict[Group, Cell] = {}
-    cells = [cell for cell in study.cells if not cell.run.model.checkpoint]
-    for cell in cells:
+    for cell in _tunable(cells) if select else []:
+        assert select is not None
         if all(value_of(cell.run, key) in values for key, values in select.at.items()):
             found.setdefault(tuple(value_of(cell.run, key) for key in select.per), cell)
-    for cell in cells:
-        if group_of(cell, select) not in found:
-            named = ", ".join(f"{k} = {v}" for k, v in zip(select.per, group_of(cell, select), strict=True))
-            raise VitscaleError(
-                f"[select] tunes at {named}, but no cell of the study has these values",
-                hint="select.at takes values that stand on the axes",
-                exit_code=INVALID_STUDY,
-            )
     return found
+
+
+def untuned(select: Select, cells: Sequence[Cell]) -> list[Group]:
+    """Groups whose choice some cell would take, and that no cell is tuned for; loading a study refuses them."""
+    found = groups(select, cells)
+    return [group for group in dict.fromkeys(group_of(cell, select) for cell in _tunable(cells)) if group not in found]
+
+
+def _tunable(cells: Iterable[Cell]) -> list[Cell]:
+    return [cell for cell in cells if not cell.run.model.checkpoint]
 
 
 def group_of(cell: Cell, select: Select) -> Group:
