@@ -10,19 +10,24 @@ import pytest
 
 import tiny
 from vitscale import lease
+from vitscale.cli.engine import ENGINE
 from vitscale.cli.plan_memory import HEADER, memory_document, memory_rows
-from vitscale.cli.plan_screen import Terms, bill, totals, totals_document
+from vitscale.cli.plan_screen import bill, document, row, totals
 from vitscale.errors import USAGE, VitscaleError
 from vitscale.launch.changes import changes
 from vitscale.launch.estimate import SECONDS_PER_JOB, SECONDS_PER_PROCESS, expected
 from vitscale.launch.folders import prepare
+from vitscale.launch.machine import Machine
 from vitscale.launch.progress import title
 from vitscale.launch.rates import GUESSED_MFU, Rates, keep, rates_of
 from vitscale.launch.sweep import current_plan
 from vitscale.launch.trunks import shares_left
 from vitscale.results.store import Held
+from vitscale.study.bill import Terms
+from vitscale.study.cost import KEPT
 from vitscale.study.job import Job
 from vitscale.study.load import load
+from vitscale.train.checkpoint import Keep
 
 
 @pytest.fixture
@@ -132,6 +137,10 @@ def test_memory_is_planned_for_all_stages_where_devices_share_a_run(folder: Path
     assert {(row[2], row[3]) for row in rows} == {("2", "8")}
 
 
+def test_the_bill_counts_as_many_checkpoints_as_a_run_keeps() -> None:
+    assert KEPT == Machine(jobs=1, threads=1).keep_last == ENGINE.keep_last == Keep().last
+
+
 def test_the_bill_is_of_what_is_left(folder: Path) -> None:
     jobs = planned(folder)
     vit, resnet = (job for job in jobs if job.kind == "pretrain")
@@ -162,10 +171,10 @@ def test_of_what_has_begun_what_lies_behind_its_checkpoint_is_left(folder: Path)
     rates = Rates(device="x", measured={}, guess=trunk.flops / 3600, how="by hand")
     terms = Terms(counting="dense", rates=rates, begun=begun)
     assert terms.hours([trunk, short, long]) == pytest.approx(0.25 + 0.5 + 0.25)
-    assert terms.document(trunk, "stopped")["share_left"] == 0.25
+    assert document(trunk, "stopped", terms)["share_left"] == 0.25
     left = trunk.flops * 0.25 + short.flops + long.flops * 0.25
     assert totals([trunk, short, long], {}, begun=begun)[-1] == f"left to run: 3 jobs, {left:.2e} FLOPs"
-    numbers = totals_document([trunk, short, long], {short.id: "done"}, replace(terms, price=2.0))
+    numbers = replace(terms, price=2.0).totals([trunk, short, long], {short.id: "done"})
     assert numbers["flops_left"] == left - short.flops
     assert numbers["device_hours_left"] == pytest.approx(0.5)
     assert numbers["price_left"] == pytest.approx(1.0)
@@ -251,7 +260,7 @@ def test_runs_that_differ_in_more_than_the_rate_do_not_look_alike(folder: Path) 
     (folder / "study.toml").write_text(text)
     jobs = trained(folder)
     terms = Terms(counting="dense", rates=rates_of(jobs, None, cores=2))
-    assert {terms.row(job, "to do")[2] for job in jobs} == {f"ViT-nano/7, weight_decay {n}" for n in (0.03, 0.3)}
+    assert {row(job, "to do", terms)[2] for job in jobs} == {f"ViT-nano/7, weight_decay {n}" for n in (0.03, 0.3)}
     assert len({title(job).partition(" ")[2] for job in jobs}) == 4
 
 
@@ -264,10 +273,10 @@ def test_runs_that_differ_in_their_cool_down_do_not_look_alike(folder: Path) -> 
     runs = [job for job in planned(folder) if job.kind == "pretrain" and job.role != "trunk"]
     assert len(runs) == 8
     terms = Terms(counting="dense", rates=rates_of(runs, None, cores=2))
-    assert len({terms.row(job, "to do")[2] for job in runs}) == 8
+    assert len({row(job, "to do", terms)[2] for job in runs}) == 8
     assert len({title(job).partition(" ")[2] for job in runs}) == 8
     assert "ViT-nano/7, cooldown 0.25, cooldown_shape sqrt, end_lr 1e-05" in {
-        terms.row(job, "to do")[2] for job in runs
+        row(job, "to do", terms)[2] for job in runs
     }
 
 

@@ -10,6 +10,7 @@ from inspect import Parameter
 from typing import Any, TypeVar, get_type_hints
 
 from vitscale.cli import options
+from vitscale.study.cost import KEPT
 
 R = TypeVar("R")
 
@@ -41,7 +42,7 @@ class Engine(CutUp):
     workers: options.Workers = None
     skip_nonfinite: options.SkipNonfinite = 0
     save_every: options.SaveEvery = 60.0
-    keep_last: options.KeepLast = 2
+    keep_last: options.KeepLast = KEPT
     keep_every: options.KeepEvery = None
     stall: options.Stall = 300.0
     tensorboard: options.Tensorboard = None

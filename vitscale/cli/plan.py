@@ -12,21 +12,14 @@ import typer
 from vitscale.cli import options
 from vitscale.cli.plan_memory import HEADER as MEMORY_HEADER
 from vitscale.cli.plan_memory import memory_rows
-from vitscale.cli.plan_screen import (
-    HEADER,
-    TRANSFER_HEADER,
-    Terms,
-    bill,
-    totals,
-    totals_document,
-    unequal,
-)
+from vitscale.cli.plan_screen import HEADER, TRANSFER_HEADER, bill, document, row, totals, transfer_row, unequal
 from vitscale.cli.screen import print_json, print_table, reports_errors, say, tell_refused
 from vitscale.errors import MISSING, VitscaleError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from vitscale.study.bill import Terms
     from vitscale.study.job import Job
     from vitscale.study.plan import Plan
 
@@ -72,6 +65,7 @@ def plan(
     from vitscale.launch import standing, trunks
     from vitscale.launch.rates import rates_of
     from vitscale.launch.sweep import current_plan
+    from vitscale.study.bill import Terms
     from vitscale.study.load import load
 
     loaded = load(study, settings=settings or [])
@@ -93,8 +87,8 @@ def plan(
     if not standing.can_choose(now.jobs, states):
         states = {**{job.id: f"{standing.WAITS}failed tuning" for job in now.waiting}, **states}
     if json:
-        documents = [terms.document(job, states.get(job.id, "waiting for [select]")) for job in everything]
-        numbers = totals_document(everything, states, terms)
+        documents = [document(job, states.get(job.id, "waiting for [select]"), terms) for job in everything]
+        numbers = terms.totals(everything, states)
         facts = {"counting": counting, "rates": terms.rates.how, "totals": numbers, "jobs": documents}
         print_json({"study": loaded.name, "title": loaded.title, **facts})
     else:
@@ -105,10 +99,10 @@ def plan(
 def _print_plan(jobs: Sequence[Job], states: Mapping[str, str], terms: Terms, *, transfers: bool) -> None:
     training = [job for job in jobs if job.kind == "pretrain"]
     published = [job for job in jobs if job.kind == "import"]
-    print_table([terms.row(job, states.get(job.id, "selecting")) for job in [*training, *published]], HEADER)
+    print_table([row(job, states.get(job.id, "selecting"), terms) for job in [*training, *published]], HEADER)
     moved = [job for job in jobs if job.kind == "transfer"] if transfers else []
     if moved:
-        print_table([terms.transfer_row(job, states.get(job.id, "selecting")) for job in moved], TRANSFER_HEADER)
+        print_table([transfer_row(job, states.get(job.id, "selecting"), terms) for job in moved], TRANSFER_HEADER)
     if terms.memory is not None:
         print_table(list(memory_rows(training, terms)), MEMORY_HEADER)
     for line in [

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vitscale.cli.plan_screen import Terms
+    from vitscale.study.bill import Terms
     from vitscale.study.job import Job
 
 # Short: a terminal may have 80 columns.
@@ -32,7 +32,6 @@ def _rows(job: Job, terms: Terms) -> Iterator[list[str]]:
         for each in terms.memory_bytes(job) or []
     }
     peak = terms.rates.peak(job)
-    ratio = 1.0 if peak is None else peak.bytes / peak.planned(job)
     if peak is not None:
         planned.setdefault(peak.cut_up, peak.planned(job))
     for cut_up, number in planned.items():
@@ -47,7 +46,7 @@ def _rows(job: Job, terms: Terms) -> Iterator[list[str]]:
             "yes" if recompute else "no",
             _gib(number),
             # What of a shape was not measured weighs what it did where it was.
-            "yes" if (measured or number * ratio) <= (terms.memory or 0.0) * 2**30 else "no",
+            "yes" if (measured or number * terms.ratio(job)) <= (terms.memory or 0.0) * 2**30 else "no",
             "-" if measured is None else _gib(measured),
             "-" if measured is None else f"{measured / number:.2f}",
         ]

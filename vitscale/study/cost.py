@@ -5,6 +5,8 @@ from __future__ import annotations
 from math import ceil
 
 MOMENTS = 2  # that AdamW keeps of each parameter; SGD keeps one
+KEPT = 2
+"""Checkpoints of a run, unless --keep-last says otherwise: where the last is damaged, there is one before it."""
 BUCKET = 2**26
 """Numbers of the gradients that ZeRO sums over the devices at a time: 256 MB; DeepSpeed's own 2 GB are more than most
 of these models."""

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from vitscale.errors import MISSING, VitscaleError
 from vitscale.files import sync, write_whole
+from vitscale.study.cost import KEPT
 
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
@@ -81,8 +82,8 @@ class Checkpoint:
 class Keep:
     """Which checkpoints survive, the best one apart."""
 
-    last: int = 2
-    """So many of the latest: where the last one is damaged, there is one before it."""
+    last: int = KEPT
+    """So many of the latest."""
     every: int | None = None
     """Those of every so many steps."""
     branches: Callable[[], frozenset[int]] = frozenset

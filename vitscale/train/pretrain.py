@@ -14,7 +14,7 @@ from vitscale.errors import MISSING, VitscaleError
 from vitscale.results import spent
 from vitscale.sampling import DROPOUT, stream_key
 from vitscale.study.archs import default_head_bias
-from vitscale.study.cost import forward_flops
+from vitscale.study.cost import KEPT, forward_flops
 from vitscale.study.datasets import Dataset
 from vitscale.study.subsets import num_classes
 from vitscale.train import checkpoint, group
@@ -91,7 +91,7 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
     flops_per_step = rundir.document["flops_per_example"] * run.recipe.batch_size
     macs = rundir.document["flops_per_example"] // 6
     machine = rundir.machine
-    keep = Keep(last=machine.get("keep_last", 2), every=machine.get("keep_every"), branches=rundir.branches)
+    keep = Keep(last=machine.get("keep_last", KEPT), every=machine.get("keep_every"), branches=rundir.branches)
     writer = Writer(rundir.folder, keep, rundir.check_held)
     monitors = Monitors(rundir, progress.step)
 
