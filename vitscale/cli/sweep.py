@@ -13,6 +13,7 @@ from vitscale.cli import options
 from vitscale.cli.engine import ENGINE, Engine, takes
 from vitscale.cli.launchers import Launch, Launcher, in_slurm, on_this_machine
 from vitscale.cli.live import view
+from vitscale.cli.plan_screen import totals, unequal
 from vitscale.cli.screen import reports_errors, say
 from vitscale.errors import INTERRUPTED, RUN_FAILED, USAGE, VitscaleError
 from vitscale.study.bill import is_left

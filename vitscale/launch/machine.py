@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vitscale.launch.hostfile import Host
+from vitscale.study.cost import KEPT
 from vitscale.study.job import Job
 
 
@@ -43,7 +44,7 @@ class Machine:
     skip_nonfinite: int = 0
     save_every: float = 60.0
     """Seconds between two checkpoints; after a kill so much is computed again."""
-    keep_last: int = 2
+    keep_last: int = KEPT
     keep_every: int | None = None
     stall: float = 300.0
     """Seconds without a movement that end a run; 0: never."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 from vitscale.config import Run
@@ -84,8 +85,9 @@ def ranges(run: Run) -> list[Complaint]:
 
 
 def bounded(key: str, value: float | None, least: int) -> list[Complaint]:
-    """What is wrong with a number that must be at least that, and such as results can hold."""
-    if value is None or least <= value <= LARGEST:
+    """What is wrong with a number that must be at least that, and finite; a count is such as results can hold."""
+    most = LARGEST if isinstance(value, int) or key in ABOVE_0 else sys.float_info.max
+    if value is None or least <= value <= most:
         return []
-    hint = TOO_LARGE if value > LARGEST else f"it must be at least {least}"
-    return [Complaint(key, f"{key} is {value}", hint)]
+    finite = TOO_LARGE if most == LARGEST else "it must be a finite number"
+    return [Complaint(key, f"{key} is {value}", finite if value > most else f"it must be at least {least}")]
