@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import NoneType, UnionType
@@ -264,7 +264,7 @@ def _where(document: Mapping[str, Any], overridden: set[str], cell: Cell, key: s
 def _transfers(document: Mapping[str, Any], base: Path, mistakes: Mistakes) -> list[tuple[Transfer, Task]]:
     tables = document.get("transfer", [])
     known = {key: hint for key, hint in fields.types(Transfer).items() if key != "init"}
-    found = []
+    found: list[tuple[Transfer, Task]] = []
     for position, table in enumerate(tables):
         values: dict[str, Any] = {}
         for key, value in table.items():
@@ -290,8 +290,15 @@ def _transfers(document: Mapping[str, Any], base: Path, mistakes: Mistakes) -> l
             continue
         for complaint in check_transfer(transfer, task):
             mistakes.add(f"transfer[{position}].{complaint.key}", *_words(complaint))
+        if transfer.protocol == "fewshot" and any(_differ_in_shots(transfer, other) for other, _ in found):
+            message = f"another [[transfer]] to {transfer.task} differs in its shots alone"
+            mistakes.add(f"transfer[{position}].task", message, "name all shots in one: its features are computed once")
         found.append((transfer, task))
     return found
+
+
+def _differ_in_shots(one: Transfer, other: Transfer) -> bool:
+    return one != other and replace(one, shots=()) == replace(other, shots=())
 
 
 def _select(
