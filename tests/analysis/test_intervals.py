@@ -123,6 +123,18 @@ def test_a_law_that_falls_within_its_first_points_identifies_nothing_of_its_shap
     assert not any(ends[name].identified for name in ("b", "c", "d"))
 
 
+def test_an_exponent_without_end_leaves_the_other_power_and_the_floor_their_numbers() -> None:
+    """Of data only the smallest set lies higher: beta goes as far as is tried."""
+    n, d = (grid.ravel() for grid in np.meshgrid(np.geomspace(1e6, 1e8, 6), [1e7, 1.3e7, 1.6e7, 2e7]))
+    noise = np.random.default_rng(0).standard_normal(len(n))
+    y = (1.7 + 400 * n**-0.3 + 0.3 * (d < 1.1e7)) * np.exp(1e-3 * noise)
+    found = fit(FORMS["parametric"], Observations(np.stack([n, d], -1), LogLoss(y), np.arange(len(n))))
+    ends = profiles(found)
+    assert found.parameters["beta"] > 10
+    assert [name for name, end in ends.items() if end.identified] == ["E", "A", "alpha"]
+    assert ends["E"].low is not None
+
+
 def test_a_law_without_a_slope_does_not_identify_its_shift() -> None:
     x = np.geomspace(1e17, 1e20, 8)
     y = 2 * np.exp(1e-3 * np.array([-1.0, 0.4, -0.6, 0.2, 0.1, -0.3, 0.5, 0.9]))  # which rises, if anything

@@ -140,6 +140,9 @@ def test_an_answer_that_cannot_be_written_is_said(folder: Path, arguments: list[
     os.close(writing)
     assert done.returncode == 0
     assert "rror" not in done.stderr
+    closed = ["bash", "-c", 'exec "$@" >&-', "bash", *command]
+    done = subprocess.run(closed, cwd=folder, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, "rror" in done.stderr) == (0, False), done.stderr
 
 
 def test_help_starts_without_anything_heavy() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import tiny
+from vitscale.errors import VitscaleError
 from vitscale.launch import record
 from vitscale.launch.folders import prepare
 from vitscale.launch.local_sweep import LocalSweep
@@ -199,3 +200,19 @@ def test_what_is_on_record_already_is_not_written_again(person: Person, monkeypa
     shutil.rmtree(person.folder / "results")
     with pytest.raises(TypeError):
         person.start()
+
+
+@pytest.mark.parametrize(("text", "error"), [('{"schema": 1, "ru', None), ('{"schema": 99, "runs": []}', "schema 99")])
+def test_a_damaged_record_is_written_anew_and_a_newer_one_is_left(person: Person, text: str, error: str | None) -> None:
+    """Also of a study that waits for what it selects, whose record grows."""
+    person.edit(TUNED)
+    path = person.folder / "results" / "study" / "_plan.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    if error is None:
+        person.start()
+        assert (person.held or Held(frozenset())).waiting
+    else:
+        with pytest.raises(VitscaleError, match=error):
+            person.start()
+        assert path.read_text() == text

@@ -12,11 +12,15 @@ from vitscale.errors import RUN_FAILED
 from vitscale.failures import Failure
 from vitscale.launch import folders
 from vitscale.launch.machine import Machine, Places
+from vitscale.launch.slurm import submissions
+from vitscale.launch.slurm.cluster import Entry
+from vitscale.launch.slurm.submissions import Place, Submission
 from vitscale.launch.slurm.sweep import SlurmSweep
 from vitscale.launch.sweep import current_plan, retry_failed
 from vitscale.study.launcher import Slurm
 from vitscale.study.load import load
 
+START = '{{"event": "start", "attempt": {attempt}, "time": "2026-01-01T00:00:00+00:00"}}\n'
 COMMANDS = {
     "sbatch": "ls {folder}/runs/slurm | tee {folder}/names | wc -l",
     "squeue": "true",
@@ -24,6 +28,27 @@ COMMANDS = {
     "sacct": "exit 1",
 }
 """Every job has ended when it is asked for, in the same way."""
+
+
+@pytest.mark.parametrize("state", ["OUT_OF_MEMORY", "FAILED"])
+def test_what_stands_behind_a_run_that_took_the_job_with_it_has_not_failed(tmp_path: Path, state: str) -> None:
+    """Transfers of one start are one task, and it never was the second one's turn."""
+    study = load(tiny.write(tmp_path), base=tmp_path)
+    places = Places(runs=tmp_path / "runs", results=tmp_path / "results")
+    machine = Machine(jobs=1, threads=1)
+    sweep = SlurmSweep(study=study, places=places, machine=machine, settings=Slurm(), max_array=9, say=print)
+    first, second, *_ = (job for job in current_plan(study, places.runs).jobs if job.kind == "transfer")
+    for job in (first, second):
+        folders.prepare(job, places.runs, base=tmp_path, machine={})
+    submission = Submission(name="1-x", study="study", array=False, tasks={0: (first.id, second.id)}, job="7")
+    (places.runs / submissions.FOLDER / submission.name).mkdir(parents=True)
+    sweep.standing = {job.id: Place(submission, 0, Entry("7", state)) for job in (first, second)}
+    (places.runs / first.id / "events.jsonl").write_text(START.format(attempt=1))
+    for job in (first, second):
+        sweep._record_what_the_job_could_not(job)
+    assert folders.result(places.runs / second.id) is None
+    failed = folders.result(places.runs / first.id)
+    assert (failed or {}).get("failure") == (Failure.KILLED if state == "OUT_OF_MEMORY" else None)
 
 
 @pytest.fixture
@@ -60,7 +85,7 @@ def end_as(folder: Path, state: str, *, began: bool) -> Path:
     if began:
         with (run / "events.jsonl").open("a") as file:
             attempt = (folders.eventlog.last_event(run, "start") or {"attempt": 0})["attempt"] + 1
-            file.write(json.dumps({"event": "start", "attempt": attempt, "time": "2026-01-01T00:00:00+00:00"}) + "\n")
+            file.write(START.format(attempt=attempt))
     return run
 
 

@@ -149,6 +149,11 @@ def test_a_mistake_is_told_with_its_line_and_a_way_out(
     assert all(told.startswith("study.toml:") for told, _ in found), found
 
 
+def test_settings_of_a_protocol_that_is_misspelt_are_not_called_idle(tmp_path: Path) -> None:
+    found = mistakes(tmp_path, STUDY.replace('protocol = "finetune"', 'protocol = "finetun"', 1))
+    assert ["protocol" in told for told, _ in found] == [True], found
+
+
 def test_a_value_that_is_named_twice_is_one_wherever_values_are_listed(tmp_path: Path) -> None:
     twice = (
         STUDY.replace("seed = [0, 1]", "seed = [0, 1, 0]")

@@ -196,7 +196,8 @@ def inverse(normal: Float[np.ndarray, "*batch k k"]) -> Float[np.ndarray, "*batc
     unit = np.where(size > 0, 1 / np.where(size > 0, size, 1.0), 1.0)
     # One side after the other: a square of the unit itself may have no number.
     across, down = unit[..., :, None], unit[..., None, :]
-    return np.linalg.pinv(normal * across * down, hermitian=True) * across * down
+    with np.errstate(over="ignore"):  # a spread beyond any number is infinite
+        return np.linalg.pinv(normal * across * down, hermitian=True) * across * down
 
 
 def dispersion(fit: Fit) -> float:

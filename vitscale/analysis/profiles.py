@@ -19,6 +19,7 @@ NOWHERE = 50.0  # a logarithm that may be off by as much has no end
 WIDE = 10.0  # ends further apart, as a ratio, say nothing of a parameter's size
 WIDE_IN_LOG = 1e6  # far from x = 1 a coefficient takes up its exponent's doubt: at x = 1e18 a third of it
 NEAR = 1e-6  # of its value: as close to a bound an interval touches it
+FLOORS = {"a", "E", "floor"}
 ZERO_MEANS = ("a", "E", "d", "floor", "m")  # parameters that may well be 0: no floor, no shift
 
 
@@ -152,9 +153,19 @@ def _profiles(fit: Fit, which: np.ndarray, allowed: float) -> dict[str, Profile]
 
 
 def _at_steepest(fit: Fit, ends: _Ends) -> np.ndarray:
-    """Where an exponent is as large as is tried: what ends there is the range of the exponent, not the parameter."""
-    steep = [fit.form.parameters.index(name) for name in set(fit.form.exponents.values())]
-    return np.any(ends.theta[:, steep] >= fit.problem.upper[steep] * (1 - NEAR), axis=1)
+    """Where its exponent is as large as is tried: what ends there is the range of the exponent, not the parameter.
+
+    Exponents and floors end for themselves.
+    """
+    form, upper = fit.form, fit.problem.upper
+    exponents = set(form.exponents.values())
+    found = np.zeros(len(ends.which), dtype=bool)
+    for end, name in enumerate(form.parameters[i] for i in ends.which):
+        if name not in exponents | FLOORS:
+            own = [form.exponents[name]] if name in form.exponents else exponents
+            steep = [form.parameters.index(exponent) for exponent in own]
+            found[end] = np.any(ends.theta[end, steep] >= upper[steep] * (1 - NEAR))
+    return found
 
 
 def _profile(name: str, low: float, high: float, floor: float) -> Profile:

@@ -38,8 +38,11 @@ class Answer(io.TextIOWrapper):
     @classmethod
     def on_stdout(cls) -> Answer:
         """In the place of `sys.stdout`, also where that is closed."""
-        old: Any = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115  # as long as the process
-        sys.stdout = made = cls(old.buffer, old.encoding, old.errors, line_buffering=old.line_buffering)
+        old: Any = sys.stdout
+        if old is None:  # the bytes alone: a text file would close them as soon as nobody holds it
+            sys.stdout = made = cls(Path(os.devnull).open("wb"), "utf-8")  # noqa: SIM115
+        else:
+            sys.stdout = made = cls(old.buffer, old.encoding, old.errors, line_buffering=old.line_buffering)
         return made
 
     def write(self, text: str) -> int:

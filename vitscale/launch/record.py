@@ -15,7 +15,7 @@ from pathlib import Path
 
 from vitscale.errors import VitscaleError
 from vitscale.files import locked
-from vitscale.results.store import PLAN, Held, read_plan, write_plan
+from vitscale.results.store import PLAN, DamagedPlan, Held, read_plan, write_plan
 from vitscale.study.load import Study
 from vitscale.study.plan import Plan, plan
 
@@ -78,6 +78,8 @@ class Record:
             before = _before(self.place)
             if before is not None and before.version != held.version and not self._may_replace(before, held, claims):
                 return False
+            if before is None:  # or damaged, and `write_plan` would ask it for earlier runs
+                (self.place / PLAN).unlink(missing_ok=True)
             of_file = before is not None and not before.settings
             write_plan(self.place, Held(held.runs, held.waiting, held.version, () if of_file else held.settings))
         return True
@@ -101,5 +103,5 @@ def _before(place: Path) -> Held | None:
     """None also of one that is damaged: it is written anew."""
     try:
         return read_plan(place)
-    except VitscaleError:
+    except DamagedPlan:
         return None

@@ -111,6 +111,10 @@ def _frame(table: pa.Table) -> pd.DataFrame:
     return frame
 
 
+class DamagedPlan(VitscaleError):  # noqa: N818
+    """Nothing can be read from it: it may be written anew."""
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
     """What a study holds now: the ids of its runs, and how many more cannot be named before [select] has chosen."""
@@ -154,7 +158,8 @@ def read_plan(folder: Path) -> Held | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise VitscaleError(
+        kind = VitscaleError if isinstance(error, OSError) else DamagedPlan
+        raise kind(
             f"{path}: not readable as the study's list of runs: {error}",
             hint="`vitscale sweep STUDY` writes it anew; without it, every row counts",
             exit_code=MISSING,

@@ -278,6 +278,8 @@ def _transfers(document: Mapping[str, Any], base: Path, mistakes: Mistakes) -> l
             except ValueError as error:
                 mistakes.add(where, f"transfer.{key}: {error}", f"'{key}' takes {_plain(known[key])}")
         transfer = Transfer(**values)
+        if "protocol" in table and "protocol" not in values:  # what it means is not known
+            continue
         others = {key for protocol, keys in ONLY_OF.items() if protocol != transfer.protocol for key in keys}
         for key in (key for key in values if key in others):
             message = f"transfer.{key} means nothing to protocol = '{transfer.protocol}'"

@@ -219,7 +219,9 @@ def choose(work: Work, asked: Mapping[str, Any], limit: int, stop: Stop) -> Sett
     room = limit - max(memory_held() - 4 * sum(p.numel() for p in work.net.parameters()), 0)
     ladder = _ladder(asked)
     plain = replace(ladder[0], micro_batch=sizes[-1])
-    estimate = work.activations(plain.activation_checkpointing).bytes(plain.micro_batch, work.recipe.precision)
+    kept = work.activations(plain.activation_checkpointing)
+    # A GPU keeps more of a ResNet in bf16 than is counted: what is kept in fp32 is nearer.
+    estimate = max(kept.bytes(plain.micro_batch), kept.bytes(plain.micro_batch, work.recipe.precision))
     if group.least(work.state_bytes(plain) + SAFE * estimate <= room / SAFE):
         return plain
     for enough in dict.fromkeys((min(ENOUGH, sizes[-1]), 1)):

@@ -157,11 +157,9 @@ class SlurmSweep(Sweep):
             return
         known = runs / submissions.FOLDER / place.submission.name / f"{job.id}.recorded"
         began = folders.has_begun(runs / job.id)
-        if (
-            folders.outcome_of(job, runs) is not None
-            or known.exists()
-            or (began and place.entry.state != OUT_OF_MEMORY)
-        ):
+        if folders.outcome_of(job, runs) is not None or known.exists():
+            return
+        if place.entry.state != OUT_OF_MEMORY if began else self._was_not_its_turn(job, place):
             return
         kind, when = (
             (Failure.KILLED, "before its script could say why") if began else (Failure.SETUP, "before the run began")
@@ -170,6 +168,11 @@ class SlurmSweep(Sweep):
         folders.record_failure(runs / job.id, kind, f"{place.words} {when}", hint, RUN_FAILED)
         known.touch()
         self.watched.setdefault(job.id, frozenset())
+
+    def _was_not_its_turn(self, job: Job, place: Place) -> bool:
+        """Whether the script came to a run that stands before this one in its task, and no further."""
+        ids = place.submission.tasks[place.task]
+        return any(folders.has_begun(self.places.runs / id_) for id_ in ids[: ids.index(job.id)])
 
     def _release(self, job: Job) -> None:
         """Lets a branch begin as soon as its trunk has come to it, rather than to its own end."""
