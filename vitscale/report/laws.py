@@ -37,6 +37,7 @@ from vitscale.report.panels import (
 
 GRID = 60
 NAMING = "model, and as far as they differ, unique images and images seen"
+CORNER = " In the corner: the law, C the compute in FLOPs; in brackets the 95 % interval of its exponent."
 PLANNED = " Hollow: predicted, of planned runs."
 FAINT = 0.3
 SHORTEST = 0.4  # of an error: an axis need not hold a spread that reaches lower
@@ -73,7 +74,7 @@ def error_by_flops(found: Curves) -> Figure | None:
             figure,
             f"{seed_text(points)}{_bars(points)} Lines: laws of the error fitted to runs with {short(examples)} unique"
             f" images, dashed beyond the largest; band: 95 % interval of the law."
-            " In the corner: the law, C the compute in FLOPs; in brackets the 95 % interval of its exponent."
+            f"{CORNER if any(0 < len(own) <= EQUATIONS for own in laws.values()) else ''}"
             f"{PLANNED if hollow else ''}{_dominated_text(points)}{_zero_text(points)}{size_text(points)}"
             f"{overlay_text(theirs)}",
         )
