@@ -149,6 +149,22 @@ def test_a_mistake_is_told_with_its_line_and_a_way_out(
     assert all(told.startswith("study.toml:") for told, _ in found), found
 
 
+@pytest.mark.parametrize(("warmups", "ok"), [("[1, 2]", True), ("[1, 90]", False)])
+def test_what_is_tuned_must_fit_the_length_of_a_run_and_its_default_need_not(
+    tmp_path: Path, warmups: str, ok: bool
+) -> None:
+    """The cells' own value is one of those that are tried."""
+    text = STUDY.replace("warmup_steps = 2\n", "").replace(
+        '"recipe.lr" = [1e-3', f'"recipe.warmup_steps" = {warmups}, "recipe.lr" = [1e-3'
+    )
+    if ok:
+        load(write(tmp_path, text), base=tmp_path)
+        return
+    ((told, _),) = mistakes(tmp_path, text)
+    assert "recipe.warmup_steps is 90 and the run has 10 steps" in told
+    assert told.startswith("study.toml:")
+
+
 def test_settings_of_a_protocol_that_is_misspelt_are_not_called_idle(tmp_path: Path) -> None:
     found = mistakes(tmp_path, STUDY.replace('protocol = "finetune"', 'protocol = "finetun"', 1))
     assert ["protocol" in told for told, _ in found] == [True], found

@@ -11,7 +11,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from vitscale import models
-from vitscale.config import Task, Transfer
+from vitscale.config import Run, Task, Transfer
 from vitscale.errors import INVALID_STUDY, VitscaleError
 from vitscale.study import axes, fields, launcher
 from vitscale.study.check import check_resolution, check_run, check_size, check_steps, check_transfer
@@ -137,7 +137,7 @@ def _check_cells(
         for position, transfer in enumerate(transfers):
             for complaint in check_resolution(cell.run, transfer, sizes):
                 mistakes.add(f"transfer[{position}].{complaint.key}", *_words(complaint))
-        trials = [fields.build({**cell.values, **values}) for values in grid(select)] if select else []
+        trials = _trials(cell, select)
         for complaint in (c for trial in trials for c in check_run(trial, sizes=sizes, base=base)):
             mistakes.add("select.over", *_words(complaint))
         if len({judged_by(trial, sizes) for trial in trials}) > 1:
@@ -145,8 +145,14 @@ def _check_cells(
             mistakes.add("select.over", "select.over varies what the upstream score is a score of", hint)
     # Beside other mistakes, the length of a run is not yet what its author meant.
     for cell in [] if mistakes.problems else [cell for cell in cells if not cell.run.model.checkpoint]:
-        for complaint in check_steps(cell.run, base=base):
-            mistakes.add(where(cell, complaint.key), *_words(complaint))
+        for complaint in (c for run in _trials(cell, select) or [cell.run] for c in check_steps(run, base=base)):
+            tuned = select is not None and complaint.key in select.over
+            mistakes.add("select.over" if tuned else where(cell, complaint.key), *_words(complaint))
+
+
+def _trials(cell: Cell, select: Select | None) -> list[Run]:
+    """What is trained to choose the cell's settings."""
+    return [fields.build({**cell.values, **values}) for values in grid(select)] if select else []
 
 
 def _words(complaint: Complaint) -> tuple[str, str, int]:
