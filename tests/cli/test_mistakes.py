@@ -145,6 +145,13 @@ def test_an_answer_that_cannot_be_written_is_said(folder: Path, arguments: list[
     assert (done.returncode, "rror" in done.stderr) == (0, False), done.stderr
 
 
+def test_a_study_that_is_not_there_has_others_named_and_no_project(tmp_path: Path) -> None:
+    (tmp_path / "studies").mkdir()
+    for name in ("pyproject.toml", "studies/mine.toml"):
+        (tmp_path / name).touch()
+    assert vitscale(tmp_path, "plan", "mine.toml").stderr.splitlines()[-1] == "hint: there are: studies/mine.toml"
+
+
 def test_help_starts_without_anything_heavy() -> None:
     code = (
         "import sys; from vitscale.cli.main import app; from typer.testing import CliRunner;"

@@ -36,5 +36,7 @@ def parse(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
 
 
 def _nearby(path: Path) -> str:
-    there = sorted(str(p) for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
+    """Studies beside it, and in `studies/` of the folder that it was looked for in."""
+    folders = [folder for folder in (path.parent, path.parent / "studies") if folder.is_dir()]
+    there = sorted(str(p) for folder in folders for p in folder.glob("*.toml") if p.name != "pyproject.toml")
     return f"there are: {', '.join(there)}" if there else "give the path of a study's TOML file"
