@@ -1,8 +1,9 @@
-"""Signals that end a run with a checkpoint, and processes that must not outlive who started them."""
+"""Signals that end a run with a checkpoint, processes that must not outlive who started them, and cores for both."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import subprocess
 import sys
@@ -19,6 +20,11 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
+
+
+def cores() -> int:
+    """Of the processor, as far as this process may use them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def signal_at_parent_death(number: signal.Signals) -> None:

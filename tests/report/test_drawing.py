@@ -23,7 +23,7 @@ def test_figures_drawn_side_by_side_are_those_drawn_one_by_one(
 ) -> None:
     contents = []
     for processors in (1, 2):
-        monkeypatch.setattr("vitscale.report.drawing._processors", lambda processors=processors: processors)
+        monkeypatch.setattr("vitscale.report.drawing.cores", lambda processors=processors: processors)
         out = tmp_path / str(processors)
         with drawing.drawing(out) as figures:
             figures.begin(FEW, found)
@@ -38,7 +38,7 @@ def killed(_: Curves) -> None:
 
 
 def test_a_process_that_is_killed_is_said(found: Curves, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vitscale.report.drawing._processors", lambda: 2)
+    monkeypatch.setattr("vitscale.report.drawing.cores", lambda: 2)
     with drawing.drawing(tmp_path) as figures:
         for name in ("one", "other"):
             figures.begin({name: killed}, found)
@@ -50,7 +50,7 @@ def test_a_process_that_is_killed_is_said(found: Curves, tmp_path: Path, monkeyp
 def test_what_goes_wrong_with_a_figure_is_raised_where_it_is_waited_for(
     found: Curves, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processors: int
 ) -> None:
-    monkeypatch.setattr("vitscale.report.drawing._processors", lambda: processors)
+    monkeypatch.setattr("vitscale.report.drawing.cores", lambda: processors)
     (tmp_path / "file").write_text("")
     with drawing.drawing(tmp_path / "file") as figures:
         figures.begin(FEW, found)

@@ -6,7 +6,6 @@ those of iteratively reweighted least squares where they do not; parameters at a
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -16,12 +15,12 @@ from scipy.optimize import minimize
 
 from vitscale.analysis.forms import Form, Inputs, Theta
 from vitscale.analysis.residuals import Residuals, clipped, huber
+from vitscale.processes import cores
 
 STEPS = 200
 CELLS = 500_000  # numbers of a Jacobian at once: larger batches leave the processor's cache
 TINY = 1e-300
 SHARED = 2  # points a place on average, from which on it pays to compute the law by place
-THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +141,7 @@ def solve(
         return _solve(problem, starts[some], _of(weights, some), _of(fixed, some), tolerance, steps, enough)
 
     begins = range(0, len(starts), batch)
-    with ThreadPoolExecutor(THREADS) as pool:  # NumPy computes without Python's lock
+    with ThreadPoolExecutor(cores()) as pool:  # NumPy computes without Python's lock
         parts = list(pool.map(part, begins) if len(begins) > 1 else map(part, begins))
     return Solution(
         theta=np.concatenate([part.theta for part in parts]),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import math
-import os
 import re
 import shutil
 from pathlib import Path
@@ -15,6 +14,7 @@ import typer
 
 from vitscale.errors import MISSING, USAGE, VitscaleError
 from vitscale.models.counts import Counting
+from vitscale.processes import cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -195,11 +195,6 @@ def places(runs: Path, results: Path) -> Places:
     from vitscale.launch.machine import Places
 
     return Places(runs=runs, results=results)
-
-
-def cores() -> int:
-    """Of the processor, as far as this process may use them."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine(

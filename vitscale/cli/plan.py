@@ -15,6 +15,7 @@ from vitscale.cli.plan_memory import memory_rows
 from vitscale.cli.plan_screen import HEADER, TRANSFER_HEADER, bill, document, row, totals, transfer_row, unequal
 from vitscale.cli.screen import print_json, print_table, reports_errors, say, tell_refused
 from vitscale.errors import MISSING, VitscaleError
+from vitscale.processes import cores
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -76,7 +77,7 @@ def plan(
     everything = [*now.jobs, *now.waiting]
     terms = Terms(
         counting=counting,
-        rates=rates_of(everything, device, options.cores()),
+        rates=rates_of(everything, device, cores()),
         devices=devices,
         micro_batch=micro_batch,
         memory=memory,

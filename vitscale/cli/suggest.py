@@ -14,6 +14,7 @@ from vitscale.cli import options
 from vitscale.cli.fit_options import FormName
 from vitscale.cli.screen import print_json, print_table, reports_errors, say
 from vitscale.errors import MISSING, USAGE, VitscaleError
+from vitscale.processes import cores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -173,7 +174,7 @@ def _candidates(
     from vitscale.launch.sweep import current_plan
 
     now = current_plan(study, runs)
-    rates = rates_of(now.jobs, device, options.cores())
+    rates = rates_of(now.jobs, device, cores())
     measured = {*table["run_id"], *table["parent_id"].dropna()}
     fitted = table[table["fitted"] & table["parent_id"].notna()]
     needed = set(zip(fitted["task"], fitted["protocol"], strict=True))

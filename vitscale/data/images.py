@@ -22,6 +22,7 @@ from vitscale.data.readers import Readers
 from vitscale.data.resize import lowest_row, resize, whole_factor
 from vitscale.data.shards import Shards
 from vitscale.errors import MISSING, VitscaleError
+from vitscale.processes import cores
 
 Store = tuple[UInt8[np.ndarray, "n h w 3"], Bool[np.ndarray, " n"]]  # decoded images, and which of them are good
 Squares = tuple[UInt8[np.ndarray, "b 3 r r"], Bool[np.ndarray, " b"]]
@@ -183,10 +184,6 @@ def _for_each(work: Callable[[int], None], count: int, workers: int) -> None:
     return None
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
 class Images(_Batches):
     """Pixels of a `Shards`. One that fits into memory is decoded once, as it is asked for; the pixels are the same.
 
@@ -209,7 +206,7 @@ class Images(_Batches):
         self.shards = shards
         self.max_bad = max_bad
         self.used = len(shards) if used is None else used
-        self.workers = workers or _cores()
+        self.workers = workers or cores()
         self.on_bad = on_bad
         self._problems: Mapping[int, str] = getattr(shards, "problems", {})
         self.bad: set[int] = set()
@@ -343,7 +340,7 @@ class ArrayImages(_Batches):
 
     def __init__(self, pixels: UInt8[np.ndarray, "n h w 3"]) -> None:
         self.pixels = pixels
-        self.workers = _cores()
+        self.workers = cores()
         self._good = np.ones(len(pixels), dtype=bool)
 
     def __len__(self) -> int:

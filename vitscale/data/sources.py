@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +17,7 @@ from vitscale.data.decode import BadImage, encode_png, open_image, to_rgb
 from vitscale.data.tars import class_limit
 from vitscale.errors import MISSING, USAGE, VitscaleError
 from vitscale.locations import is_tar
+from vitscale.processes import cores
 
 KINDS = ("folder", "idx", "cifar", "table", "shards", "hub")
 
@@ -197,7 +197,7 @@ def encoded(
     source: Source, order: Int64[np.ndarray, " n"], workers: int | None
 ) -> Iterator[tuple[int, Encoded | BadImage]]:
     """Sample numbers and images in the order asked for; several threads work ahead of the writer, a bounded way."""
-    count = workers or len(os.sched_getaffinity(0))
+    count = workers or cores()
     chunks = [order[i : i + source.chunk] for i in range(0, len(order), source.chunk)]
     with ThreadPoolExecutor(count, thread_name_prefix="pack") as pool:
         ahead: deque[tuple[np.ndarray, Future[list[Encoded | BadImage]]]] = deque()

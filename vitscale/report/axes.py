@@ -15,7 +15,7 @@ APART = 0.11  # `55k`
 LETTER = 0.036  # of longer labels: `1.28M`
 HALVES = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
 FIFTHS = (*(tenth / 10 for tenth in range(10, 30, 2)), 3, 3.5, 4, 4.5, 5, 5.5, 6, 7, 8, 9)
-RAISED = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+RAISED = str.maketrans("0123456789-.", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻·")
 WRITTEN_OUT = 1e5
 FAR_APART = 0.24  # `7×10¹¹`
 
@@ -96,7 +96,12 @@ def scientific(value: float) -> str:
     mantissa, power = f"{value:.1e}".split("e")
     mantissa = mantissa.removesuffix(".0")
     times = "" if mantissa == "1" else f"{mantissa}×"
-    return f"{times}10{str(int(power)).translate(RAISED)}"
+    return f"{times}10{raised(int(power))}"
+
+
+def raised(exponent: float | str) -> str:
+    """As letters above the line; there is no raised point, so a raised dot stands for it."""
+    return str(exponent).translate(RAISED)
 
 
 def plain(value: float) -> str:

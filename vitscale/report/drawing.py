@@ -17,8 +17,10 @@ from matplotlib.figure import Figure
 
 from vitscale.analysis.curves import Curves
 from vitscale.errors import MISSING, VitscaleError
+from vitscale.processes import cores
 from vitscale.report.panels import save
 
+BEHIND = 5  # the parent fits laws meanwhile, and the last figures wait for them
 Draw = Callable[[Curves], Figure | None]
 
 
@@ -64,13 +66,13 @@ class Drawing:
 @contextmanager
 def drawing(out: Path) -> Iterator[Drawing]:
     """What draws into `out`, a process for each processor."""
-    workers = _processors()
+    workers = cores()
     if workers < 2 or "fork" not in multiprocessing.get_all_start_methods():
         yield Drawing(out, None)
         return
     # Forked: a fresh process would first import for as long as it draws.
     context = multiprocessing.get_context("fork")
-    pool = ProcessPoolExecutor(workers, context, initializer=_leave_interrupts_to_the_parent)
+    pool = ProcessPoolExecutor(workers, context, initializer=_begin)
     try:
         yield Drawing(out, pool)
     finally:
@@ -86,9 +88,6 @@ def _draw(draw: Draw, name: str, found: Curves, out: Path) -> tuple[Path, ...]:
     return paths
 
 
-def _leave_interrupts_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _begin() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the parent hears, too
+    os.nice(BEHIND)

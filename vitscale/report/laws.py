@@ -14,7 +14,7 @@ from matplotlib.text import Annotation
 from vitscale.analysis.curves import Curves, compute_axis
 from vitscale.analysis.frontier import Configuration, frontier
 from vitscale.analysis.isoflop import Budget, IsoFlop
-from vitscale.report.axes import compute_ticks, error_ticks, scientific, size_ticks
+from vitscale.report.axes import compute_ticks, error_ticks, raised, scientific, size_ticks
 from vitscale.report.fitted import Law, Line, fitted, lines_of, profiled_size
 from vitscale.report.labels import end_label, push_apart
 from vitscale.report.lines import GREY, Look, family_styles, line_name, looks, measure_title, short
@@ -136,7 +136,7 @@ def isoflop_panels(found: Curves) -> Figure | None:
 
 
 def equation(law: Law) -> str:
-    """Mathtext such as `$0.031 + 0.12\\,(C/10^{20})^{-0.33}$ [0.21, 0.48]`; no number where one is not identified."""
+    """Such as `0.031 + 0.12 (C/10²⁰)⁻⁰·³³ [0.21, 0.48]`; no number where one is not identified."""
     if law.open:
         floor = "a + " if "a" in law.profiles else ""
         return f"{floor}b C⁻ᶜ; not identified: {', '.join(law.open)}"
@@ -147,7 +147,8 @@ def equation(law: Law) -> str:
     floor = f"{values['a'] if values['a'] > 1e-6 else 0:.2g} + " if "a" in values else ""
     interval = law.drawn.parameters().get("c")
     ends = f" [{interval.low:.2f}, {interval.high:.2f}]" if interval else ""
-    return f"${floor}{size:.2g}\\,(C/10^{{{power}}})^{{-{values['c']:.2f}}}${ends}"
+    exponent = raised(f"-{values['c']:.2f}")
+    return f"{floor}{size:.2g} (C/10{raised(power)}){exponent}{ends}"
 
 
 def _draw_laws(
@@ -183,7 +184,7 @@ def _write_equations(axes: Axes, written: Sequence[tuple[str, str]]) -> None:
     if len(written) > EQUATIONS:
         written = [(f"{len(written)} laws: vitscale fit has their equations", GREY)]
     for number, (text, color) in enumerate(written):
-        axes.text(0.03, 0.04 + 0.085 * number, text, transform=axes.transAxes, fontsize=6.5, color=color)
+        axes.text(0.03, 0.04 + 0.085 * number, text, transform=axes.transAxes, fontsize=7, color=color)
     share = 0.02 + 0.085 * len(written)
     low, high = axes.get_ylim()
     axes.set_ylim(low / (high / low) ** (share / (1 - share)), high)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from vitscale.errors import VitscaleError
 from vitscale.files import write_whole
 from vitscale.locations import cache_folder
+from vitscale.processes import cores
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -60,7 +61,7 @@ def read_all(files: Sequence[Path], read: Read) -> pa.Table:
     """As `merged`, of any files and without a copy."""
     # Merged a few hundred at a time: thousands of tables of a few rows take a gigabyte.
     groups = (files[start : start + TOGETHER] for start in range(0, len(files), TOGETHER))
-    with ThreadPoolExecutor() as pool:  # Arrow decodes without Python's lock
+    with ThreadPoolExecutor(cores()) as pool:  # Arrow decodes without Python's lock; more threads wait for it longer
         return _concatenated([_concatenated(pool.map(read, some)).combine_chunks() for some in groups])
 
 
