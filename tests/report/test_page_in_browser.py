@@ -31,6 +31,7 @@ def page(frame: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
         reason=frame["reason"].where(frame["reason"].isna(), HOSTILE),
         model=frame["model"].replace("R26x0.5", HOSTILE),
         flops_segment=2 * frame["flops_standalone"],
+        earlier_code=frame["run_id"].map({TRACED: json.dumps([{"git_commit": 40 * "b"}])}),
     )
     trace = Trace(COMMAND, tuple((step, 2.0 / step) for step in range(1, 30)))
     sources = Sources(study="STUDY", traces={TRACED: trace})
@@ -122,6 +123,7 @@ def test_a_card_has_settings_cost_provenance_loss_and_the_command(shown: Browser
         HOSTILE,
         "FLOPs, alone",
         "commit\n" + 40 * "0",
+        "begun by commit\n" + 10 * "b",
         "torch 2.13.0",
         "digits, fine-tuned",
     ):

@@ -128,3 +128,13 @@ def test_models_of_one_family_have_shades_by_their_parameters() -> None:
 
 def test_a_family_of_one_model_has_no_shade(told: dict[str, Any]) -> None:
     assert {one["shade"] for one in told["series"]} == {None}
+
+
+def test_a_run_names_the_code_that_began_it(frame: pd.DataFrame) -> None:
+    before = json.dumps([{"git_commit": letter * 40 if letter else None} for letter in ("a", "", "b")])
+    frame = frame.assign(earlier_code=None)
+    frame.loc[frame["run_id"] == "vit4000x880000s1", "earlier_code"] = before
+    told = records(curves(frame), Sources())
+    earlier = {run["id"]: told["codes"][run["code"]]["earlier"] for run in told["runs"]}
+    assert earlier.pop("vit4000x880000s1") == f"{'a' * 10}, then no commit, then {'b' * 10}"
+    assert set(earlier.values()) == {None}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import pandas as pd
 
@@ -192,8 +194,18 @@ def _mixed_code(found: Curves) -> list[Note]:
 
 def _codes(row: dict[str, object]) -> str:
     """Commits of the code that trained a run, the first one first."""
-    commits = [each["git_commit"] for each in [*json.loads(str(row["earlier_code"])), row]]
-    return ", then ".join(str(commit)[:10] if commit else "no commit" for commit in commits)
+    return f"{earlier_commits(row)}, then {_commit(row)}"
+
+
+def earlier_commits(row: Mapping[Any, Any]) -> str | None:
+    """Of the code that trained a run before that of its row, the first one first; None if there was none."""
+    told = row["earlier_code"]
+    return ", then ".join(map(_commit, json.loads(told))) if isinstance(told, str) else None
+
+
+def _commit(code: Mapping[Any, Any]) -> str:
+    commit = code["git_commit"]
+    return commit[:10] if isinstance(commit, str) and commit else "no commit"
 
 
 def _edges(newest: pd.DataFrame) -> list[Note]:

@@ -272,7 +272,7 @@ const PARTS = {
     flops_eval: "FLOPs of evaluation", flops_lost: "FLOPs computed again", device_seconds: "device-seconds", mfu: "MFU",
   },
   "Where it comes from": {
-    device: "device", n_devices: "devices", dataset: "images of", git_commit: "commit", git_dirty: "uncommitted changes",
+    device: "device", n_devices: "devices", dataset: "images of", git_commit: "commit", earlier: "begun by commit", git_dirty: "uncommitted changes",
     code_hash: "hash of the code", versions: "versions", started: "began", ended: "ended",
   },
 };

@@ -15,6 +15,7 @@ import pandas as pd
 from vitscale.analysis.curves import LINE, Curves, compute_axis
 from vitscale.report.fitted import fitted
 from vitscale.report.lines import BASELINE_NAMES, family_styles, looks, measure_title, upstream_task
+from vitscale.report.notes import earlier_commits
 from vitscale.report.overlay import TABLES, lines_of_theirs, source_text, theirs_along
 from vitscale.report.panels import sized
 
@@ -195,7 +196,8 @@ def _run(
 ) -> dict[str, Any]:
     """A run; what many share, provenances and the steps of loss curves, it names by number."""
     id_ = row["made_by"]
-    code = json.dumps({name: _plain(row[name]) for name in OF_CODE}, sort_keys=True)
+    told = {**{name: _plain(row[name]) for name in OF_CODE}, "earlier": earlier_commits(row)}
+    code = json.dumps(told, sort_keys=True)
     trace = sources.traces.get(id_, Trace(None))
     return {
         "id": id_,
