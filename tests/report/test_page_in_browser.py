@@ -215,8 +215,9 @@ def test_a_table_is_sorted_by_number_and_back(shown: Browser) -> None:
 def test_a_table_is_saved_as_csv_with_its_numbers(shown: Browser, tmp_path: Path, frame: pd.DataFrame) -> None:
     shown.command("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
     shown.find("[data-csv=cells]").click()
-    shown.wait((tmp_path / "cells.csv").is_file)
-    rows = list(csv.DictReader((tmp_path / "cells.csv").read_text("utf-8").splitlines()))
+    saved = tmp_path / "cells.csv"
+    shown.wait(lambda: saved.is_file() and saved.stat().st_size)  # its name is taken before it is written
+    rows = list(csv.DictReader(saved.read_text("utf-8").splitlines()))
     cell = next(row for row in rows if row["model"] == "ViT-nano/4" and row["images"] == "4000")
     values = frame.query(
         "family == 'vit' and examples == 4000 and task == 'upstream_test' and metric == 'accuracy'"
