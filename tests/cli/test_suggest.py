@@ -14,7 +14,7 @@ from vitscale.analysis.fits import Observations, fit
 from vitscale.analysis.forms import FORMS
 from vitscale.analysis.intervals import sample
 from vitscale.analysis.residuals import Binomial
-from vitscale.analysis.suggest import Candidate, suggest, with_point
+from vitscale.analysis.suggest import Candidate, suggest, with_last, with_point
 from vitscale.cli.suggest import _candidate
 from vitscale.errors import MISSING, USAGE
 from vitscale.launch.rates import Rates
@@ -189,8 +189,33 @@ def test_the_expected_interval_is_what_such_runs_do_to_it() -> None:
     assert named.after < 0.8 * named.before
 
 
+def test_what_a_run_is_worth_does_not_hang_on_the_seed() -> None:
+    fits, at = {"vit": fit(FORMS["power"], observations())}, {"vit": np.array([[1e15]])}
+    some = [candidate("below", 1e11, 1.0), candidate("beside", 2e12, 1.0), candidate("far", 2e14, 1.0)]
+    found = [list(suggest(fits, at, some, 1e16, most=3, seed=seed)) for seed in range(5)]
+    assert len({each[0].candidate.name for each in found}) == 1
+    gains = [each[0].narrower for each in found]
+    assert np.ptp(gains) < 0.05
+    assert min(gains) > 0.1
+
+
+def test_resamples_with_one_more_run_are_the_same_ones_but_for_it() -> None:
+    clusters, rng = np.array([0, 0, 1, 2, 3, 4, 5, 9]), np.random.default_rng(0)
+    times = rng.multinomial(6, np.full(6, 1 / 6), size=20_000)
+    weights = times[:, [0, 0, 1, 2, 3, 4, 5]].astype(float)
+    more = with_last(weights, clusters, rng)
+    assert (more[:, 1:].sum(1) == 7).all()  # as many draws as clusters
+    assert (more[:, 0] == more[:, 1]).all()  # points of a cluster are drawn together
+    np.testing.assert_allclose(more[:, 1:].mean(0), 1.0, atol=0.03)
+    np.testing.assert_allclose(more[:, 1:].var(0), 6 / 7, atol=0.03)  # of 7 draws among 7
+    assert (np.abs(more[:, :-1] - weights).sum(1) <= np.maximum(2 * (more[:, -1] - 1), 2)).all()
+    known = with_last(weights, np.array([0, 0, 1, 2, 3, 4, 5, 2]), rng)
+    np.testing.assert_array_equal(known, np.column_stack([weights, weights[:, 3]]))
+
+
 @pytest.mark.usefixtures("quick")
-def test_runs_of_one_trunk_pay_it_once_and_hang_on_one_another() -> None:
+def test_runs_of_one_trunk_pay_it_once_and_hang_on_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitscale.analysis.suggest.WORTH", -1.0)  # of the second, beside a run of its own trunk
     fits = {"vit": fit(FORMS["power"], observations())}
     short = Candidate("short", "vit", (1e14,), 1e13, 1.0, trunk="t", trunk_flops=9e13, trunk_hours=9.0)
     long = Candidate("long", "vit", (2e14,), 2e13, 2.0, trunk="t", trunk_flops=1.8e14, trunk_hours=18.0)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.special import chdtri, ndtri, stdtrit
 
 from vitscale.analysis.fits import Fit, Observations
@@ -159,10 +159,12 @@ def exact(fit: Fit) -> bool:
 
 def bootstrap(fit: Fit, resamples: int, seed: int = 0) -> Float[np.ndarray, "B parameters"]:
     """The fit's parameters on resamples of its clusters, each begun at the fit; delta stays the fit's."""
-    rng = np.random.default_rng(seed)
-    weights = resampled(fit.observations, len(fit.theta), resamples, rng)
-    begin = np.repeat(fit.theta[None], resamples, 0)
-    return solve(fit.problem, begin, weights, tolerance=1e-6).theta
+    return refitted(fit, resampled(fit.observations, len(fit.theta), resamples, np.random.default_rng(seed)))
+
+
+def refitted(fit: Fit, weights: Float[np.ndarray, "B points"]) -> Float[np.ndarray, "B parameters"]:
+    """The fit's parameters with each point so often."""
+    return solve(fit.problem, np.repeat(fit.theta[None], len(weights), 0), weights, tolerance=1e-6).theta
 
 
 def resampled(points: Observations, parameters: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
@@ -171,17 +173,22 @@ def resampled(points: Observations, parameters: int, resamples: int, rng: np.ran
     One with fewer distinct places than the law has parameters fits any law; it is drawn again, if others can be had.
     """
     names, cluster = np.unique(points.clusters, return_inverse=True)
-    places = distinct(points.inputs)
-    needed = min(parameters, len(places.z))
     weights = np.empty((0, len(points)))
     for _ in range(DRAWS):
         times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
         drawn = times[:, cluster].astype(float)
-        present = places.sums(drawn) > 0
-        weights = np.concatenate([weights, drawn[present.sum(1) >= needed]])
+        weights = np.concatenate([weights, drawn[enough_places(points, parameters, drawn)]])
         if len(weights) >= resamples:
             return weights[:resamples]
     return np.concatenate([weights, drawn])[:resamples]
+
+
+def enough_places(
+    points: Observations, parameters: int, weights: Float[np.ndarray, "B points"]
+) -> Bool[np.ndarray, " B"]:
+    """Whether a resample has as many distinct places as the law has parameters, or all there are."""
+    places = distinct(points.inputs)
+    return (places.sums(weights) > 0).sum(1) >= min(parameters, len(places.z))
 
 
 def covariance(fit: Fit) -> Float[np.ndarray, "parameters parameters"]:

@@ -1,7 +1,8 @@
 """What to run next: of the runs that could be, those after which a forecast would be surest for each device-hour.
 
 What a run would measure is not known, so it is drawn: from laws that the data allow and the spread of their residuals.
-The law is fitted again with each such point, and the interval of the forecast is what it would then be.
+The law is fitted again with each such point, and the interval of the forecast is what it would then be. Both intervals
+come from the same resamples, which differ by the new run alone: of two that are independent, a tenth is chance.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vitscale.analysis.fits import Fit, Observations, lowest
-from vitscale.analysis.intervals import Sample, sample
+from vitscale.analysis.intervals import Sample, enough_places, refitted, resampled, sample
 from vitscale.analysis.residuals import Binomial, LogLoss, Residuals
 from vitscale.analysis.solver import solve
 
-DRAWS = 8  # of what a run might measure
+DRAWS = 16  # of what a run might measure, each with resamples of its own
 RESAMPLES = 200
-WORTH = 0.01  # share of the interval that a run must take away to be named
+GOLDEN = (5**0.5 - 1) / 2
+WORTH = 0.02  # share of the interval that a run must take away to be named: of less, half is chance
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class Suggestion:
     before: float
     """Width of the forecast's 95 % interval, those suggested before included."""
     after: float
-    """Expected with this run: the median over what it might measure."""
+    """Expected with this run: the geometric mean over what it might measure."""
     why: str
 
     @property
@@ -110,8 +112,9 @@ class _Forecast:
 
     def __init__(self, fit: Fit, at: np.ndarray, trunks: dict[str, int], seed: int) -> None:
         self.fit, self.at, self.trunks, self.seed = fit, at, trunks, seed
-        self.sample = sample(fit, resamples=RESAMPLES, seed=seed)
+        self.sample = sample(fit, seed=seed)
         self.width = self._width(self.sample)
+        self._paired: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def _width(self, drawn: Sample) -> float:
         predicted = drawn.predictions(self.at)
@@ -129,17 +132,57 @@ class _Forecast:
         return _Forecast(fit, self.at, trunks, self.seed)
 
     def expected(self, place: tuple[float, ...], cluster: int | None) -> float:
-        """The median width over what a run might measure there."""
+        """The width that is expected with one more run there, the geometric mean over what it might measure."""
         inputs = np.array([place])
-        rng = np.random.default_rng(self.seed)
-        widths = []
-        laws = self.sample.theta[rng.choice(len(self.sample.theta), DRAWS)]
-        for theta, r in zip(laws, self.sample.noise((DRAWS, 1), self.seed), strict=True):
-            law = self.fit.form.value(theta[None], self.fit.scaled(inputs))[0]
-            measured = self.fit.problem.residuals.noisy(law, r)
-            refit = with_point(self.fit, inputs, measured, theta, cluster)
-            widths.append(self._width(sample(refit, resamples=RESAMPLES, seed=self.seed)))
-        return float(np.median(widths))
+        logs = []
+        for draw, (theta, measured) in enumerate(self._measured(inputs)):
+            logs.append(np.log(self._left(with_point(self.fit, inputs, measured, theta, cluster), draw)))
+        return self.width * float(np.exp(np.mean(logs)))
+
+    def _measured(self, inputs: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Laws and what a run would measure under each: a law for each noise, both evenly from lowest to highest."""
+        values = self.fit.form.value(self.sample.theta, self.fit.scaled(inputs))
+        noise = np.sort(self.sample.noise((len(values), 1), self.seed), axis=0)
+        even = ((np.arange(DRAWS) + 0.5) / DRAWS * len(values)).astype(int)
+        across = np.argsort(np.arange(DRAWS) * GOLDEN % 1)  # neighbours among laws have noises far apart
+        for law, r in zip(np.argsort(values[:, 0])[even], noise[even[across]], strict=True):
+            yield self.sample.theta[law], self.fit.problem.residuals.noisy(values[law], r)
+
+    def _left(self, refit: Fit, draw: int) -> float:
+        """The share of the interval that is left where the fit becomes this one."""
+        parameters, points = len(refit.theta), refit.observations
+        if self.sample.method != "bootstrap":  # Student's t, whose draws are the same ones for both
+            return self._width(sample(refit, seed=self.seed)) / self.width
+        if draw not in self._paired:
+            weights = resampled(self.fit.observations, parameters, RESAMPLES, np.random.default_rng((self.seed, draw)))
+            self._paired[draw] = weights, refitted(self.fit, weights)
+        weights, before = self._paired[draw]
+        weights = with_last(weights, points.clusters, np.random.default_rng((self.seed, draw)))
+        known = enough_places(points, parameters, weights)
+        widths = [
+            self._width(Sample(fit, "bootstrap", theta, fit.observations.cluster_count - parameters))
+            for fit, theta in ((self.fit, before[known]), (refit, refitted(refit, weights[known])))
+        ]
+        return widths[1] / widths[0]
+
+
+def with_last(weights: np.ndarray, clusters: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """How often each point is in each resample, the last of `clusters` included, of which `weights` know nothing yet.
+
+    A cluster of its own takes the place of others as often as it would be drawn; they stay what they were otherwise.
+    """
+    before, last = clusters[:-1], clusters[-1]
+    if last in before:
+        return np.column_stack([weights, weights[:, np.flatnonzero(before == last)[0]]])
+    _, first, cluster = np.unique(before, return_index=True, return_inverse=True)
+    times, count = weights[:, first].astype(int), len(first)
+    drawn = rng.binomial(count + 1, 1 / (count + 1), len(times))
+    for row, new in enumerate(drawn):
+        if new == 0:
+            times[row, rng.integers(count)] += 1
+        elif new > 1:
+            times[row] -= rng.multivariate_hypergeometric(times[row], new - 1)
+    return np.column_stack([times[:, cluster], drawn]).astype(float)
 
 
 def with_point(fit: Fit, inputs: np.ndarray, y: np.ndarray, near: np.ndarray, cluster: int | None = None) -> Fit:

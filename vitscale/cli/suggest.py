@@ -219,7 +219,9 @@ def _candidate(job: Job, transfers: list[Job], runs: Path, x: str, by: str, rate
 
 
 def _nothing(candidates: list[Candidate], budget: float) -> str:
+    from vitscale.analysis.suggest import WORTH
+
     cheapest = min(candidate.cost(0.0)[0] for candidate in candidates)
     if cheapest > budget:
         return f"nothing to suggest: the cheapest run that is not done takes {cheapest:.3g} FLOPs"
-    return "nothing to suggest: no run that is not done is expected to narrow the interval by 1 % or more"
+    return f"nothing to suggest: no run that is not done is expected to narrow the interval by {WORTH:.0%} or more"
