@@ -9,7 +9,15 @@ from laws import errors
 
 from vitscale.analysis.fits import Observations, fit
 from vitscale.analysis.forms import FORMS
-from vitscale.analysis.frontier import Configuration, choose, configurations, envelope, envelope_sample, frontier
+from vitscale.analysis.frontier import (
+    Configuration,
+    choose,
+    configurations,
+    envelope,
+    envelope_sample,
+    frontier,
+    surpassed,
+)
 from vitscale.analysis.intervals import sample
 from vitscale.analysis.isoflop import isoflop
 from vitscale.analysis.multiplier import multiplier
@@ -24,6 +32,13 @@ GRID = [
 
 def test_the_frontier_has_what_nothing_cheaper_beats() -> None:
     assert [c.name for c in frontier(GRID)] == ["a", "c"]
+
+
+def test_a_configuration_is_surpassed_by_a_cheaper_one_of_another_name() -> None:
+    of_two = [("a", 1, 0.5), ("b", 1, 0.6), ("a", 2, 0.55), ("b", 3, 0.3), ("a", 3, 0.3), ("a", 4, 0.4)]
+    grid = [Configuration(name, compute, value, 1) for name, compute, value in of_two]
+    assert {(one.name, one.compute) for one in surpassed(grid)} == {("b", 1), ("a", 4)}
+    assert surpassed([one for one in grid if one.name == "a"]) == []
 
 
 def test_the_choice_at_a_budget() -> None:

@@ -81,7 +81,7 @@ def test_a_family_with_one_point_is_left_out_and_said() -> None:
         ("acc", [0.5, 0.6, 0.7], "error = 1 - acc", 0.5),
         ("acc", [50.0, 60.0, 70.0], "error = 1 - acc/100", 0.5),
         ("test_error", [0.2, 0.1, 0.05], "error = test_error", 0.2),
-        ("loss", [3.0, 2.5, 2.0], "loss = loss", 3.0),
+        ("loss", [3.0, 2.5, 2.0], "loss", 3.0),
         ("whatever", [0.9, 0.8, 0.7], "error = 1 - whatever", 0.1),
     ],
 )
@@ -130,3 +130,16 @@ def test_a_study_s_transfers_hang_on_their_pre_training_run(frame: pd.DataFrame)
     assert not rows.duplicated(["run_id", "task", "protocol", "shots", "metric"]).any()  # draws are averaged
     assert "tuning" not in set(rows["role"])
     assert all(fact.kind in ("excluded", "edge") for fact in facts)
+
+
+def test_models_that_cheaper_ones_beat_are_named() -> None:
+    x = [1e18, 2e18, 4e18, 8e18]
+    good = pd.DataFrame({"flops": x, "accuracy": [0.5, 0.6, 0.7, 0.8], "model": "S/16"})
+    bad = good.assign(flops=good["flops"] * 1.01, accuracy=good["accuracy"] - 0.1, model="S/32")
+    columns = Columns(inputs=("flops",), y="accuracy")
+    ((curve,), _) = curves_of(pd.concat([good, bad], ignore_index=True), columns)
+    (fact,) = [fact for fact in curve.facts if fact.kind == "surpassed"]
+    assert fact.text.startswith("4 of 8 configurations are beaten by another model that is no dearer")
+    assert fact.details == ("S/32; --form envelope has the law of the best",)
+    ((curve,), _) = curves_of(good, columns)
+    assert not [fact for fact in curve.facts if fact.kind == "surpassed"]

@@ -22,7 +22,7 @@ def law_frame(exponent: float) -> pd.DataFrame:
     x = [1e18 * 2**i for i in range(8)]
     return pd.DataFrame({
         "flops": x, "value": [1 - 0.3 * (c / 1e18) ** -exponent for c in x], "trunk_id": [f"run{i}" for i in range(8)],
-        "n_test": 10_000, "family": "vit", "variant": "",
+        "n_test": 10_000, "family": "vit", "model": "ViT-B/16", "variant": "",
     })  # fmt: skip
 
 
@@ -56,6 +56,29 @@ def test_a_law_is_that_of_the_points_and_its_equation_says_so() -> None:
     assert law.fit.parameters["c"] == pytest.approx(0.25, abs=1e-4)
     assert laws.equation(law).startswith("0.17 (C/10¹⁹)⁻⁰·²⁵ [0.25, 0.25]")
     assert law.end == pytest.approx(law.high * 10)
+
+
+def test_the_law_of_several_models_is_that_of_the_best() -> None:
+    best = law_frame(0.25)
+    worse = best.assign(model="ViT-B/32", value=1 - 1.5 * (1 - best["value"]), flops=1.01 * best["flops"])
+    law = fitted.law_of(pd.concat([worse, best.assign(trunk_id=best["trunk_id"] + "b")]))
+    assert law is not None
+    assert law.fit.predict(np.array([[1e19]]))[0] == pytest.approx(0.3 * 10**-0.25, rel=1e-3)
+    assert law.fit.observations.cluster_count == 8
+    # Of one model all runs count, also a longer one that came out worse.
+    alone = best.assign(value=[0.5, 0.6, 0.59, 0.7, 0.69, 0.8, 0.79, 0.9])
+    law = fitted.law_of(alone)
+    assert law is not None
+    assert law.fit.observations.cluster_count == 8
+
+
+def test_a_line_without_a_law_is_named_beside_those_that_have_one(frame: pd.DataFrame) -> None:
+    rises = (frame["family"] == "resnet") & (frame["task"] == "upstream_test") & (frame["metric"] == "accuracy")
+    worse = frame.assign(value=frame["value"].where(~rises, 0.9 - 1e-7 * frame["examples_seen"].astype(float)))
+    told = {note.text: note.details for note in doubts(curves(worse))}
+    ((text, details),) = [(text, told[text]) for text in told if "without a law" in text]
+    assert text.startswith("1 line without a law: fewer than three computes")
+    assert details == ("Upstream, test set, ResNet",)
 
 
 def test_errors_that_do_not_fall_or_are_too_few_have_no_law() -> None:

@@ -17,7 +17,7 @@ from vitscale.analysis.forms import FORMS
 from vitscale.analysis.frontier import envelope, envelope_sample, optimism
 from vitscale.analysis.intervals import LEVEL, Interval, Sample, fewest_clusters, sample
 from vitscale.analysis.profiles import Profile, agreed, profiles
-from vitscale.analysis.tables import Curve
+from vitscale.analysis.tables import SURPASSED, Curve
 from vitscale.wording import count
 
 
@@ -86,7 +86,7 @@ def assess(
         places=places(points),
         forecasts=_forecasts(found, drawn, at),
         facts=(
-            *curve.facts,
+            *(fact for fact in curve.facts if not (of_envelope and fact.kind == SURPASSED)),
             *([optimism(curve.observations)] if of_envelope else []),
             *facts.of_fit(found, at),
             *_unsure(found, drawn, ends),

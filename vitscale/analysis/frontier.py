@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -55,6 +56,18 @@ def frontier(grid: Sequence[Configuration]) -> list[Configuration]:
         if not best or one.value < best[-1].value:
             best.append(one)
     return best
+
+
+def surpassed(grid: Sequence[Configuration]) -> list[Configuration]:
+    """Those that one of another name beats, which is no dearer."""
+    found: list[Configuration] = []
+    rivals: list[Configuration] = []  # the best so far, and the best of another name
+    for _, group in groupby(sorted(grid, key=lambda one: one.compute), key=lambda one: one.compute):
+        here = list(group)
+        best = sorted([*rivals, *here], key=lambda one: one.value)
+        rivals = [*best[:1], *[one for one in best if one.name != best[0].name][:1]]
+        found += [one for one in here if any(r.name != one.name and r.value < one.value for r in rivals)]
+    return found
 
 
 def choose(grid: Sequence[Configuration], budget: float) -> Choice | None:

@@ -13,12 +13,14 @@ from jaxtyping import Float
 
 from vitscale.analysis.facts import Fact
 from vitscale.analysis.fits import Observations
+from vitscale.analysis.frontier import Configuration, surpassed
 from vitscale.analysis.residuals import Binomial, LogLoss, Residuals, seed_spread
 from vitscale.errors import MISSING, USAGE, VitscaleError
 from vitscale.wording import count
 
 Measure = Literal["accuracy", "error", "loss"]
 MIXED = ("metric", "task_version", "task", "protocol", "shots", "init")  # a curve has one value of each
+SURPASSED = "surpassed"  # a kind of fact
 VARYING = ("model", "examples", "examples_seen", "dataset", "resolution", "code_hash")
 WORDS: tuple[tuple[str, Measure], ...] = (
     ("loss", "loss"), ("nll", "loss"), ("perplexity", "loss"),
@@ -238,6 +240,7 @@ def _curve(name: str, rows: pd.DataFrame, columns: Columns, *, percent: bool) ->
     facts += _varying(rows, columns)
     flops = numeric(rows, columns.flops).to_numpy() if columns.flops else None
     points = Observations(inputs, residuals, clusters)
+    facts += _surpassed(rows, points)
     return Curve(name, columns, points, _labels(rows, columns), what, tuple(facts), flops)
 
 
@@ -250,6 +253,22 @@ def _varying(rows: pd.DataFrame, columns: Columns) -> list[Fact]:
         return []
     text = f"Points at one {' and '.join(columns.inputs)} differ in {', '.join(several)}: --where can choose."
     return [Fact("varies", text)]
+
+
+def _surpassed(rows: pd.DataFrame, points: Observations) -> list[Fact]:
+    """Models that cheaper ones beat: their runs lift the law off what the best reach."""
+    if "model" not in rows.columns or points.inputs.shape[1] > 1:
+        return []
+    runs = pd.DataFrame({"compute": points.compute, "model": rows["model"].astype(str).to_numpy(), "y": points.y})
+    cells = runs.groupby(["compute", "model"])["y"].agg(["mean", "size"])
+    grid = [Configuration(model, x, mean, int(size)) for (x, model), mean, size in cells.itertuples(name=None)]
+    beaten = surpassed(grid)
+    if not beaten:
+        return []
+    what = f"{len(beaten)} of {count(len(grid), 'configuration')} {'is' if len(beaten) == 1 else 'are'}"
+    text = f"{what} beaten by another model that is no dearer: a law of all of them lies above what the best reach."
+    names = sorted({one.name for one in beaten})
+    return [Fact(SURPASSED, text, (f"{', '.join(names)}; --form envelope has the law of the best",))]
 
 
 def _labels(rows: pd.DataFrame, columns: Columns) -> tuple[str, ...]:
@@ -279,11 +298,15 @@ def _fitted(values: np.ndarray, name: str, measure: Measure, *, percent: bool) -
     """What the law is of: the loss, or the error as a share."""
     if measure == "loss":
         _within(values, name, "a loss is above 0", low=np.nextafter(0, 1), high=np.inf)
-        return values, f"loss = {name}"
+        return values, _named_as("loss", name)
     share = values / 100 if percent else values
     _within(share, name, f"an {measure} lies between 0 and {100 if percent else 1}", low=0.0, high=1.0)
     unit = f"{name}/100" if percent else name
-    return (1 - share, f"error = 1 - {unit}") if measure == "accuracy" else (share, f"error = {unit}")
+    return (1 - share, f"error = 1 - {unit}") if measure == "accuracy" else (share, _named_as("error", unit))
+
+
+def _named_as(what: str, column: str) -> str:
+    return what if what == column else f"{what} = {column}"
 
 
 def _within(values: np.ndarray, name: str, rule: str, *, low: float, high: float) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 
 from vitscale.analysis import facts
 from vitscale.analysis.assess import range_of
-from vitscale.analysis.curves import Curves
+from vitscale.analysis.curves import Curves, compute_axis
 from vitscale.analysis.facts import FAR, FEW_POINTS
-from vitscale.report.fitted import Law, fitted
+from vitscale.report.fitted import Law, fitted, lines_of
 from vitscale.report.lines import line_name, measure_title
 from vitscale.report.notes import Note
 from vitscale.report.panels import accuracy, measures, of_measure
@@ -26,7 +26,7 @@ NOWHERE = np.empty((0, 1))  # at which nothing is forecast
 
 def doubts(found: Curves) -> list[Note]:
     """Of the laws that are drawn, of the best sizes, and of errors that a logarithmic axis cannot hold."""
-    return [*_of_laws(list(_named(found))), *_of_profiles(found), *_zeros(found)]
+    return [*_of_laws(list(_named(found))), *_lawless(found), *_of_profiles(found), *_zeros(found)]
 
 
 def _named(found: Curves) -> Iterator[tuple[str, Law]]:
@@ -65,6 +65,21 @@ def _of_laws(laws: Sequence[tuple[str, Law]]) -> list[Note]:
     reach = max(law.end / law.high for _, law in laws)
     far = Note(f"Laws are dashed beyond the largest run, here up to {reach:.3g} times (never beyond {FAR:g}): a guess.")
     return [*(Note(text, tuple(details)) for details, text in lines if details), far]
+
+
+def _lawless(found: Curves) -> list[Note]:
+    """The lines that have no law beside others that have one."""
+    laws = fitted(found).laws
+    points, _ = compute_axis(accuracy(found.points))
+    without = [
+        f"{measure_title(*key)}, {line_name(line)}"
+        for key in laws
+        for line, _ in lines_of(of_measure(points, key))
+        if line not in laws[key]
+    ]
+    what = f"{count(len(without), 'line')} without a law"
+    text = f"{what}: fewer than three computes at which nothing cheaper is as good, or errors that do not fall."
+    return [Note(text, tuple(without))] if without else []
 
 
 def _of_profiles(found: Curves) -> list[Note]:

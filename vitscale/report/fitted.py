@@ -18,7 +18,7 @@ from vitscale.analysis.measured import CLUSTER, by_run
 from vitscale.analysis.profiles import Profile, agreed, profiles
 from vitscale.analysis.tables import Columns, curves_of
 from vitscale.errors import VitscaleError
-from vitscale.report.panels import SERIES, accuracy, measures, of_measure
+from vitscale.report.panels import SERIES, accuracy, measures, of_measure, undominated
 
 Measured = tuple[str, str, int | None]
 Line = tuple[str, ...]
@@ -80,7 +80,11 @@ def _laws(found: Curves) -> dict[Measured, dict[Line, Law]]:
 
 
 def law_of(rows: pd.DataFrame) -> Law | None:
-    """Of one line's runs in one measure: the law of error in compute, if enough places tell one that falls."""
+    """Of one line's runs in one measure: the law of error in compute, if enough places tell one that falls.
+
+    Of several models it is that of the best: of what nothing cheaper equals.
+    """
+    rows = _frontier(rows)
     columns = Columns(inputs=("flops",), y="value", cluster=CLUSTER, measure="accuracy")
     if rows["flops"].nunique() < FEWEST:
         return None
@@ -97,6 +101,15 @@ def law_of(rows: pd.DataFrame) -> Law | None:
         return None
     drawn = sample(found, resamples=RESAMPLES)
     return Law(found, low, high, drawn, agreed(profiles(found), drawn))
+
+
+def _frontier(rows: pd.DataFrame) -> pd.DataFrame:
+    """The runs of those configurations of a line of several models that nothing cheaper equals, by their means."""
+    if rows["model"].nunique() < 2:
+        return rows
+    cells = rows.groupby(["flops", "model"])["value"].mean().reset_index()
+    cells = cells.sort_values(["flops", "value"], ascending=[True, False])
+    return rows.merge(cells.loc[undominated(cells), ["flops", "model"]])
 
 
 def profiled_size(found: Curves) -> int | None:

@@ -73,9 +73,9 @@ def error_by_flops(found: Curves) -> Figure | None:
         draw_caption(
             figure,
             f"{seed_text(points)}{_bars(points)} Lines: laws of the error fitted to runs with {short(examples)} unique"
-            f" images, dashed beyond the largest; band: 95 % interval of the law."
+            f" images{_best_text(points)}, dashed beyond the largest; band: 95 % interval of the law."
             f"{CORNER if any(0 < len(own) <= EQUATIONS for own in laws.values()) else ''}"
-            f"{PLANNED if hollow else ''}{_dominated_text(points)}{_zero_text(points)}{size_text(points)}"
+            f"{PLANNED if hollow else ''}{_zero_text(points)}{size_text(points)}"
             f"{overlay_text(theirs)}",
         )
         push_apart(figure, labels)
@@ -224,9 +224,9 @@ def _zero_text(points: pd.DataFrame) -> str:
     return ZERO if (points["value"] >= 1).any() else ""
 
 
-def _dominated_text(points: pd.DataFrame) -> str:
+def _best_text(points: pd.DataFrame) -> str:
     several = points.groupby(SERIES)["model"].nunique().max() > 1
-    return " Faint: something cheaper of the family is as good." if several else ""
+    return " that nothing cheaper of the family equals (the others are faint)" if several else ""
 
 
 def _draw_law(axes: Axes, law: Law, look: Look) -> float:
