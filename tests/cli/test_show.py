@@ -58,7 +58,7 @@ def test_show_gives_results_as_means_over_draws(runs: tuple[Path, list[str]]) ->
 def test_show_says_what_a_setting_was_chosen_from(runs: tuple[Path, list[str]]) -> None:
     folder, (one, _) = runs
     told = {"study": "mine", "role": "cell", "settings": {"recipe.lr": 0.01}, "lr": 0.01, "lr_at_edge": True}
-    tried = [{"recipe.lr": 0.001, "score": 0.25}, {"recipe.lr": 0.01, "score": 0.5}, {"recipe.lr": 0.1, "score": None}]
+    tried = [{"recipe.lr": 0.001, "score": 0.25}, {"recipe.lr": 0.01, "score": 0.5}, {"recipe.lr": 1e-4, "score": None}]
     write_part([{**told, "lr_at_edge": False}], folder / "results" / "mine", run_id=one, attempt=1)
     write_part([{**told, "tried": tried}] * 2, folder / "results" / "mine", run_id=one, attempt=2)
     write_part([{**told, "study": "other", "role": "tuning"}], folder / "results" / "other", run_id=one, attempt=1)
@@ -67,8 +67,8 @@ def test_show_says_what_a_setting_was_chosen_from(runs: tuple[Path, list[str]]) 
         "study mine\trole\tcell",
         "study mine\ttried recipe.lr 0.001\t0.25",
         "study mine\ttried recipe.lr 0.01\t0.5 (chosen)",
-        "study mine\ttried recipe.lr 0.1\tfailed",
-        "study mine\tnote\tthe choice lies at the edge of what was tried; a better one may lie beyond",
+        "study mine\ttried recipe.lr 0.0001\tfailed",
+        "study mine\tnote\tat the edge of what was tried: lr 0.01; better may lie beyond",
     ]
     assert lines[5] == "study other\trole\ttuning"
     document = json.loads(vitscale(folder, "show", one, "--json").stdout)

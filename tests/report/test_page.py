@@ -102,7 +102,7 @@ def test_the_box_names_failures_gaps_edges_and_what_was_left_out(written: Report
     assert "1 run failed" in box
     assert "loss is not finite at step 120" in box
     assert "R+ViT-nano/4, 16,000 images, 880,000 seen, seed 1: nothing measured" in box
-    assert "ViT-nano/4, 1,000 images, 880,000 seen, pre-training: 0.001" in box
+    assert "ViT-nano/4, 1,000 images, 880,000 seen, pre-training: lr 0.001" in box
     assert "1 tuning run left out" in box
     assert "different code" not in box
     assert "FLOPs an image differ" not in box
@@ -141,6 +141,15 @@ def test_the_box_tells_what_a_rate_was_chosen_from(frame: pd.DataFrame) -> None:
     tried = json.dumps([{"recipe.lr": 1e-3, "score": 0.25}, {"recipe.lr": 0.01, "score": None}])
     text = changed(frame, tuned, tried=tried)
     assert text.count("0.001, of lr 0.001 (0.25); lr 0.01 (failed)") == 2, "its grid's edge, and what tuning has chosen"
+
+
+def test_the_box_names_the_setting_at_the_edge_and_not_the_rate_beside_it(frame: pd.DataFrame) -> None:
+    tuned = (frame["family"] == "vit") & (frame["examples"] == 1000) & (frame["protocol"] == "pretrain")
+    grid = [(1e-3, 0.1, 0.4), (1e-2, 0.1, 0.5), (1e-1, 0.1, 0.3), (1e-2, 0.3, 0.2), (1e-2, 0.5, None)]
+    tried = [{"recipe.lr": lr, "recipe.weight_decay": decay, "score": score} for lr, decay, score in grid]
+    text = changed(frame, tuned, tried=json.dumps(tried), lr=1e-2, lr_at_edge=True)
+    assert "pre-training: weight_decay 0.1, of lr 0.001, weight_decay 0.1 (0.4)" in text
+    assert "pre-training: lr" not in text
 
 
 def test_two_versions_of_a_task_are_refused_with_the_way_out(frame: pd.DataFrame, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from vitscale import models
 from vitscale.study.job import Job
 from vitscale.study.load import Study, load
 from vitscale.study.plan import Plan, plan
+from vitscale.study.select import choose, edges
 
 
 def planned(folder: Path, text: str = STUDY, settings: tuple[str, ...] = (), **facts: Any) -> Plan:
@@ -289,6 +290,22 @@ def test_the_choice_is_the_best_by_validation_and_is_shared_with_its_cell(tmp_pa
     assert first.flops_tuning == 2 * first.flops  # beside itself
     assert first.tried == tuple({"recipe.lr": lr, "score": 0.5 + 0.5 * (lr == 3e-3)} for lr in (1e-3, 3e-3, 1e-2))
     assert cells[1].flops_tuning == 3 * first.flops
+
+
+def test_an_edge_is_that_of_each_setting_alone() -> None:
+    grid = [(1e-3, 0.1, 0.4), (1e-2, 0.1, 0.5), (1e-1, 0.1, None), (1e-2, 0.3, 0.2)]
+    tried = [
+        {"recipe.lr": lr, "recipe.weight_decay": decay, "recipe.ema": True, "recipe.loss": "softmax", "score": score}
+        for lr, decay, score in grid
+    ]
+    assert edges(tried) == {"recipe.weight_decay": 0.1}
+    assert edges([{**trial, "score": None} for trial in tried]) == {}
+    assert edges(tried[:1]) == {}
+    scores = [(trial, trial["score"]) for trial in tried if trial["score"] is not None]
+    choice = choose(scores, tried)
+    assert choice.rate_at_edge is False
+    without = [{key: value for key, value in trial.items() if key != "recipe.lr"} for trial in tried]
+    assert choose([(trial, 1.0) for trial in without], without).rate_at_edge is None
 
 
 def test_an_optimum_on_the_edge_is_flagged_and_a_failed_trial_is_passed_over(tmp_path: Path) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from typing import Any
+
 import pandas as pd
 
 from vitscale.analysis.curves import Curves, counted, curves
 from vitscale.analysis.facts import Fact
+from vitscale.study.select import edges
 from vitscale.wording import count
 
 KEYS = ["run_id", "task", "task_version", "protocol", "shots", "metric"]
@@ -48,7 +53,22 @@ def _excluded(frame: pd.DataFrame) -> list[Fact]:
 
 
 def _edges(cells: pd.DataFrame) -> list[Fact]:
-    at_edge = cells[cells["lr_at_edge"].fillna(False).astype(bool) & (cells["protocol"] == "pretrain")]
-    details = sorted({f"{row.model} on {row.examples:,} images: {row.lr:g}" for row in at_edge.itertuples()})
-    text = f"The chosen learning rate of {count(len(details), 'cell')} is at the edge of its grid."
-    return [Fact("edge", text, tuple(details))] if details else []
+    pretrained = cells[cells["protocol"] == "pretrain"]
+    found = {(row["model"], row["examples"], named) for row in _rows(pretrained) if (named := at_edge(row))}
+    text = f"Settings of {count(len(found), 'cell')} were chosen at the edge of their grid."
+    details = sorted(f"{model} on {examples:,} images: {named}" for model, examples, named in found)
+    return [Fact("edge", text, tuple(details))] if found else []
+
+
+def at_edge(row: Mapping[Any, Any]) -> str | None:
+    """The settings of a row that were chosen at the edge of what was tried, with their values: `lr 0.01`."""
+    if isinstance(row["tried"], str):
+        found = edges(json.loads(row["tried"]))
+    else:  # whose parts do not have the grid
+        found = {"lr": row["lr"]} if row["lr_at_edge"] else {}
+    return ", ".join(f"{key.rpartition('.')[2]} {value:g}" for key, value in found.items()) or None
+
+
+def _rows(table: pd.DataFrame) -> list[dict[Any, Any]]:
+    found = table[["model", "examples", "lr", "lr_at_edge", "tried"]].drop_duplicates()
+    return found.astype(object).where(found.notna(), None).to_dict("records")

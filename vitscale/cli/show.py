@@ -134,6 +134,7 @@ def _earlier(told: Mapping[str, Any], outcome: Mapping[str, Any] | None) -> dict
 
 def _studies(results: Path, run_id: str) -> list[dict[str, Any]]:
     """Each study that has recorded the run: as what, and how its settings were chosen there."""
+    from vitscale.analysis.measured import at_edge
     from vitscale.results.store import read_run
 
     rows = read_run(results, run_id).sort_values(["study", "attempt"]).drop_duplicates("study", keep="last")
@@ -144,7 +145,7 @@ def _studies(results: Path, run_id: str) -> list[dict[str, Any]]:
             "role": row["role"],
             "chosen": {**loads(row["settings"] or "{}"), "transfer.lr": row["lr"]},
             "tried": loads(row["tried"] or "null"),
-            "at_edge": row["lr_at_edge"],
+            "at_edge": at_edge(row),
         }
         for row in plain.to_dict("records")
     ]
@@ -161,7 +162,7 @@ def _choice(study: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         score = "failed" if trial["score"] is None else _short(trial["score"])
         yield of, f"tried {name}", f"{score}{taken}"
     if study["at_edge"]:
-        yield of, "note", "the choice lies at the edge of what was tried; a better one may lie beyond"
+        yield of, "note", f"at the edge of what was tried: {study['at_edge']}; better may lie beyond"
 
 
 def _measured(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:

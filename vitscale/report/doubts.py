@@ -59,7 +59,7 @@ def _of_laws(laws: Sequence[tuple[str, Law]]) -> list[Note]:
         (few, f"{len(few)} of the {total} laws drawn go through fewer than four computes, and say little."),
         (unsure, f"{len(unsure)} of the {total} laws drawn have parameters that the data do not identify."),
         (alone, f"{len(alone)} of the {total} laws drawn have too few independent runs for a bootstrap: their bands"
-         " are Student's, or missing."),
+         " are Student's, if there are any."),
         (outliers, f"{len(outliers)} of the {total} laws drawn have outliers."),
     ]  # fmt: skip
     reach = max(law.end / law.high for _, law in laws)

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from vitscale.analysis.curves import CELL, LINE, Curves, cost_per_image, counted, of_plan
+from vitscale.analysis.measured import at_edge
 from vitscale.analysis.variants import REPLICATE
 from vitscale.report.lines import BASELINE_NAMES, measure_title
 from vitscale.results.store import Held
@@ -209,12 +210,17 @@ def _commit(code: Mapping[Any, Any]) -> str:
 
 
 def _edges(newest: pd.DataFrame) -> list[Note]:
-    at_edge = newest[newest["lr_at_edge"].fillna(False).astype(bool) & (newest["role"] != "tuning")]
-    at_edge = at_edge[at_edge["protocol"] != "fewshot"]  # a few-shot row repeats its pre-training run's
-    details = sorted({f"{_cell(row, seed=False)}, {_what(row)}: {row['lr']:g}{_of(row)}" for row in _records(at_edge)})
-    if not details:
-        return []
-    return [Note("The chosen learning rate is at the edge of its grid; a better one may lie beyond.", tuple(details))]
+    chosen = newest[(newest["lr_at_edge"].notna() | newest["tried"].notna()) & (newest["role"] != "tuning")]
+    chosen = chosen[chosen["protocol"] != "fewshot"]  # a few-shot row repeats its pre-training run's
+    details = sorted(
+        {
+            f"{_cell(row, seed=False)}, {_what(row)}: {named}{_of(row)}"
+            for row in _records(chosen)
+            if (named := at_edge(row)) is not None
+        }
+    )
+    text = "Settings were chosen at the edge of what was tried; better ones may lie beyond."
+    return [Note(text, tuple(details))] if details else []
 
 
 def _of(row: dict[str, object]) -> str:

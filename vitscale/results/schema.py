@@ -62,7 +62,7 @@ COLUMNS = (
     Column("examples_seen", "int64", "pre-training images with repetition"),
     Column("seed", "int64", "seed of the pre-training run"),
     Column("lr", "float64", "peak learning rate, chosen or given"),
-    Column("lr_at_edge", "bool", "the chosen rate lies at the edge of its grid; null: not tuned"),
+    Column("lr_at_edge", "bool", "the chosen rate is the smallest or largest that was tried; null: it was not chosen"),
     Column(
         "tried",
         "json",

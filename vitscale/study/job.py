@@ -57,7 +57,7 @@ class Job:
     flops_tuning: int = 0
     """What choosing this job's settings cost beside itself."""
     at_edge: bool | None = None
-    """The chosen settings lie at the edge of their grid; None: nothing was chosen."""
+    """The chosen learning rate is the smallest or largest of its grid; None: it was not chosen."""
     tried: tuple[Mapping[str, Any], ...] = ()
     """That grid: settings by dotted key, and the validation `score` that each got; None of one that failed."""
 

@@ -55,7 +55,7 @@ def plan(study: Study, scores: Scores) -> Plan:
         if choice is not None:
             own = job.flops if job.id in tuning else 0
             spent = tuning_flops[group] - own
-            job = replace(job, flops_tuning=spent, at_edge=choice.at_edge, tried=choice.tried)
+            job = replace(job, flops_tuning=spent, at_edge=choice.rate_at_edge, tried=choice.tried)
         pretrained.append(job)
         if known:
             jobs.setdefault(job.id, job)
@@ -154,7 +154,7 @@ def _tune(
         good = [(values, score) for values, score in ended if score is not None]
         if len(ended) == len(trials) and good:
             tried = tuple({**values, "score": score} for values, score in ended)
-            choices[group] = replace(select.choose(study.select, good), tried=tried)
+            choices[group] = select.choose(good, tried)
     return choices, jobs, flops
 
 

@@ -11,6 +11,8 @@ from typing import Any
 from vitscale.config import Run
 from vitscale.study.fields import value_of
 
+RATE = "recipe.lr"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Select:
@@ -39,10 +41,13 @@ class Choice:
     """What the grid of one group said."""
 
     values: Mapping[str, Any]
-    at_edge: bool
-    """Some chosen number is the smallest or largest of its grid (of at least two)."""
-    tried: tuple[Mapping[str, Any], ...] = ()
+    tried: tuple[Mapping[str, Any], ...]
     """All that was tried, each with its `score`; None of a run that failed."""
+
+    @property
+    def rate_at_edge(self) -> bool | None:
+        """Whether the learning rate is the smallest or largest that was tried; None: it is not among what is chosen."""
+        return RATE in edges(self.tried) if RATE in self.values else None
 
 
 Group = tuple[Any, ...]
@@ -85,11 +90,24 @@ def _nearest(value: Any, tuned: tuple[Any, ...]) -> Any:
     return min(tuned, key=lambda at: abs(log(at) - log(value)))
 
 
-def choose(select: Select, scores: list[tuple[dict[str, Any], float]]) -> Choice:
+def choose(scores: Sequence[tuple[Mapping[str, Any], float]], tried: Sequence[Mapping[str, Any]]) -> Choice:
     """The combination with the best score; of equals the first."""
-    best = max(scores, key=lambda pair: pair[1])[0]
-    edge = any(
-        len(values) > 1 and isinstance(best[key], int | float) and best[key] in (min(values), max(values))
-        for key, values in select.over.items()
-    )
-    return Choice(values=best, at_edge=edge)
+    return Choice(values=max(scores, key=lambda pair: pair[1])[0], tried=tuple(tried))
+
+
+def edges(tried: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The chosen numbers that are the smallest or largest of those tried, of at least two, by their settings.
+
+    `tried`: as `Choice.tried`; the best score is the choice, of equals the first.
+    """
+    scored = [trial for trial in tried if trial["score"] is not None]
+    if not scored:
+        return {}
+    best = max(scored, key=lambda trial: trial["score"])
+    found = {}
+    for key, value in best.items():
+        if key != "score" and isinstance(value, int | float) and not isinstance(value, bool):
+            values = {trial[key] for trial in tried}
+            if len(values) > 1 and value in (min(values), max(values)):
+                found[key] = value
+    return found
