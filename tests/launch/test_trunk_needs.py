@@ -85,6 +85,18 @@ def test_one_wanted_branch_of_a_stopped_trunk_starts_there(planned: Callable, tm
     assert trunk.steps == 40
 
 
+def test_a_trunk_that_no_wanted_run_needs_is_left_as_it_is(planned: Callable, tmp_path: Path) -> None:
+    trunk, runs = planned(50, 100, 150)
+    assert planned(50, 100, 150, only=[7])[0] is None
+    begin(trunk, tmp_path, 40, 47)
+    assert planned(50, 100, 150, only=[7])[0] is None
+    begin(trunk, tmp_path, 80, 120)
+    for steps, job in runs.items():
+        finish(job, tmp_path, steps=steps // 5, trunk=trunk.id)
+    trunk, _ = planned(50, 100, 150, only=[50])
+    assert trunk.steps == 40  # no more of it than that run has used
+
+
 def test_a_trunk_that_another_study_takes_further_is_not_waited_for(planned: Callable, tmp_path: Path) -> None:
     trunk, _ = planned(50, 100, 150)
     folder = begin(trunk, tmp_path, 40, 80, 120, 500)

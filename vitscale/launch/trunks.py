@@ -16,7 +16,7 @@ from vitscale.study.job import Branch, Job
 def as_needed(
     jobs: Iterable[Job], runs: Path, wanted: Callable[[Job], bool], ended: Container[str] = frozenset()
 ) -> Iterator[Job]:
-    """The jobs; trunks as far as wanted branches wait for them, or as far as branches have left them or can now.
+    """The jobs; trunks as far as wanted branches wait for them, or as far as those have left them or can now.
 
     A branch leaves its trunk where it did, and where it has not begun yet at the checkpoint that lies there for it; one
     that trained alone, or for which there is none, has no trunk. Nor has one that alone could use a trunk that was not
@@ -32,8 +32,11 @@ def as_needed(
         if job.branch is not None:
             trunk = job.branch.trunk
             start = _start(job, runs, saved[trunk], grows=trunk not in ended)
-            starts[job.id], left_at[trunk] = start, max(left_at[trunk], start or 0)
-            if start is None and wanted(job):
+            starts[job.id] = start
+            if not wanted(job):
+                continue
+            left_at[trunk] = max(left_at[trunk], start or 0)
+            if start is None:
                 waiting[trunk].append(job)
     trained = {id_ for id_ in saved if _is_trained(runs / id_, len(waiting[id_]))}
     for job in jobs:
