@@ -10,6 +10,7 @@ import tiny
 from vitscale import branches, lease
 from vitscale.launch import folders, trunks
 from vitscale.launch.changes import changes
+from vitscale.launch.progress import clock, progress
 from vitscale.launch.sweep import current_plan
 from vitscale.launch.trunks import is_others, shares_left
 from vitscale.results.store import Held
@@ -83,6 +84,23 @@ def test_one_wanted_branch_of_a_stopped_trunk_starts_there(planned: Callable, tm
     trunk, runs = planned(50, 100, 150, only=[50])
     assert left_at(runs[50]) == 40
     assert trunk.steps == 40
+
+
+def test_a_trunk_of_which_more_is_needed_was_not_stopped(planned: Callable, tmp_path: Path) -> None:
+    trunk, _ = planned(50, 100)
+    folder = begin(trunk, tmp_path, 40, 80)
+    finish(trunk, tmp_path, steps=80)
+    told = {"event": "step", "time": "2026-01-01T00:00:00+00:00", "attempt": 1, "step": 80, "steps": 80, "loss": 1.0, "lr": 0.1,
+            "images_per_second": 10.0, "seconds_left": 0.0}  # fmt: skip
+    (folder / "events.jsonl").write_text(json.dumps(told) + "\n")
+    assert folders.state_of(trunk, tmp_path) == "done"
+    longer, _ = planned(50, 100, 150)
+    assert folders.state_of(longer, tmp_path) == "to do"
+    words = progress(folder, longer, running=False)
+    assert words.startswith("step 80/120")
+    assert words.endswith(f"{clock(40 * longer.run.recipe.batch_size / 10)} left")
+    (folder / "result.json").unlink()
+    assert folders.state_of(longer, tmp_path) == "stopped"
 
 
 def test_a_trunk_that_no_wanted_run_needs_is_left_as_it_is(planned: Callable, tmp_path: Path) -> None:

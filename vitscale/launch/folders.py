@@ -171,7 +171,10 @@ def as_needed(job: Job, folder: Path, found: dict[str, Any] | None) -> dict[str,
 
 def state_of(job: Job, runs: Path, *, whole: bool = True) -> State:
     """Where a job stands."""
-    return _state(runs / job.id, outcome_of(job, runs, whole=whole))
+    folder, known = runs / job.id, outcome(runs / job.id, whole=whole)
+    found = _state(folder, as_needed(job, folder, known))
+    # Of a trunk that came to its end more may be needed since: nothing stopped it.
+    return "to do" if found == "stopped" and (known or {}).get("status") == "done" else found
 
 
 def checkpoint_steps(folder: Path) -> list[int]:

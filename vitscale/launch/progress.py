@@ -101,10 +101,19 @@ def progress(folder: Path, job: Job | None = None, *, running: bool = True) -> s
     event = newest(folder, job, running=running)
     if event is None:
         return ""
+    if job is not None and job.role == "trunk" and not running:
+        event = _to_its_end(event, job)
     silent = eventlog.silent_seconds(folder) if running else None
     damaged = eventlog.last_event(folder, "damaged_checkpoint")
     passed_over = f"; checkpoint {damaged['step']} was damaged, and passed over" if damaged else ""
     return progress_words(event, silent, eventlog.last_event(folder, "probe")) + passed_over
+
+
+def _to_its_end(event: dict[str, Any], trunk: Job) -> dict[str, Any]:
+    """The event of a trunk of which more may be needed than it was told when it trained."""
+    left = max(trunk.steps - event["step"], 0)
+    seconds = left * trunk.run.recipe.batch_size / event["images_per_second"]
+    return {**event, "steps": max(trunk.steps, event["step"]), "seconds_left": seconds}
 
 
 def progress_words(event: dict[str, Any], silent: float | None = None, probe: dict[str, Any] | None = None) -> str:

@@ -144,6 +144,9 @@ class SlurmSweep(Sweep):
     def _say_how_it_was_left(self, job: Job) -> None:
         """Of a run that no sweep watched: what Slurm still knows of its job."""
         place = self.standing.get(job.id)
+        ended = folders.result(self.places.runs / job.id)
+        if ended is not None and ended["status"] == "done":  # a trunk, of which more is needed since
+            return
         if place is not None and place.entry is not None and not place.lacked_another and not self._is_held(job):
             self.say(f"stopped  {title(job)}: {place.words}")
 
