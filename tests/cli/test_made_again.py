@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import tiny
-from vitscale.cli import options
+from vitscale.cli.only import filter_of
 from vitscale.launch import folders
 from vitscale.launch.sweep import current_plan
 from vitscale.study.job import Job
@@ -71,7 +71,7 @@ def study(tmp_path: Path) -> Study:
 
 def wanted(study: Study, pattern: str) -> set[str]:
     now = plan(study, {})
-    return {job.id for job in now.jobs if options.only(pattern, study)(job) and job.role != "trunk"}
+    return {job.id for job in now.jobs if filter_of(pattern, study)(job) and job.role != "trunk"}
 
 
 def test_a_transfer_needs_its_pre_training(study: Study) -> None:

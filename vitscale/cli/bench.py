@@ -10,6 +10,7 @@ import typer
 
 from vitscale.cli import options
 from vitscale.cli.engine import CUT_UP, CutUp, takes
+from vitscale.cli.only import filter_of
 from vitscale.cli.screen import print_json, print_table, reports_errors, say
 from vitscale.errors import RUN_FAILED, USAGE, VitscaleError
 
@@ -43,7 +44,7 @@ def bench(
 
     loaded = load(study, settings=settings or [])
     now = current_plan(loaded, runs, share=False)
-    shapes = _shapes([*now.jobs, *now.waiting], options.only(only))
+    shapes = _shapes([*now.jobs, *now.waiting], filter_of(only))
     options.check_micro_batch(options.given(engine.micro_batch), devices or 1, shapes)
     machine = options.machine(1, threads, most=1, devices=devices, **engine.settings())
     measured, failed = [], []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import math
-import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from vitscale.launch.machine import Machine, Places
     from vitscale.launch.placement import Place
     from vitscale.study.job import Job
-    from vitscale.study.load import Study
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="The study's TOML file.")]
 Settings = Annotated[
@@ -378,46 +376,3 @@ def check_micro_batch(micro_batch: int | None, devices: int, jobs: Iterable[Job]
                 hint="give --micro-batch a divisor of what each device has of recipe.batch_size",
                 exit_code=USAGE,
             )
-
-
-def only(pattern: str | None, study: Study | None = None) -> Callable[[Job], bool]:
-    """A filter of jobs: ids that begin with the text, or models whose name holds it; and what those need.
-
-    That is a run's trunk and, with the `study`, a transfer's pre-training; a trunk's runs are wanted with it, as it is
-    trained for them. An id that no run of the study has before its settings are chosen needs the runs that choose them.
-    """
-    if pattern is None:
-        from vitscale.launch.sweep import everything
-
-        return everything
-    if not pattern.strip():
-        raise VitscaleError(
-            "--only is empty", hint="give the start of a run id, or a part of a model's name", exit_code=USAGE
-        )
-    to_choose = study is not None and study.select is not None and _names_nothing_yet(pattern, study)
-    origins: dict[str, bool] = {}
-
-    def starts_one(job: Job) -> bool:
-        from vitscale.study.plan import transfer_job
-
-        if study is None or job.kind == "transfer":
-            return False
-        if job.id not in origins:
-            origins[job.id] = any(transfer_job(job, *each).id.startswith(pattern) for each in study.transfers)
-        return origins[job.id]
-
-    def wanted(job: Job) -> bool:
-        ids = (job.id, job.branch.trunk if job.branch else job.id)
-        named = any(id_.startswith(pattern) for id_ in ids) or pattern in job.run.model.name
-        return job.role == "trunk" or named or (to_choose and job.role == "tuning") or starts_one(job)
-
-    return wanted
-
-
-def _names_nothing_yet(pattern: str, study: Study) -> bool:
-    from vitscale.study.plan import plan
-
-    now = plan(study, {})
-    jobs = [*now.jobs, *now.waiting]
-    known = any(pattern in job.run.model.name for job in jobs) or any(job.id.startswith(pattern) for job in now.jobs)
-    return not known and re.fullmatch(r"[0-9a-f]{1,12}", pattern) is not None

@@ -13,6 +13,7 @@ from vitscale.cli import options
 from vitscale.cli.engine import ENGINE, Engine, takes
 from vitscale.cli.launchers import Launch, Launcher, in_slurm, on_this_machine
 from vitscale.cli.live import view
+from vitscale.cli.only import filter_of
 from vitscale.cli.plan_screen import totals, unequal
 from vitscale.cli.screen import reports_errors, say
 from vitscale.errors import INTERRUPTED, RUN_FAILED, USAGE, VitscaleError
@@ -82,7 +83,7 @@ def sweep(
     options.check_alone()
     reload = partial(load, study, settings=settings or [])
     loaded = reload()
-    wanted = options.only(only, loaded)
+    wanted = filter_of(only, loaded)
     everything, states = _planned(loaded, runs, wanted, share)
     if all(job.role == "trunk" for job in everything):
         raise VitscaleError(
