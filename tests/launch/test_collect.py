@@ -116,6 +116,7 @@ def test_a_failed_fine_tuning_has_its_bill(jobs: list[Job], tmp_path: Path) -> N
         {"event": "engine"},
         {"event": "step", "step": 1, "device_seconds": 0.5},
         {"event": "step", "step": 4, "device_seconds": 2.0},
+        {"event": "scored", "flops_eval": 70.0},
     ]
     log_of(folder, {"event": "start"}, *training, *training[:2], {"event": "start"}, *training, *training)
     folders.record_failure(folder, Failure.KILLED, "gone", "", 4)
@@ -126,6 +127,7 @@ def test_a_failed_fine_tuning_has_its_bill(jobs: list[Job], tmp_path: Path) -> N
     per_step = job.flops / (4 * 4)  # two rates and two repetitions of four steps
     assert row["flops_segment"] == 8 * per_step
     assert row["flops_lost"] == 5 * per_step
+    assert row["flops_eval"] == 3 * 70.0
     assert row["device_seconds"] == 2.0 + 0.5 + 2.0 + 2.0
 
 

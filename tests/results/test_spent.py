@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vitscale.results.spent import of_pretraining
+from vitscale.results.spent import of_pretraining, of_trainings
 
 
 def line(event: str, **facts: Any) -> dict[str, Any]:
@@ -28,3 +28,11 @@ def test_a_branch_that_leaves_its_trunk_again_has_lost_its_own_steps() -> None:
     assert of_pretraining([log]).reached == 14
     found = of_pretraining([[*log, line("lost", steps=2)]])
     assert (found.reached, found.steps, found.lost) == (12, 0, 2)
+
+
+def test_a_rate_that_diverged_took_the_steps_that_it_says() -> None:
+    """Not all of them are logged, and of one that diverged there is no last line."""
+    whole = [line("engine"), line("step", step=1), line("step", step=40), line("scored", flops_eval=7.0)]
+    diverged = [line("engine"), line("step", step=1), line("diverged", step=5)]
+    found = of_trainings([line("start"), *whole, *diverged, *whole])
+    assert (found.steps, found.flops_eval) == (85, 14.0)

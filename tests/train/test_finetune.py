@@ -1,5 +1,6 @@
 """What a fine-tuning trains with, and which weights of it are tested."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -70,3 +71,26 @@ def test_it_is_trained_as_in_the_paper(fine_tune: Callable[..., tuple[Recipe, En
     assert (group["momentum"], group["weight_decay"], group["nesterov"]) == (0.9, 0, False)
     assert (recipe.schedule, recipe.grad_clip, recipe.dropout, recipe.ema) == ("cosine", 1.0, 0.0, 0.0)
     assert all(module.p == 0 for module in engine.net.modules() if isinstance(module, torch.nn.Dropout))
+
+
+def test_it_took_what_it_computed_and_not_what_was_planned(
+    base: Path, tmp_path: Path, jobs: Callable[..., tuple[Job, ...]]
+) -> None:
+    """The second rate diverges behind its first step, and is not evaluated; an attempt before was killed."""
+    grid = replace(ONE_STEP, lr=(0.01, 1e35), steps=4, batch_size=16)
+    job = transfer_job(jobs()[0], grid, load_task("digits", base=base))
+    folder = prepare(job, tmp_path / "runs", base=base, machine={"threads": 1})
+    earlier = [("start", {"attempt": 1}), ("engine", {}), ("step", {"step": 3, "device_seconds": 0.1})]
+    earlier += [("scored", {"flops_eval": 5.0})]
+    (folder / "events.jsonl").write_text("".join(json.dumps({"event": e, **f}) + "\n" for e, f in earlier))
+    assert work(RunDir(folder), Stop()) == DONE
+    (row,) = (RunDir(folder).result() or {})["rows"]
+    took = next(event["step"] for event in RunDir(folder).events() if event["event"] == "diverged")
+    assert 0 < took < 4
+    assert row["flops_segment"] == (4 + took + 4) * job.flops_per_step
+    assert row["flops_tuning"] == (4 + took) * job.flops_per_step
+    assert row["flops_lost"] == 3 * job.flops_per_step
+    scored = [event["flops_eval"] for event in RunDir(folder).events() if event["event"] == "scored"]
+    assert len(scored) == 3, "of the attempt before, on the dev split, on the test images"
+    assert row["flops_eval"] == sum(scored)
+    assert job.flops == 3 * 4 * job.flops_per_step, "what `plan` prices"

@@ -62,6 +62,7 @@ def _spent(job: Job, folder: Path, attempt: int) -> dict[str, Any]:
     return {
         "flops_segment": sum(one.steps for one in each[-1:]) * per_step,
         "flops_lost": sum(one.steps for one in each[:-1]) * per_step,
+        "flops_eval": sum(one.flops_eval for one in each),
         "device_seconds": sum(one.seconds for one in each),
     }
 

@@ -79,14 +79,16 @@ COLUMNS = (
     Column(
         "flops_segment",
         "float64",
-        "training FLOPs that this run computed (a fine-tuning: all its trainings, those of its rates included);"
-        " like the next three and `device_seconds` the run's, on each of its rows",
+        "training FLOPs that this run computed (a fine-tuning: all its trainings, those of its rates included,"
+        " a rate that diverged with the steps that it took); like the next three and `device_seconds` the run's,"
+        " on each of its rows",
     ),
     Column("flops_eval", "float64", "FLOPs spent on evaluation"),
     Column(
         "flops_tuning",
         "float64",
-        "training FLOPs of what this point's settings were chosen from, each as if it were trained alone",
+        "training FLOPs of what this point's settings were chosen from, each as if it were trained alone;"
+        " of a fine-tuning's rates what they computed",
     ),
     Column(
         "flops_lost",

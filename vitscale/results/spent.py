@@ -20,6 +20,8 @@ class Spent:
     """Optimizer steps of all its trainings."""
     seconds: float
     """Device-seconds of these, by clocks that nobody sets."""
+    flops_eval: float
+    """Of their evaluations that came to an end."""
 
 
 def attempts(events: Iterable[Event]) -> list[list[Event]]:
@@ -35,14 +37,16 @@ def attempts(events: Iterable[Event]) -> list[list[Event]]:
 
 def of_trainings(attempt: Iterable[Event]) -> Spent:
     """Of an attempt at one training after another, each of which begins at step 0."""
-    steps, seconds = 0, 0.0
+    steps, seconds, flops_eval = 0, 0.0, 0.0
     last: Event = {}
     for event in attempt:
         if event["event"] == "engine":
             steps, seconds, last = steps + last.get("step", 0), seconds + last.get("device_seconds", 0.0), {}
-        elif event["event"] == "step":
-            last = event
-    return Spent(steps + last.get("step", 0), seconds + last.get("device_seconds", 0.0))
+        elif event["event"] in ("step", "diverged"):  # which says how far it came, as not every step is logged
+            last = {**last, **event}
+        elif event["event"] == "scored":
+            flops_eval += event["flops_eval"]
+    return Spent(steps + last.get("step", 0), seconds + last.get("device_seconds", 0.0), flops_eval)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -51,7 +52,7 @@ def transfer(rundir: RunDir, stop: Stop) -> dict[str, Any]:
     if settings.protocol == "fewshot":
         rows = _few_shot_rows(rundir, settings, task, data, stop)
     else:
-        rows = _fine_tune_rows(rundir, settings, task, data, stop, lost=sum(each.steps for each in before))
+        rows = _fine_tune_rows(rundir, settings, task, data, stop, before)
     seconds = time.monotonic() - started + sum(each.seconds for each in before)
     for row in rows:
         row.update(task=task.name, task_version=task.version, protocol=settings.protocol, device_seconds=seconds)
@@ -151,16 +152,16 @@ def fine_tuning_net(
 
 
 def _fine_tune_rows(
-    rundir: RunDir, settings: Transfer, task: Task, data: Downstream, stop: Stop, *, lost: int
+    rundir: RunDir, settings: Transfer, task: Task, data: Downstream, stop: Stop, before: Sequence[spent.Spent]
 ) -> list[dict[str, Any]]:
     """The paper's protocol: several rates are compared on the dev split; the best is trained on all and tested once.
 
-    What they say it took is that of all trainings together; earlier attempts have trained `lost` steps.
+    What they say it took is what all trainings together came to, and what earlier attempts have taken `before`.
     """
     resolution = settings.resolution or rundir.run.data.resolution
     start = _start(rundir, settings)
     macs = rundir.arch.macs(resolution, Head(num_classes=task.num_classes)).total
-    tuner = _Tuner(rundir, start, settings, task, data, resolution, stop)
+    tuner = _Tuner(rundir, start, settings, task, data, resolution, macs, stop)
     train, dev = data.dev_split()
     everything = np.arange(len(data.train_labels), dtype=np.int64)
     chosen, grid = settings.lr[0], dict[float, float]()
@@ -168,25 +169,26 @@ def _fine_tune_rows(
         grid = {lr: tuner.try_rate(lr, train, dev) for lr in settings.lr}
         chosen = max(grid, key=lambda lr: grid[lr])
         rundir.log("chose", {"lr": chosen, "grid": {str(lr): None if s < 0 else s for lr, s in grid.items()}})
+    in_tuning = tuner.steps
     test = np.arange(len(data.test_labels), dtype=np.int64)
-    cost = float(training_flops(macs, settings.steps * settings.batch_size))
-    took = {
-        "flops_segment": cost * (len(grid) + settings.seeds),
-        "flops_tuning": cost * len(grid),
-        "flops_eval": float(forward_flops(macs, len(test) * settings.seeds + len(dev) * len(grid))),
-        "flops_lost": float(training_flops(macs, lost * settings.batch_size)),
+    repetitions = range(settings.seeds)
+    scores = [tuner.tune(chosen, each, everything, test, data.test, data.test_labels) for each in repetitions]
+
+    def cost(steps: int) -> float:
+        return float(training_flops(macs, steps * settings.batch_size))
+
+    common = {
+        "flops_segment": cost(tuner.steps),
+        "flops_tuning": cost(in_tuning),
+        "flops_eval": tuner.flops_eval + sum(each.flops_eval for each in before),
+        "flops_lost": cost(sum(each.steps for each in before)),
+        "lr": chosen,
+        "lr_at_edge": chosen in (min(grid), max(grid)) if grid else None,
     }
-    rows = []
-    for repetition in range(settings.seeds):
-        score = tuner.tune(chosen, repetition, everything, test, data.test, data.test_labels)
-        common = {
-            **took,
-            "lr": chosen,
-            "lr_at_edge": chosen in (min(grid), max(grid)) if grid else None,
-            "draw": repetition,
-        }
-        rows.append(measured(common, metric=task.metric, value=score.accuracy, n_test=score.images))
-    return rows
+    return [
+        measured({**common, "draw": each}, metric=task.metric, value=score.accuracy, n_test=score.images)
+        for each, score in zip(repetitions, scores, strict=True)
+    ]
 
 
 class _Tuner:
@@ -200,20 +202,24 @@ class _Tuner:
         task: Task,
         data: Downstream,
         resolution: int,
+        macs: int,
         stop: Stop,
     ) -> None:
         self.rundir, self.start, self.settings, self.task = rundir, start, settings, task
-        self.data, self.resolution, self.stop = data, resolution, stop
+        self.data, self.resolution, self.macs, self.stop = data, resolution, macs, stop
         self.how = preprocess(task, resolution)
+        self.steps, self.flops_eval = 0, 0.0
+        """What all its trainings have come to, those of rates that diverged included."""
 
     def try_rate(self, lr: float, train: Int64[np.ndarray, n], dev: Int64[np.ndarray, m]) -> float:
         """Accuracy on the dev split; -1 for a rate that diverges, which loses to every other."""
+        before = self.steps
         try:
             return self.tune(lr, 0, train, dev, self.data.train, self.data.train_labels).accuracy
         except VitscaleError as error:
             if error.exit_code != RUN_FAILED:
                 raise
-            self.rundir.log("diverged", {"lr": lr})
+            self.rundir.log("diverged", {"lr": lr, "step": self.steps - before})
             return -1.0
 
     def tune(
@@ -262,12 +268,19 @@ class _Tuner:
             keys_of=lambda step: [str(i) for i in positions(step)[0]],
             log=self.rundir.log,
             stop=self.stop,
+            after_step=self._count_step,
         )
         loop.run(Progress(step=0))
         with engine.for_evaluation() as network:
             score = evaluate(network, images, labels, measured_on, how=self.how, recipe=recipe, stop=self.stop)
         engine.close()
+        flops = float(forward_flops(self.macs, len(measured_on)))
+        self.flops_eval += flops
+        self.rundir.log("scored", {"lr": lr, "accuracy": score.accuracy, "flops_eval": flops})
         return score
+
+    def _count_step(self) -> None:
+        self.steps += 1
 
     def _engine_settings(self, net: nn.Module, recipe: Recipe) -> dict[str, Any]:
         head, side = Head(num_classes=self.task.num_classes), self.resolution
