@@ -1,6 +1,7 @@
 """From an outcome to rows: what only the study knows, and what only the run's folder tells."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -221,3 +222,32 @@ def test_a_branch_has_the_code_of_its_trunk_too(tmp_path: Path, monkeypatch: pyt
     assert hands.earlier() == ["one"]
     hands.go_on("other", to=14)
     assert hands.earlier() == ["one"]
+
+
+def test_a_trunk_s_rows_say_how_far_each_attempt_came(tmp_path: Path) -> None:
+    """One to step 12, and another study's to 24; one that fails behind it. This study needs it to step 18."""
+    text = tiny.STUDY.partition("[[transfer]]")[0].replace("steps = 12\n", 'schedule = "constant"\ncooldown = 0.25\n')
+    study = load(tiny.write(tmp_path, text + '[[axes]]\n"recipe.steps" = [16, 24]\n'), base=tmp_path)
+    trunk = next(job for job in plan(study, {}).jobs if job.role == "trunk")
+    folder = folders.prepare(trunk, tmp_path / "runs", base=tmp_path, machine={})
+    log_of(
+        folder,
+        *({"event": "start", "attempt": n} for n in (1, 2)),
+        {"event": "step", "step": 24},
+        {"event": "start", "attempt": 3},
+        {"event": "step", "step": 30},
+    )
+    told = {"status": "done", **dict.fromkeys(("started", "ended"), "2026-01-01T00:00:00+00:00")}
+    for attempt, step in ((1, 12), (2, 24)):
+        spent = {"value": float(step), "flops_segment": float(step * trunk.flops_per_step)}
+        outcome = {**told, "attempt": attempt, "reached": step, "rows": [spent]}
+        (folder / f"result-{attempt}.json").write_text(json.dumps(outcome))
+    folders.record_failure(folder, Failure.KILLED, "gone", "", 4)
+    further = replace(trunk, run=replace(trunk.run, recipe=replace(trunk.run.recipe, steps=36)))
+    for job in (trunk, further):
+        collect(job, tmp_path / "runs", tmp_path / "results", f"to {job.steps}")
+        found = read(tmp_path / "results" / f"to {job.steps}").set_index("attempt")
+        assert (found["examples_seen"] * 6 * job.macs == found["flops_segment"]).all()
+        assert (found["epochs"] == found["examples_seen"] / job.examples).all()
+        assert found["flops_standalone"].isna().all()
+    assert found["examples_seen"].to_dict() == {1: 12 * 16, 2: 24 * 16, 3: 30 * 16}

@@ -57,6 +57,7 @@ def _spent(job: Job, folder: Path, attempt: int) -> dict[str, Any]:
             "flops_lost": trained.lost * per_step,
             "flops_eval": trained.flops_eval,
             "device_seconds": trained.device_seconds,
+            **(_as_far_as(job, trained.reached) if job.role == "trunk" else {}),
         }
     each = [spent.of_trainings(lines) for lines in attempts]
     return {
@@ -97,6 +98,8 @@ def collect_orphan(job: Job, origin: Job, outcome: dict[str, Any], results: Path
 def rows(job: Job, outcome: dict[str, Any], told: dict[str, Any], study: str) -> list[dict[str, Any]]:
     """One row a measured number; one row with the reason for a failure."""
     known = {**_of_job(job), **_of_attempt(outcome, told), "study": study}
+    if "reached" in outcome:
+        known |= _as_far_as(job, outcome["reached"])
     if outcome["status"] != "done":
         return [{**known, **_failure(job, outcome)}]
     tuning = known.pop("flops_tuning")
@@ -161,6 +164,12 @@ def _of_job(job: Job) -> dict[str, Any]:
             "lr": job.run.recipe.lr,
         }
     return columns
+
+
+def _as_far_as(trunk: Job, step: int) -> dict[str, Any]:
+    """Of an attempt at a trunk: this study may need less of it than another one had it train, or more by now."""
+    seen = step * trunk.run.recipe.batch_size
+    return {"examples_seen": seen, "epochs": seen / trunk.examples}
 
 
 def _of_attempt(outcome: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
