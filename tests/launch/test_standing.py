@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 import tiny
+from vitscale.cli.plan import plan
 from vitscale.cli.plan_screen import totals
+from vitscale.cli.transfer import fewshot
+from vitscale.errors import INVALID_STUDY
 from vitscale.launch import folders
 from vitscale.launch.board import board
 from vitscale.launch.standing import states
@@ -47,9 +51,8 @@ def test_the_finished_folder_of_another_run_is_refused(planned: Planned) -> None
     now, runs = planned(tiny.STUDY + "[[axes]]\nseed = [0, 1]\n")
     one, other = (job for job in now.jobs if job.kind == "pretrain")
     shutil.copytree(ended(one, runs), runs / other.id)
-    for whole in (True, False):
-        assert folders.state_of(one, runs, whole=whole) == "done"
-        assert folders.state_of(other, runs, whole=whole) == "refused"
+    assert folders.state_of(one, runs) == "done"
+    assert folders.state_of(other, runs) == "refused"
     outcome = folders.outcome_of(other, runs) or {}
     assert outcome["reason"] == f"{runs / other.id} does not hold the run that its name says"
     assert folders.scores(runs, [one.id, other.id]) == {one.id: None}
@@ -130,3 +133,40 @@ def test_nothing_waits_for_a_selection_whose_runs_have_all_failed(planned: Plann
     seen = board(now, runs, everything)
     assert seen.over
     assert seen.stuck == len(now.waiting)
+
+
+@pytest.fixture
+def edited(planned: Planned) -> tuple[Job, Path]:
+    """A finished run whose rate somebody has changed in its record, and the folder of all runs."""
+    now, runs = planned(tiny.STUDY)
+    folder = ended(now.jobs[0], runs)
+    told = folders.document(folder)
+    told["config"]["recipe"]["lr"] = 0.5
+    (folder / "run.json").write_text(json.dumps(told, indent=2))
+    return now.jobs[0], runs
+
+
+def test_plan_takes_no_run_for_done_that_is_refused(
+    edited: tuple[Job, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, runs = edited
+    monkeypatch.chdir(runs.parent)
+    plan(Path("study.toml"))
+    out, err = capsys.readouterr()
+    assert next(line for line in out.splitlines() if line.startswith(job.id)).endswith("\trefused")
+    assert f"error: runs/{job.id} does not hold the run that its name says" in err
+    plan(Path("study.toml"), json=True)
+    found = {each["id"]: each["state"] for each in json.loads(capsys.readouterr().out)["jobs"]}
+    assert found[job.id] == "refused"
+    assert f"waits for refused {job.id}" in found.values()
+
+
+def test_a_transfer_of_a_refused_run_says_why(edited: tuple[Job, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    job, runs = edited
+    with pytest.raises(typer.Exit) as caught:
+        fewshot(job.id, "digits", runs=runs)
+    assert caught.value.exit_code == INVALID_STUDY
+    assert capsys.readouterr().err.splitlines() == [
+        f"error: {runs / job.id} does not hold the run that its name says",
+        "hint: move the folder away; the run is then trained again",
+    ]

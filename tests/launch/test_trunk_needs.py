@@ -138,7 +138,7 @@ def test_a_trunk_that_another_study_needs_further_is_done_as_far_as_it_is_needed
             (folder / "result.json").write_text(json.dumps(later))
         trunk, runs = planned(50, 100)
         assert trunk.steps == 80
-        assert (folders.outcome_of(trunk, tmp_path, whole=False) or {})["reached"] == 80
+        assert (folders.outcome_of(trunk, tmp_path) or {})["reached"] == 80
         assert {left_at(job) for job in runs.values()} == {40, 80}
 
 

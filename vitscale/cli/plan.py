@@ -84,7 +84,7 @@ def plan(
         price=price,
         begun=trunks.shares_left(now.jobs, runs),
     )
-    states = standing.states(now.jobs, runs, whole=False)
+    states = standing.states(now.jobs, runs)
     if not standing.can_choose(now.jobs, states):
         states = {**{job.id: f"{standing.WAITS}failed tuning" for job in now.waiting}, **states}
     if json:

@@ -80,9 +80,12 @@ def _transfer(run: str, transfer: Transfer, runs: Path, results: Path, threads: 
     told = folders.document(folder)
     if told["kind"] == "transfer":
         raise VitscaleError(f"{folder.name} is itself a transfer", hint="name a pre-training run", exit_code=USAGE)
-    if folders.state(folder) != "done":
+    if (state := folders.state(folder)) == "refused":
+        ended = folders.outcome(folder) or {}
+        raise VitscaleError(ended["reason"], hint=ended["hint"], exit_code=ended["exit_code"])
+    if state != "done":
         raise VitscaleError(
-            f"run {folder.name} is not done ({folders.state(folder)})",
+            f"run {folder.name} is not done ({state})",
             hint="finish its pre-training first, with the command that began it",
             exit_code=MISSING,
         )

@@ -75,17 +75,13 @@ def _damaged(folder: Path, error: Exception) -> Unusable:
     )
 
 
-def check(folder: Path, *, whole: bool = True) -> Unusable | None:
+def check(folder: Path) -> Unusable | None:
     """What is wrong with `run.json`: damaged, or of another run than the folder's name says. None: nothing is.
 
-    The name is worked out again from what the file says, once as long as the file stays the same: 0.3 ms. Without
-    `whole`, for who looks at thousands, only the name that it gives is compared.
+    The name is worked out again from what the file says, once as long as the file stays the same: 0.15 ms.
     """
     path = folder / "run.json"
     try:
-        if not whole:
-            with path.open("rb") as file:
-                return None if f'"id": "{folder.name}"'.encode() in file.read(256) else check(folder)
         stat = path.stat()
         return _checked(path, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
     except OSError as error:
@@ -133,10 +129,10 @@ def is_held(folder: Path) -> bool:
     return lease.holder(folder) is not None
 
 
-def outcome(folder: Path, *, whole: bool = True) -> dict[str, Any] | None:
-    """As `result`; `refused`, with the reason, where the folder holds another run. `whole`: as of `check`."""
+def outcome(folder: Path) -> dict[str, Any] | None:
+    """As `result`; `refused`, with the reason, where the folder holds another run."""
     found = result(folder)
-    wrong = check(folder, whole=whole) if found is not None and found["status"] != "refused" else None
+    wrong = check(folder) if found is not None and found["status"] != "refused" else None
     return found if wrong is None else _refused(wrong)
 
 
@@ -154,9 +150,9 @@ def _state(folder: Path, outcome: Mapping[str, Any] | None) -> State:
     return "stopped" if (folder / "events.jsonl").is_file() else "to do"
 
 
-def outcome_of(job: Job, runs: Path, *, whole: bool = True) -> dict[str, Any] | None:
+def outcome_of(job: Job, runs: Path) -> dict[str, Any] | None:
     """A job's outcome; None where there is none yet, and for a trunk that must go further than it went."""
-    return as_needed(job, runs / job.id, outcome(runs / job.id, whole=whole))
+    return as_needed(job, runs / job.id, outcome(runs / job.id))
 
 
 def as_needed(job: Job, folder: Path, found: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -169,9 +165,9 @@ def as_needed(job: Job, folder: Path, found: dict[str, Any] | None) -> dict[str,
     return found if found is not None and found["status"] == "failed" else None
 
 
-def state_of(job: Job, runs: Path, *, whole: bool = True) -> State:
+def state_of(job: Job, runs: Path) -> State:
     """Where a job stands."""
-    folder, known = runs / job.id, outcome(runs / job.id, whole=whole)
+    folder, known = runs / job.id, outcome(runs / job.id)
     found = _state(folder, as_needed(job, folder, known))
     # Of a trunk that came to its end more may be needed since: nothing stopped it.
     return "to do" if found == "stopped" and (known or {}).get("status") == "done" else found

@@ -13,13 +13,10 @@ OPEN = ("to do", "stopped", "running")
 WAITS = "waits for "
 
 
-def states(jobs: Iterable[Job], runs: Path, *, whole: bool = True) -> dict[str, str]:
-    """By id: those of `folders.State`, or `waits for failed ID` of what cannot begin because of that.
-
-    `whole`: as of `folders.check`.
-    """
+def states(jobs: Iterable[Job], runs: Path) -> dict[str, str]:
+    """By id: those of `folders.State`, or `waits for failed ID` of what cannot begin because of that."""
     of = {job.id: job for job in jobs}
-    return with_causes(of, {id_: folders.state_of(job, runs, whole=whole) for id_, job in of.items()}, runs)
+    return with_causes(of, {id_: folders.state_of(job, runs) for id_, job in of.items()}, runs)
 
 
 def with_causes(jobs: Mapping[str, Job], own: Mapping[str, str], runs: Path) -> dict[str, str]:

@@ -49,9 +49,9 @@ def as_needed(
                 yield _as_far_as(job, waiting[job.id])
         elif left_at[job.id]:
             needed = _up_to(job, left_at[job.id])
-            if job.id in ended and not folders.outcome_of(needed, runs, whole=False):
+            if job.id in ended and not folders.outcome_of(needed, runs):
                 continue
-            if max(saved[job.id], default=0) >= needed.steps or folders.outcome_of(needed, runs, whole=False):
+            if max(saved[job.id], default=0) >= needed.steps or folders.outcome_of(needed, runs):
                 yield needed
 
 
@@ -114,7 +114,7 @@ def _has_begun(folder: Path) -> bool:
 def _start(job: Job, runs: Path, saved: Sequence[int], *, grows: bool) -> int | None:
     """The step at which a branch leaves its trunk, as things stand: 0 where it trains alone, None where it waits."""
     assert job.branch is not None
-    outcome = folders.outcome(runs / job.id, whole=False)
+    outcome = folders.outcome(runs / job.id)
     if outcome is not None and outcome["status"] == "refused":
         return 0  # a person has to look
     if outcome is not None and outcome["status"] == "done":
