@@ -225,7 +225,9 @@ def test_a_finished_run_under_another_name_is_refused_and_the_rest_goes_on(finis
         f"error: runs/{other} does not hold the run that its name says",
         "hint: move the folder away; the run is then trained again",
     ]
-    assert set(pd.read_parquet(folder / "results" / "study")["run_id"]) == {one, third}
+    rows = pd.read_parquet(folder / "results" / "study").drop_duplicates("run_id").set_index("run_id")
+    assert rows["status"].to_dict() == {one: "done", other: "failed", third: "done"}
+    assert rows.loc[other, "reason"] == f"runs/{other} does not hold the run that its name says"
 
 
 def test_half_done_runs_of_other_code_are_not_resumed_unless_asked(finished: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from vitscale.launch import folders
 from vitscale.launch.local_sweep import LocalSweep
 from vitscale.launch.machine import Machine, Places
 from vitscale.launch.sweep import current_plan, ready, retry_failed
+from vitscale.results.store import read
 from vitscale.study.job import Job
 from vitscale.study.load import load
 
@@ -124,6 +125,23 @@ def test_a_trunk_in_training_that_cannot_be_asked_to_save_is_named_once(
         made._plan()
     assert said == [f"{run}: Permission denied: what leaves trunk {trunk.id} starts from the checkpoint before"]
     assert not branches.asked(run)
+
+
+def test_a_refused_run_and_what_would_start_from_it_are_rows_that_say_so(tmp_path: Path) -> None:
+    made, jobs, _ = sweep_of(tmp_path, tiny.STUDY)
+    run = begin(jobs[0], tmp_path)
+    (run / "result.json").write_text("{}")
+    made._ended()
+    rows = read(tmp_path / "results" / "study").set_index("run_id")
+    behind = {job.id for job in jobs if job.parent == jobs[0].id}
+    assert set(rows.index) == {jobs[0].id, *behind}
+    assert set(rows["attempt"]) == {0}
+    assert (rows["status"] == "failed").all()
+    assert (rows["failure"] == "setup").all()
+    damaged = f"{run / 'result.json'} is damaged"
+    assert rows.loc[jobs[0].id, "reason"].startswith(damaged)
+    assert rows.loc[list(behind), "reason"].str.startswith(f"its pre-training {jobs[0].id} is refused: {damaged}").all()
+    assert rows["value"].isna().all()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vitscale.failures import Failure
 from vitscale.files import disk_errors
 from vitscale.launch import code, eventlog, folders
 from vitscale.results import spent, store
@@ -87,10 +88,19 @@ def _rates_tried(folder: Path) -> list[dict[str, Any]] | None:
 
 
 def collect_orphan(job: Job, origin: Job, outcome: dict[str, Any], results: Path, study: str) -> None:
-    """A row for a job that cannot be because what it starts from failed; a real attempt replaces it."""
+    """A row for a job that cannot be because its folder is refused, or what it starts from is, or failed.
+
+    A real attempt replaces it, and has its own row already where the folder was another one then.
+    """
+    if job.kind == "import" or any(store.attempts(results / study, job.id)):
+        return
     names = {"trunk": "trunk", "import": "published checkpoint", "pretrain": "pre-training"}
-    reason = f"its {names['trunk' if origin.role == 'trunk' else origin.kind]} {origin.id} failed: {outcome['reason']}"
-    row = {**_of_job(job), **_failure(job, {**outcome, "reason": reason}), "study": study}
+    reason, refused = outcome["reason"], outcome["status"] == "refused"
+    if origin is not job:
+        which = f"its {names['trunk' if origin.role == 'trunk' else origin.kind]} {origin.id}"
+        reason = f"{which} {'is refused' if refused else 'failed'}: {reason}"
+    kind = Failure.SETUP if refused else outcome.get("failure")
+    row = {**_of_job(job), **_failure(job, {"failure": kind, "reason": reason}), "study": study}
     with disk_errors(results):
         store.write_part([row], results / study, run_id=job.id, attempt=0)
 

@@ -239,13 +239,10 @@ class Sweep(ABC):
         jobs = {job.id: job for job in last.jobs}
         own: dict[str, str] = {job.id: folders.state_of(job, runs) for job in last.jobs}
         for job in last.jobs:
-            if (
-                not self._collect(job)
-                and own[job.id] != "refused"
-                and (by := stopper(job, jobs, own, runs)) is not None
-            ):
-                outcome = folders.outcome_of(by, runs)
-                if outcome is not None and outcome["status"] == "failed":
+            if not self._collect(job):
+                by = job if own[job.id] == "refused" else stopper(job, jobs, own, runs)
+                outcome = None if by is None else folders.outcome_of(by, runs)
+                if by is not None and outcome is not None and outcome["status"] in ("failed", "refused"):
                     collect_orphan(job, by, outcome, self.places.results, self.study.name)
         wanted = [job for job in last.jobs if self.only(job) and not trunks.is_others(job, own[job.id])]
         waiting = sum(self.only(job) for job in last.waiting)

@@ -56,6 +56,12 @@ def part_name(run_id: str, attempt: int) -> str:
     return f"{run_id}-{attempt}.parquet"
 
 
+def attempts(folder: Path, run_id: str) -> list[int]:
+    """The attempts of a run that are recorded; 0 of one that nobody tried."""
+    names = (path.stem.rpartition("-")[2] for path in folder.glob(f"{run_id}-*.parquet"))
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
 def write_changes(diff: str | None, folder: Path) -> str | None:
     """Keeps in what code differed from its commit, once; the file's name in `_changes`, None for no difference."""
     if not diff:
