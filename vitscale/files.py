@@ -124,6 +124,13 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
         yield held
 
 
+def is_full(error: Exception) -> bool:
+    """Whether a disk has no space left, or a person no quota; safetensors tells the number in its text alone."""
+    if isinstance(error, OSError):
+        return error.errno in FULL
+    return any(f"(os error {number})" in str(error) for number in FULL)
+
+
 @contextlib.contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
     """Turns what a full, read-only or forbidden disk says into a `VitscaleError` that names the folder."""

@@ -18,6 +18,7 @@ from vitscale.launch import folders
 from vitscale.launch.board import board
 from vitscale.launch.standing import states
 from vitscale.launch.sweep import current_plan, everything, ready
+from vitscale.launch.unusable import Unusable
 from vitscale.study.job import Job
 from vitscale.study.load import load
 from vitscale.study.plan import Plan
@@ -170,3 +171,17 @@ def test_a_transfer_of_a_refused_run_says_why(edited: tuple[Job, Path], capsys: 
         f"error: {runs / job.id} does not hold the run that its name says",
         "hint: move the folder away; the run is then trained again",
     ]
+
+
+def test_a_file_in_the_place_of_a_run_s_folder_concerns_that_run_alone(planned: Planned) -> None:
+    now, runs = planned(tiny.STUDY + "[[axes]]\nseed = [0, 1]\n")
+    one, other = (job for job in now.jobs if job.kind == "pretrain")
+    runs.mkdir()
+    (runs / one.id).touch()
+    found = states(now.jobs, runs)
+    assert (found[one.id], found[other.id]) == ("refused", "to do")
+    assert (folders.outcome_of(one, runs) or {})["reason"] == f"{runs / one.id} is a file and no folder"
+    assert not folders.is_held(runs / one.id)
+    assert {job.id for jobs in ready(now, runs, everything) for job in jobs} >= {other.id}
+    with pytest.raises(Unusable, match="is a file and no folder"):
+        folders.prepare(one, runs, base=runs.parent, machine={})

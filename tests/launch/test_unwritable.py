@@ -127,6 +127,32 @@ def test_a_trunk_in_training_that_cannot_be_asked_to_save_is_named_once(
     assert not branches.asked(run)
 
 
+@pytest.mark.parametrize("name", ["checkpoints", "events.jsonl", "log.txt"])
+def test_what_lies_in_the_way_in_a_run_s_folder_concerns_its_run_alone(tmp_path: Path, name: str) -> None:
+    made, (one, other, _), said = sweep_of(tmp_path, SEEDS)
+    run = tmp_path / "runs" / one.id
+    run.mkdir(parents=True)
+    (run / name).touch() if name == "checkpoints" else (run / name).mkdir()
+    assert made._prepared(one) is None
+    assert made._prepared(other) is not None
+    assert f"{run / name} is a f" in said[0]
+    assert (list(made.refused), made.refused_code) == ([one.id], MISSING)
+
+
+def test_a_worker_that_ends_of_other_things_than_a_full_disk_ends_no_sweep(tmp_path: Path) -> None:
+    made, jobs, said = sweep_of(tmp_path, SEEDS)
+    run = begin(jobs[0], tmp_path)
+    (run / "log.txt").write_text("step 1\nerror: x: Not a directory\nhint: move x away\n")
+    made._full_disk(jobs)
+    assert said[0].endswith(": x: Not a directory")
+    assert made.refused[jobs[0].id].hint == "move x away"
+    assert not made.stopping
+    (run / "log.txt").write_text(f"error: x: {os.strerror(errno.ENOSPC)}\nhint: free some space\n")
+    with pytest.raises(VitscaleError, match="free some disk space"):
+        made._full_disk(jobs)
+    assert made.stopping
+
+
 def test_a_refused_run_and_what_would_start_from_it_are_rows_that_say_so(tmp_path: Path) -> None:
     made, jobs, _ = sweep_of(tmp_path, tiny.STUDY)
     run = begin(jobs[0], tmp_path)

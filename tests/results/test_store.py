@@ -205,6 +205,15 @@ def test_a_plan_that_cannot_be_read_is_named(tmp_path: Path, text: str, complain
     assert len(str(caught.value).splitlines()) == 2
 
 
+@pytest.mark.parametrize("file", ["results", "results/study"])
+def test_a_file_in_the_place_of_the_folder_is_said(tmp_path: Path, file: str) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    with pytest.raises(VitscaleError, match=f"^error: {tmp_path / file} is a file and no folder") as caught:
+        read_plan(tmp_path / "results" / "study")
+    assert "writes it anew" not in str(caught.value)
+
+
 def test_what_is_recorded_again_unchanged_is_not_written_again(tmp_path: Path) -> None:
     """So that a sweep with nothing left to do leaves a folder under version control as it was, and takes no time."""
     path = write_part([{"value": 0.1}], tmp_path, run_id="a", attempt=1)

@@ -1,14 +1,17 @@
 """Checkpoints: written whole or not at all, and never believed unread."""
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from vitscale.errors import MISSING, VitscaleError
+from vitscale.failures import Failure
 from vitscale.train import checkpoint
 from vitscale.train.checkpoint import Checkpoint, Keep, NotSaved, Progress
 
@@ -85,14 +88,31 @@ def test_checkpoints_are_written_in_turn_while_the_caller_goes_on(tmp_path: Path
     assert newest(tmp_path).weights["w"].tolist() == [4.0] * 3
 
 
-def test_a_disk_that_refuses_is_said_when_the_writer_is_next_asked(tmp_path: Path) -> None:
+def test_what_refuses_a_checkpoint_is_said_when_the_writer_is_next_asked(tmp_path: Path) -> None:
+    """It fails the run, as more space would not help it; a full disk does not."""
     save(tmp_path, 1)
     (tmp_path / "checkpoints" / "step-00000002").write_text("in the way")
     with checkpoint.Writer(tmp_path, Keep()) as writer:
         writer.submit(Progress(step=2), weights={"w": torch.ones(1)}, optimizer={})
-        with pytest.raises(NotSaved, match="no checkpoint could be written"):
+        with pytest.raises(VitscaleError, match="no checkpoint could be written") as caught:
             writer.wait()
+    assert (type(caught.value), caught.value.failure) == (VitscaleError, Failure.SETUP)
+    assert "space" not in str(caught.value)
     assert newest(tmp_path).progress.step == 1
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, ""), OSError(errno.EDQUOT, ""), SafetensorError("I/O error: (os error 28)")]
+)
+def test_a_full_disk_is_no_failure_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def full(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(NotSaved, match="free some disk space"):
+        save(tmp_path, 1)
 
 
 def test_no_checkpoint_is_none(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from vitscale.errors import INVALID_STUDY, MISSING, VitscaleError
 from vitscale.failures import Failure, policy
 from vitscale.files import disk_errors, locked, write_whole
 from vitscale.launch import code, eventlog
-from vitscale.launch.unusable import Unusable, append_nothing, written_to
+from vitscale.launch.unusable import Unusable, append_nothing, in_the_way, written_to
 from vitscale.results import provenance
 from vitscale.study import describe
 from vitscale.study.job import Job, files_of
@@ -32,6 +32,8 @@ def result(folder: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except NotADirectoryError:
+        if (wrong := in_the_way(folder)) is not None and folder.parent.is_dir():
+            return _refused(wrong)
         raise VitscaleError(
             f"{folder.parent} is not a folder", hint="name a folder for the runs with --runs", exit_code=MISSING
         ) from None
@@ -209,8 +211,8 @@ def prepare(job: Job, runs: Path, *, base: Path, machine: Mapping[str, Any], acc
     """Makes the run's folder and `run.json`, or checks the one that is there.
 
     Raises:
-        Unusable: the folder holds another configuration, was half done by other code (exit 3), is damaged, or takes no
-            files while the runs folder does (exit 5).
+        Unusable: the folder holds another configuration, was half done by other code (exit 3), is damaged, has
+            something in the way, or takes no files while the runs folder does (exit 5).
         VitscaleError: the disk is full, or the runs folder takes no files (exit 5).
     """
     folder = runs / job.id
@@ -222,6 +224,8 @@ def prepare(job: Job, runs: Path, *, base: Path, machine: Mapping[str, Any], acc
     }
     if job.branch is not None and not checkpoint_steps(folder):
         _check_trunk(runs / job.branch.trunk, job, told, accept_code_change)
+    if (wrong := in_the_way(folder)) is not None:
+        raise wrong
     if (folder / "run.json").is_file():
         if (wrong := check(folder)) is not None:
             raise wrong

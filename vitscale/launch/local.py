@@ -11,11 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vitscale.errors import HELD, INTERRUPTED, MISSING, RUN_FAILED
+from vitscale.errors import HELD, INTERRUPTED, MISSING, RUN_FAILED, Problem
 from vitscale.failures import Failure
+from vitscale.files import FULL
 from vitscale.launch import folders, over_ssh
 from vitscale.launch.hostfile import Host
 from vitscale.processes import STOP_SIGNALS, signal_at_parent_death
+
+SATED = ("no space left", *map(os.strerror, FULL))
+"""Words of an error of a disk that takes nothing more."""
 
 LET_GO = 10.0
 """Seconds for a run to be free after the death of a worker whose own processes have it: a large one dies slowly."""
@@ -103,6 +107,15 @@ def _is_free(folder: Path, end: float) -> bool:
 def last_words(folder: Path) -> str:
     """The way out for a run whose processes said nothing."""
     return f"{folder / 'log.txt'} has its last words; the same command tries again, a sweep with --retry-failed"
+
+
+def trouble(folder: Path) -> Problem | None:
+    """The error that a run's processes have printed last, where that is another than that of a full disk."""
+    log = folder / "log.txt"
+    last = log.read_text(errors="replace").splitlines()[-2:] if log.is_file() else []
+    if len(last) < 2 or not last[0].startswith("error: ") or any(words in last[0] for words in SATED):
+        return None
+    return Problem(last[0].removeprefix("error: "), last[1].removeprefix("hint: "))
 
 
 def killed_by(code: int) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from vitscale.errors import HELD, INTERRUPTED, MISSING
 from vitscale.launch import folders
 from vitscale.launch.board import Board, board
-from vitscale.launch.local import Worker, wait_any
+from vitscale.launch.local import Worker, trouble, wait_any
 from vitscale.launch.progress import title
 from vitscale.launch.slots import Seat, Slots
 from vitscale.launch.sweep import TRIES, Ended, Sweep, not_saved, ready
@@ -118,13 +118,20 @@ class LocalSweep(Sweep):
         return True
 
     def _full_disk(self, jobs: list[Job]) -> None:
-        """A worker that could not save has not failed its run, but going on makes no sense."""
-        left = [job for job in jobs if folders.result(self.places.runs / job.id) is None]
-        if left:
-            self.stopping = True
-            self._stop_all()
-            folder = self.places.runs / left[0].id
-            raise not_saved(folder)
+        """A worker that could not save has not failed its run, but going on makes no sense.
+
+        What else has kept it from its work is this run's matter.
+        """
+        job = next((job for job in jobs if folders.result(self.places.runs / job.id) is None), None)
+        if job is None:
+            return
+        folder = self.places.runs / job.id
+        if (problem := trouble(folder)) is not None:
+            self._refuse(job, problem, MISSING)
+            return
+        self.stopping = True
+        self._stop_all()
+        raise not_saved(folder)
 
     def _board(self, now: Plan) -> Board:
         started = list(self.workers.values())

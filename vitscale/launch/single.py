@@ -16,7 +16,7 @@ from vitscale.failures import Failure
 from vitscale.files import wait_for_shared, write_whole
 from vitscale.launch import folders
 from vitscale.launch.collect import collect
-from vitscale.launch.local import Worker, cause, last_words, wait_any
+from vitscale.launch.local import Worker, cause, last_words, trouble, wait_any
 from vitscale.launch.machine import Machine, Places
 from vitscale.launch.placement import Place
 from vitscale.launch.progress import progress
@@ -51,7 +51,8 @@ def run_single(job: Job, *, places: Places, machine: Machine, study: str, say: S
             raise _held(folder)
         if folders.result(folder) is None:
             if code == MISSING:
-                raise not_saved(folder)
+                problem = trouble(folder)
+                raise VitscaleError.of([problem], exit_code=code) if problem else not_saved(folder)
             if worker.asked_to_stop or code == INTERRUPTED:
                 return True
             raise VitscaleError(cause(code, folder), hint=last_words(folder), exit_code=RUN_FAILED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -262,6 +263,12 @@ class Sweep(ABC):
 
 def not_saved(folder: Path) -> VitscaleError:
     """Of a worker that ended because the disk refused what it wrote."""
+    if not os.access(folder, os.W_OK):
+        return VitscaleError(
+            f"{folder}: it takes no files any more",
+            hint="make it one that can be written to and start the same command again",
+            exit_code=MISSING,
+        )
     return VitscaleError(
         f"{folder}: the disk took no checkpoint, or no line of a log",
         hint="free some disk space and start the same command again: it goes on from the last checkpoint",

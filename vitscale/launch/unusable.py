@@ -50,3 +50,18 @@ def append_nothing(folder: Path) -> None:
     for name in ("events.jsonl", "log.txt"):
         if (folder / name).is_file():
             (folder / name).open("ab").close()
+
+
+def in_the_way(folder: Path) -> Unusable | None:
+    """What is a file where a run has a folder, or a folder where it has a file (exit 5); None: nothing is."""
+    for path in (folder, folder / "checkpoints"):
+        if path.exists() and not path.is_dir():
+            return _away(f"{path} is a file and no folder")
+    for path in (folder / "events.jsonl", folder / "log.txt"):
+        if path.is_dir():
+            return _away(f"{path} is a folder and no file")
+    return None
+
+
+def _away(what: str) -> Unusable:
+    return Unusable(what, hint="move it away: the run is then trained", exit_code=MISSING)

@@ -163,6 +163,10 @@ def read_plan(folder: Path) -> Held | None:
         study = document.get("version"), tuple(document.get("settings", []))
     except FileNotFoundError:
         return None
+    except NotADirectoryError:
+        file = next(place for place in (folder, *folder.parents) if place.exists())
+        hint = "move it away, or name another folder of results with --results"
+        raise VitscaleError(f"{file} is a file and no folder", hint=hint, exit_code=MISSING) from None
     except (OSError, ValueError, LookupError, TypeError) as error:
         kind = VitscaleError if isinstance(error, OSError) else DamagedPlan
         raise kind(

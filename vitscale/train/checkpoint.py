@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vitscale.errors import MISSING, VitscaleError
-from vitscale.files import sync, write_whole
+from vitscale.failures import Failure
+from vitscale.files import is_full, sync, write_whole
 from vitscale.study.cost import KEPT
 
 MODEL = "model.safetensors"
@@ -138,7 +139,8 @@ def save(
     """Writes `checkpoints/step-<n>/` under another name, syncs and renames it, then moves `latest`.
 
     Raises:
-        NotSaved: the disk is full or read-only; what was there before is untouched (exit 5).
+        NotSaved: the disk is full; what was there before is untouched (exit 5).
+        VitscaleError: something else is in its way there (exit 5).
         Whatever `check` raises, where the run is somebody else's by now: as well.
     """
     final = folder_of(run, progress.step)
@@ -169,7 +171,7 @@ def adopt(source: Checkpoint, run: Path, progress: Progress) -> Path:
     """Makes another run's checkpoint one of this run's, without a copy where the file system has links.
 
     Raises:
-        NotSaved: the disk is full or read-only (exit 5).
+        NotSaved, VitscaleError: as `save`.
         FileNotFoundError: the other run has let go of it meanwhile.
     """
     final = folder_of(run, progress.step)
@@ -236,12 +238,13 @@ def _link(source: Path, target: Path) -> None:
         sync(target)
 
 
-def _not_saved(folder: Path, error: Exception) -> NotSaved:
-    return NotSaved(
-        f"no checkpoint could be written to {folder}: {error}",
-        hint="free some disk space and start the same command again: it goes on from the last checkpoint",
-        exit_code=MISSING,
-    )
+def _not_saved(folder: Path, error: Exception) -> VitscaleError:
+    message = f"no checkpoint could be written to {folder}: {error}"
+    if is_full(error):
+        hint = "free some disk space and start the same command again: it goes on from the last checkpoint"
+        return NotSaved(message, hint=hint, exit_code=MISSING)
+    hint = "put right what keeps it out: the same command then tries again, a sweep with --retry-failed"
+    return VitscaleError(message, hint=hint, exit_code=MISSING, failure=Failure.SETUP)
 
 
 class Writer:
