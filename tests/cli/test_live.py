@@ -69,6 +69,14 @@ def test_a_board_counts_the_study_and_shows_who_works(planned: tuple[Plan, Path]
     assert not found.over
 
 
+def test_no_time_is_left_where_nobody_works(planned: tuple[Plan, Path]) -> None:
+    now, runs = planned
+    assert seen(planned).seconds_left
+    stopped = board(now, runs, everything)
+    assert stopped.summary() == f"0 done, 0 running, 0 failed, {len(now.jobs)} to do"
+    assert board(now, runs, everything, at_once=1).seconds_left, "a sweep is between two runs"
+
+
 def test_a_worker_that_does_not_hold_its_run_yet_is_starting(planned: tuple[Plan, Path]) -> None:
     now, runs = planned
     found = board(now, runs, everything, started=[now.jobs[1:3]])

@@ -39,7 +39,7 @@ class Board:
     counts: Mapping[str, int]
     """By the names of `STATES`; what was stopped, or waits for a selection that can still be made, is to do."""
     seconds_left: float | None
-    """At the rate of the runs so far, or as bench has timed them; None before there is one."""
+    """At the rate of the runs so far, or as bench has timed them; None before there is one, and while nobody works."""
     note: str = ""
     """What else is going on."""
     stuck: int = 0
@@ -68,7 +68,10 @@ def board(
     at_once: int | None = None,
     note: str = "",
 ) -> Board:
-    """How the study stands. `started`: of workers that may not hold their first run yet, the jobs of each."""
+    """How the study stands. `started`: of workers that may not hold their first run yet, the jobs of each.
+
+    `at_once`: of the sweep that asks, which is at work then, how many run at once.
+    """
     jobs = [job for job in now.jobs if wanted(job)]
     standing = states(now.jobs, runs)
     for group in started:
@@ -87,7 +90,7 @@ def board(
     return Board(
         lines=tuple(_line(job, runs / job.id) for job in running),
         counts={state: counts[state] for state in STATES},
-        seconds_left=rest.seconds if rest.measured else None,
+        seconds_left=rest.seconds if rest.measured and (running or at_once) else None,
         note=note,
         stuck=held_back,
         refused=counts["refused"],
