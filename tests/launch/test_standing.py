@@ -185,3 +185,9 @@ def test_a_file_in_the_place_of_a_run_s_folder_concerns_that_run_alone(planned: 
     assert {job.id for jobs in ready(now, runs, everything) for job in jobs} >= {other.id}
     with pytest.raises(Unusable, match="is a file and no folder"):
         folders.prepare(one, runs, base=runs.parent, machine={})
+
+
+def test_what_there_is_one_of_is_told_as_one(planned: Planned) -> None:
+    now, _ = planned(tiny.STUDY.partition("[[transfer]]")[0] + '[[transfer]]\ntask = "digits"\nshots = [1]\n')
+    first = totals([job for job in now.jobs if job.run.transfer is None or job.run.transfer.init != "pixels"], {})[0]
+    assert first.startswith("1 pre-training run, 1 transfer, 1 baseline; ")

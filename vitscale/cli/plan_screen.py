@@ -149,8 +149,8 @@ def totals(
     transfers = len(jobs) - pretraining - trunks - published - baselines
     checkpoints = f"{count(published, 'published checkpoint')}, " if published else ""
     return [
-        f"{pretraining} pre-training runs, {checkpoints}{transfers} transfers, {baselines} baselines; "
-        f"{flops.total:.2e} FLOPs",
+        f"{count(pretraining, 'pre-training run')}, {checkpoints}{count(transfers, 'transfer')}, "
+        f"{count(baselines, 'baseline')}; {flops.total:.2e} FLOPs",
         *(_saved(flops, trunks) if pretraining or trunks else []),
         f"left to run: {count(len(left_of(jobs, states)), 'job')}, {flops.left:.2e} FLOPs",
         *_held_back(jobs, states),

@@ -150,7 +150,7 @@ def _set_failed_aside(study: Study, runs: Path, wanted: Callable[[Job], bool], s
     from vitscale.launch.sweep import current_plan, retry_failed
 
     jobs = [job for job in current_plan(study, runs, wanted, share=share).jobs if wanted(job)]
-    say(f"trying {retry_failed(jobs, runs, say)} failed runs again")
+    say(f"trying {count(retry_failed(jobs, runs, say), 'failed run')} again")
 
 
 def _planned(
