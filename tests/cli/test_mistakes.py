@@ -123,6 +123,16 @@ def test_plan_and_status_answer_on_stdout_and_advise_on_stderr(folder: Path) -> 
 
 
 @pytest.mark.parametrize("arguments", [["plan", "study.toml"], ["plan", "study.toml", "--json"], ["sweep", "--help"]])
+@pytest.mark.parametrize("verb", ["plan", "status"])
+def test_in_a_log_the_advice_stands_behind_the_answer(folder: Path, verb: str) -> None:
+    command = [sys.executable, "-m", "vitscale", verb, "study.toml"]
+    done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert ["\t" in line for line in lines] == sorted(("\t" in line for line in lines), reverse=True)
+    assert "\t" in lines[0]
+    assert "\t" not in lines[-1]
+
+
 def test_an_answer_that_cannot_be_written_is_said(folder: Path, arguments: list[str]) -> None:
     """A disk that is full is told in two lines; a reader that has seen enough, as `head`, is none of our business."""
     command = [sys.executable, "-m", "vitscale.cli.main", *arguments]

@@ -26,7 +26,10 @@ R = TypeVar("R")
 
 
 def say(text: str) -> None:
-    """One line of progress or advice, to stderr."""
+    """One line of progress or advice, to stderr: behind what was answered before it, where both go to one file."""
+    with contextlib.suppress(OSError):  # `Answer` has noted it
+        if sys.stdout is not None:
+            sys.stdout.flush()
     print(text, file=sys.stderr, flush=True)
 
 
