@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 import tiny
-from vitscale.errors import INVALID_STUDY, MISSING, USAGE
+from vitscale.errors import INTERRUPTED, INVALID_STUDY, MISSING, USAGE
 
 
 def vitscale(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -122,7 +123,6 @@ def test_plan_and_status_answer_on_stdout_and_advise_on_stderr(folder: Path) -> 
     assert status["counts"]["to do"] == len(document["jobs"])
 
 
-@pytest.mark.parametrize("arguments", [["plan", "study.toml"], ["plan", "study.toml", "--json"], ["sweep", "--help"]])
 @pytest.mark.parametrize("verb", ["plan", "status"])
 def test_in_a_log_the_advice_stands_behind_the_answer(folder: Path, verb: str) -> None:
     command = [sys.executable, "-m", "vitscale", verb, "study.toml"]
@@ -133,6 +133,7 @@ def test_in_a_log_the_advice_stands_behind_the_answer(folder: Path, verb: str) -
     assert "\t" not in lines[-1]
 
 
+@pytest.mark.parametrize("arguments", [["plan", "study.toml"], ["plan", "study.toml", "--json"], ["sweep", "--help"]])
 def test_an_answer_that_cannot_be_written_is_said(folder: Path, arguments: list[str]) -> None:
     """A disk that is full is told in two lines; a reader that has seen enough, as `head`, is none of our business."""
     command = [sys.executable, "-m", "vitscale.cli.main", *arguments]
@@ -197,3 +198,20 @@ def test_a_disk_that_fills_up_in_a_run_is_said_and_the_run_goes_on_later(tmp_pat
     assert "the disk took no checkpoint" in error
     assert "free some disk space" in hint
     assert vitscale(tmp_path, *command).returncode == 0
+
+
+def test_ctrl_c_while_the_verbs_are_being_loaded_is_a_line_and_no_traceback() -> None:
+    code = """
+import sys
+class Person:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Person())
+from vitscale.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (INTERRUPTED, "", "stopped\n")
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    assert project["project"]["scripts"] == {"vitscale": "vitscale.__main__:main"}
