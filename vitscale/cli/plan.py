@@ -16,6 +16,7 @@ from vitscale.cli.plan_screen import HEADER, TRANSFER_HEADER, bill, document, ro
 from vitscale.cli.screen import print_json, print_table, reports_errors, say, tell_refused
 from vitscale.errors import MISSING, VitscaleError
 from vitscale.processes import cores
+from vitscale.wording import count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -127,14 +128,19 @@ def _print_changes(now: Plan, runs: Path, results: Path, json: bool) -> None:
             hint="vitscale plan STUDY lists them; --results names another folder of results",
             exit_code=MISSING,
         )
-    found = list(changes(now, held, runs))
+    found = list(changes(now, held, runs, results))
+    waiting = sum(job.kind == "pretrain" for job in now.waiting)
     if json:
-        print_json({"changes": [asdict(change) for change in found]})
+        print_json({"changes": [asdict(change) for change in found], "waiting": waiting})
         return
     rows = [(change.state, change.id, change.model, change.words()) for change in found]
     if rows:
         print_table(rows, ["change", "run", "model", "differs"])
-    count = Counter(change.state for change in found)
-    told = [f"{count['new']} new", f"{count['gone']} no more in the study"]
-    told += [f"{count['further']} trunks go further"] if count["further"] else []
+    states = Counter(change.state for change in found)
+    told = [f"{states['new']} new", f"{states['gone']} no more in the study"]
+    if states["further"]:
+        told.append(f"{count(states['further'], 'trunk goes', 'trunks go')} further")
     say(f"pre-training runs: {', '.join(told)}" if found else "nothing has changed")
+    if waiting:
+        back = "; any that is no more in the study may be among them" if states["gone"] else ""
+        say(f"{count(waiting, 'more waits', 'more wait')} for [select], and cannot be compared yet{back}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any
 
@@ -75,6 +76,19 @@ def differences(one: Document, other: Document) -> list[tuple[str, Any, Any]]:
     if found.get("recipe.steps") == found.get("steps"):  # once is enough
         found.pop("steps", None)
     return [(key, *values) for key, values in found.items()]
+
+
+def apart(told: Sequence[Document]) -> list[str]:
+    """The settings in which any of these runs differ. The model's name, which is told of each run, stands for its
+    numbers where it differs."""
+    found: dict[str, set[str]] = {}
+    for each in map(identity, told):
+        for key, value in each.items():
+            found.setdefault(key, set()).add(json.dumps(value))
+    keys = [key for key, values in found.items() if len(values) > 1]
+    named = "model.name" in keys
+    once = [key for key in keys if key != "model.name" and not (named and key.startswith(("arch.", "model.")))]
+    return [key for key in once if key != "steps" or not {"recipe.steps", "recipe.epochs", "recipe.examples"} & {*once}]
 
 
 def command(told: Document) -> str | None:
