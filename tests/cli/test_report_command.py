@@ -144,3 +144,62 @@ def test_paper_with_a_study_is_refused(arguments: tuple[str, ...]) -> None:
     result = run(*arguments)
     assert result.exit_code == USAGE
     assert result.stderr.count("\n") == 2
+
+
+OTHERS = ("table.csv", "report.html", "accuracy_by_set_size.png", "frontier_by_flops.svg")
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("arguments", [("one",), ("--paper",)])
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_named_folder_with_files_of_others_is_refused_and_nothing_written(
+    arguments: tuple[str, ...], name: str
+) -> None:
+    theirs = Path("out") / name
+    theirs.parent.mkdir()
+    theirs.write_text("theirs")
+    result = run(*arguments, "--out", "out")
+    assert result.exit_code == MISSING
+    message = f"error: {theirs} is there, and no report of vitscale made it\nhint: name an empty folder with --out\n"
+    assert result.stderr == message
+    assert [path.read_text() for path in Path("out").iterdir()] == ["theirs"]
+
+
+@pytest.mark.usefixtures("small")
+def test_a_named_folder_that_holds_other_names_alone_takes_a_report_and_the_next_one() -> None:
+    Path("out").mkdir()
+    Path("out/mine.csv").write_text("mine")
+    assert [run("one", "--out", "out").exit_code for _ in range(2)] == [0, 0]
+    page = Path("out/report.html")
+    assert '<meta name="generator" content="vitscale' in page.read_text()
+    page.write_text(page.read_text().replace('<meta name="generator" content="vitscale">\n', ""))  # an older one
+    assert run("one", "--out", "out").exit_code == 0
+    assert Path("out/mine.csv").read_text() == "mine"
+
+
+@pytest.mark.usefixtures("small")
+def test_a_first_report_that_was_interrupted_does_not_refuse_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("vitscale.report.page.html", lambda *_: 1 / 0)
+        assert run("one", "--out", "out").exit_code != 0
+    assert Path("out/table.csv").is_file()
+    assert "interrupted" in Path("out/report.html").read_text()
+    assert run("one", "--out", "out").exit_code == 0
+
+
+def test_the_default_folder_is_the_report_s_whatever_is_in_it(small: Path) -> None:
+    theirs = small / "one" / "_report" / "table.csv"
+    theirs.parent.mkdir()
+    theirs.write_text("of a report whose page is gone")
+    assert run("one").exit_code == 0
+    assert "ViT-nano/4" in theirs.read_text()
+
+
+def test_a_figure_that_is_not_drawn_again_goes_and_files_of_like_names_stay(small: Path) -> None:
+    folder = small / "one" / "_report"
+    folder.mkdir()
+    of_figure = {kind: folder / f"accuracy_by_flops.{kind}" for kind in ("png", "svg", "pdf", "csv", "tex")}
+    for path in of_figure.values():
+        path.write_text("earlier")
+    assert run("one").exit_code == 0
+    assert [kind for kind, path in of_figure.items() if path.exists()] == ["csv", "tex"]

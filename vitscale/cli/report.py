@@ -53,7 +53,7 @@ def report(
     An unfinished study is drawn as far as it goes; the page says what is missing.
     """
     if paper:
-        _paper(studies, overlay, out or results / "_paper", as_json=as_json)
+        _paper(studies, overlay, out, results / "_paper", as_json=as_json)
         return
     folders = [results_folder(study, results) for study in studies or []] or _all(results)
 
@@ -64,6 +64,7 @@ def report(
     with ThreadPoolExecutor(max_workers=1) as thread:  # thousands of parts are read while matplotlib is imported
         first = thread.submit(store.read, folders[0][0])
         from vitscale.report import page
+        from vitscale.report.folder import refuse_others
 
     documents, refused = [], []
     for number, (folder, study) in enumerate(folders):
@@ -71,6 +72,8 @@ def report(
         target = folder / "_report" if out is None else out / folder.name if len(folders) > 1 else out
         try:
             with disk_errors(target):
+                if out is not None:
+                    refuse_others(target)
                 rows, plan = first.result() if number == 0 else store.read(folder), store.read_plan(folder)
                 beside = sources(study, folder.name, runs, rows["run_id"].dropna().unique())
                 title = _title(study, folder.name)
@@ -87,7 +90,9 @@ def report(
         raise VitscaleError.of([p for error in refused for p in error.problems], exit_code=refused[0].exit_code)
 
 
-def _paper(studies: list[str] | None, overlay: Overlay | None, out: Path, *, as_json: bool) -> None:
+def _paper(
+    studies: list[str] | None, overlay: Overlay | None, named: Path | None, default: Path, *, as_json: bool
+) -> None:
     if studies or overlay:
         also = "a study was named" if studies else "--overlay given"
         raise VitscaleError(
@@ -97,9 +102,13 @@ def _paper(studies: list[str] | None, overlay: Overlay | None, out: Path, *, as_
         )
     from vitscale.files import disk_errors
     from vitscale.report import page
+    from vitscale.report.folder import refuse_others
     from vitscale.report.paper import NOTES, SOURCE, TITLE, table
 
+    out = named or default
     with disk_errors(out):
+        if named is not None:
+            refuse_others(out)
         documents = [_document("paper", page.write(table(), out, TITLE, first=NOTES, published=True))]
     if as_json:
         print_json({"source": SOURCE, "reports": documents})

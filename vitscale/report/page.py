@@ -15,6 +15,7 @@ from vitscale.report.doubts import doubts
 from vitscale.report.drawing import drawing
 from vitscale.report.figures import FIGURES, NOTHING, OF_FITS, title_of
 from vitscale.report.fitted import fitted
+from vitscale.report.folder import PAGE, TABLE, begin, forget
 from vitscale.report.interactive import scripts
 from vitscale.report.notes import Note, notes, plan_notes
 from vitscale.report.records import Sources, records
@@ -59,7 +60,7 @@ def write(
     if overlay:
         found = replace(found, theirs=paper.overlay(found.points))
         first = [*first, paper.overlay_note(found.theirs)]
-    out.mkdir(parents=True, exist_ok=True)
+    begin(out)
     with drawing(out) as figures:
         figures.begin({name: draw for name, draw in FIGURES.items() if name not in OF_FITS}, found)
         found = replace(found, fitted=fitted(found))  # which takes as long as some figures
@@ -70,18 +71,18 @@ def write(
             *([] if published else notes(frame, found, plan)),
             *doubts(found),
         ]
-        summary(frame).to_csv(out / "table.csv", index=False)
+        summary(frame).to_csv(out / TABLE, index=False)
         told = records(found, sources)
         cells, runs = Table(*table(found)), Table(*run_table(told))
         scripts()  # which takes as long as a figure the first time
         files = figures.wait()
     drawn = {name: files[name] for name in FIGURES if files[name]}
     for name in FIGURES.keys() - drawn.keys():
-        _forget(out, name)
+        forget(out, name)
     missing = {} if published else {name: why for name, why in NOTHING.items() if name not in drawn}
     remarks += [Note(f"Not drawn: {title_of(name).lower()} ({why}).") for name, why in missing.items()]
     pictures = {name: (title_of(name), (out / f"{name}.svg").read_text("utf-8")) for name in drawn}
-    page = out / "report.html"
+    page = out / PAGE
     page.write_text(html(title, facts(frame, found), remarks, pictures, (cells, runs), told), "utf-8")
     return Report(page, tuple(path for paths in drawn.values() for path in paths), tuple(remarks), cells)
 
@@ -96,9 +97,3 @@ def facts(frame: pd.DataFrame, found: Curves) -> str:
     parts = [count(len(runs), "run"), count(len(frame), "row")]
     parts += [f"{hours:.1f} device-hours" + (f" on {devices}" if devices else "")] if hours else []
     return ", ".join(parts) + (f"; code at {commits}" if commits else "") + "."
-
-
-def _forget(out: Path, name: str) -> None:
-    """A figure of an earlier report that these rows do not support any more."""
-    for path in out.glob(f"{name}.*"):
-        path.unlink()
