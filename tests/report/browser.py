@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
-from selenium.webdriver.support.ui import WebDriverWait
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 SECONDS = 30
+needs_chromium = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Debian's chromium and chromium-driver")
 
 
 class Browser:
@@ -51,6 +53,17 @@ class Browser:
     def errors(self) -> list[str]:
         """What the console has said since it was last asked."""
         return [entry["message"] for entry in self.driver.get_log("browser")]
+
+    def choose(self, name: str, value: str) -> None:
+        """In the switch of that id; until the chart is drawn again."""
+        before = self.drawn()
+        Select(self.find(f"#{name}")).select_by_value(value)
+        self.wait(lambda: self.drawn() > before)
+
+    def click(self, selector: str) -> None:
+        before = self.drawn()
+        self.find(selector).click()
+        self.wait(lambda: self.drawn() > before)
 
 
 @contextmanager

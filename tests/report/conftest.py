@@ -6,6 +6,7 @@ from functools import cache
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
+from browser import Browser, browser
 from matplotlib.figure import Figure
 
 from vitscale.analysis.curves import curves
@@ -25,3 +26,9 @@ def drawn(frame: pd.DataFrame) -> Iterator[Callable[[str], Figure]]:
 
     yield draw
     plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browser(tmp_path_factory.mktemp("downloads")) as found:
+        yield found

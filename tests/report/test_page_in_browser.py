@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from browser import CHROMIUM, DRIVER, Browser, browser
+from browser import Browser, needs_chromium
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.support.ui import Select
 
@@ -14,7 +14,7 @@ from vitscale.report.figures import accuracy_by_set_size
 from vitscale.report.page import write
 from vitscale.report.records import Sources, Trace
 
-pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Debian's chromium and chromium-driver")
+pytestmark = needs_chromium
 
 HOSTILE = "</script><script>document.title = 'hacked'</script><img src=x onerror=\"document.title = 'hacked'\">"
 TRACED = "vit4000x880000s0"
@@ -42,29 +42,11 @@ def page(frame: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
         return write(hostile, tmp_path_factory.mktemp("page"), HOSTILE, sources=sources).page
 
 
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with browser(tmp_path_factory.mktemp("downloads")) as found:
-        yield found
-
-
 @pytest.fixture
 def shown(chromium: Browser, page: Path) -> Iterator[Browser]:
     chromium.show(page)
     yield chromium
     assert chromium.errors() == []
-
-
-def choose(shown: Browser, name: str, value: str) -> None:
-    before = shown.drawn()
-    Select(shown.find(f"#{name}")).select_by_value(value)
-    shown.wait(lambda: shown.drawn() > before)
-
-
-def click(shown: Browser, selector: str) -> None:
-    before = shown.drawn()
-    shown.find(selector).click()
-    shown.wait(lambda: shown.drawn() > before)
 
 
 def card_of(shown: Browser, run: str) -> None:
@@ -100,7 +82,7 @@ def test_it_fits_phone_and_desk_without_an_error_and_keeps_a_study_s_text_as_tex
 
 
 def test_hovering_names_the_run_and_a_click_opens_its_card(shown: Browser) -> None:
-    choose(shown, "images", "4000")
+    shown.choose("images", "4000")
     one = markers(shown)[-1]
     ActionChains(shown.driver).move_to_element(one).perform()
     tip = shown.wait(lambda: shown.find("#vg-tooltip-element.visible").text)
@@ -149,13 +131,13 @@ def test_arrow_keys_go_from_run_to_run_and_enter_opens_one(shown: Browser) -> No
 def test_switches_change_metric_task_axis_counting_and_scale(shown: Browser) -> None:
     pictures = [chart(shown)]
     for name, value in (("task", "4"), ("metric", "error"), ("x", "flops"), ("counting", "flops_computed")):
-        choose(shown, name, value)
+        shown.choose(name, value)
         pictures.append(chart(shown))
-    click(shown, "#ylog")
+    shown.click("#ylog")
     pictures.append(chart(shown))
-    click(shown, "#xlog")
+    shown.click("#xlog")
     pictures.append(chart(shown))
-    click(shown, "#legend input")
+    shown.click("#legend input")
     pictures.append(chart(shown))
     assert len(set(pictures)) == len(pictures)
     assert "pre-training compute, FLOPs" in pictures[-1]
@@ -164,30 +146,30 @@ def test_switches_change_metric_task_axis_counting_and_scale(shown: Browser) -> 
 
 def test_laws_are_thin_lines_over_compute_dashed_beyond_the_data(shown: Browser) -> None:
     assert shown.find("#laws").text == ""
-    choose(shown, "x", "flops")
+    shown.choose("x", "flops")
     dashes = [
         line.get_attribute("stroke-dasharray") for line in shown.all("#plot .layer_1_marks path, #plot .mark-line path")
     ]
     assert "5,4" in dashes
     assert shown.find("#laws").text.startswith("Thin: laws fitted to the error of a family's runs with 55k images")
     laws = len(shown.all("#plot .layer_1_marks path"))
-    click(shown, "#legend input")
+    shown.click("#legend input")
     assert len(shown.all("#plot .layer_1_marks path")) < laws  # those of the family that is hidden
-    click(shown, "#legend input")
-    choose(shown, "images", "4000")  # another set size than the laws'
+    shown.click("#legend input")
+    shown.choose("images", "4000")  # another set size than the laws'
     assert shown.find("#laws").text == ""
 
 
 def test_the_metric_decides_which_tasks_there_are(shown: Browser) -> None:
     assert "digits, 5 shots a class" in shown.find("#task").text
-    choose(shown, "metric", "loss")
+    shown.choose("metric", "loss")
     assert shown.find("#task").text.splitlines() == ["Upstream, test set", "Upstream, validation set"]
     assert "loss, nats" in chart(shown)
 
 
 def test_baselines_are_level_lines_without_dashes_and_named(shown: Browser) -> None:
     assert shown.find("#bars").text == ""
-    choose(shown, "task", next(o.get_attribute("value") for o in shown.all("#task option") if "5 shots" in o.text))
+    shown.choose("task", next(o.get_attribute("value") for o in shown.all("#task option") if "5 shots" in o.text))
     assert shown.find("#bars").text.startswith("Level lines: ")
     assert "raw pixels" in shown.find("#bars").text
     assert len(shown.all("#plot .mark-rule line:not([stroke-dasharray])")) >= 4
@@ -226,25 +208,17 @@ def test_a_table_is_saved_as_csv_with_its_numbers(shown: Browser, tmp_path: Path
     assert HOSTILE in {row["model"] for row in rows}
 
 
-def test_paper_has_no_switches_and_is_white_in_the_dark(chromium: Browser, page: Path) -> None:
-    chromium.show(page, scheme="dark", media="print")
-    assert not chromium.find("#metric").is_displayed()
-    assert not chromium.find("#runs").is_displayed()
-    assert chromium.find("#cells").is_displayed()
-    assert chromium.run("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-
-
 def test_every_switch_fits_a_phone(chromium: Browser, page: Path) -> None:
     chromium.show(page, width=360)
     for name in ("metric", "task", "x", "counting", "images", "seen"):
         values = [option.get_attribute("value") for option in Select(chromium.find(f"#{name}")).options]
         for value in values[1:] if chromium.find(f"#{name}").is_displayed() else []:
-            choose(chromium, name, value)
+            chromium.choose(name, value)
             assert chromium.run("return document.documentElement.scrollWidth") <= 360, (name, value)
         if name == "x" and values[-1] != "flops":
-            choose(chromium, "x", "flops")
+            chromium.choose("x", "flops")
     assert chromium.find("#counting").rect["x"] + chromium.find("#counting").rect["width"] <= 360
-    click(chromium, "#ylog")
+    chromium.click("#ylog")
     card_of(chromium, TRACED)
     chromium.wait(lambda: chromium.find("#card").is_displayed())
     assert chromium.run("return document.documentElement.scrollWidth") <= 360
@@ -253,7 +227,7 @@ def test_every_switch_fits_a_phone(chromium: Browser, page: Path) -> None:
 
 
 def test_a_logarithmic_axis_names_its_powers_of_ten(shown: Browser) -> None:
-    choose(shown, "x", "flops")
+    shown.choose("x", "flops")
     labels = shown.run(
         "return [...document.querySelectorAll('#plot .role-axis-label text')].map((text) => text.textContent)"
     )
@@ -280,7 +254,7 @@ def overlaid(frame: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> P
 def beside(chromium: Browser, overlaid: Path) -> Iterator[Browser]:
     """At the task that the paper has, too."""
     chromium.show(overlaid)
-    choose(chromium, "task", task_of(chromium, "fine-tuned"))
+    chromium.choose("task", task_of(chromium, "fine-tuned"))
     yield chromium
     assert chromium.errors() == []
 
@@ -319,28 +293,28 @@ def test_published_points_are_hollow_grey_named_and_no_runs(beside: Browser) -> 
 
 
 def test_published_points_follow_the_switches_and_their_entry_of_the_legend(beside: Browser) -> None:
-    choose(beside, "x", "flops")
+    beside.choose("x", "flops")
     assert theirs(beside) == 18
     assert "Table 6" in beside.find("#of-theirs").text
-    choose(beside, "counting", "flops_computed")  # which nobody has published
+    beside.choose("counting", "flops_computed")  # which nobody has published
     assert theirs(beside) == 0
-    choose(beside, "counting", "flops")
+    beside.choose("counting", "flops")
     accuracies = [path.get_attribute("transform") for path in beside.all(THEIRS)]
-    choose(beside, "metric", "error")
+    beside.choose("metric", "error")
     errors = [path.get_attribute("transform") for path in beside.all(THEIRS)]
     assert len(errors) == 18
     assert errors != accuracies
-    click(beside, "#of-theirs input")
+    beside.click("#of-theirs input")
     assert theirs(beside) == 0
-    click(beside, "#of-theirs input")
+    beside.click("#of-theirs input")
     assert theirs(beside) == 18
-    choose(beside, "task", task_of(beside, "5 shots"))
+    beside.choose("task", task_of(beside, "5 shots"))
     assert theirs(beside) == 0
     assert not beside.find("#of-theirs").is_displayed()
 
 
 def test_models_of_one_family_are_told_apart_by_shade_and_name(beside: Browser) -> None:
-    choose(beside, "task", task_of(beside, "5 shots"))
+    beside.choose("task", task_of(beside, "5 shots"))
     assert written_in(beside) == {"ViT-nano/4", "ViT-micro/4"}  # the other families have one model, and a legend
     fills = {path.get_attribute("fill") for path in markers(beside)}
     tints = {fill for fill in fills if "var(--vit)" in fill}
@@ -363,7 +337,7 @@ def test_one_model_a_family_needs_no_name_and_no_shade(shown: Browser) -> None:
 def test_names_leave_a_phone_its_width(chromium: Browser, overlaid: Path, scheme: str) -> None:
     chromium.show(overlaid, width=360, scheme=scheme)
     for task in ("fine-tuned", "5 shots"):
-        choose(chromium, "task", task_of(chromium, task))
+        chromium.choose("task", task_of(chromium, task))
         assert chromium.run("return document.documentElement.scrollWidth") <= 360
         edge = chromium.find("#plot svg").rect
         for text in chromium.all("#plot .mark-text.role-mark text"):

@@ -48,7 +48,7 @@ function namedOf(points, theirs) {
 
 // Those that end at the right, and so have their names in a column beside the chart.
 function columnOf(points, theirs, laws) {
-  if ($("plot").clientWidth < NARROW) return [];
+  if (room() < NARROW) return [];
   const place = $("xlog").checked ? Math.log : Number;
   const all = [...points, ...theirs, ...laws].map(({ x }) => place(x)), low = Math.min(...all), high = Math.max(...all);
   return namedOf(points, theirs).filter(({ at: [{ x }] }) => place(x) - low > BESIDE * (high - low));

@@ -27,7 +27,7 @@ COLORS = {
 PAINT = re.compile(rf"((?:fill|stroke): )({'|'.join(COLORS)})\b", re.IGNORECASE)
 # A hundredth of a point is finer than any screen; the scale of a letter's outline needs all of its digits.
 PLACE = re.compile(r"scale\([^)]*\)|(-?\d+\.\d{3,})\b")
-SCRIPTS = ("ticks.js", "beside.js", "page.js")  # the last begins
+SCRIPTS = ("ticks.js", "beside.js", "print.js", "page.js")  # the last begins
 FONT = "(?:DejaVu|Cmsy|Cmr|Cmmi)"  # what ids of letters begin with
 
 

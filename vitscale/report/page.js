@@ -177,6 +177,7 @@ function undominated(means) {
 
 function specification(points, laws, bars, theirs, names) {
   const spec = structuredClone(report.chart);
+  if (printing) Object.assign(spec, PAPER);
   spec.padding = { left: 5, top: 5, bottom: 5, right: 5 + names };
   const titles = { across: axis().title, up: metricTitle() };
   spec.datasets = { runs: points.map(marked), lines: linesOf(points), laws, bars, theirs, names: [], active: [] };
@@ -238,6 +239,7 @@ function describe(laws, bars, theirs) {
   const task = $("task").selectedOptions[0]?.textContent ?? "";
   $("plot").setAttribute("aria-label", `${task}: ${shown.length} runs by ${axis().title}. `
     + "Arrow keys go from run to run, Enter opens one. The tables below hold all values.");
+  $("switched").textContent = told();
   $("shades").textContent = report.series.some(({ several }) => several) ? "Fainter: the family's smaller models." : "";
   $("theirs").textContent = theirs.length ? `Grey and hollow: not trained by vitscale, published in ${theirs[0].source}.` : "";
   $("laws").textContent = laws.length
@@ -364,6 +366,8 @@ function tables() {
 $("plot").addEventListener("keydown", keyed);
 $("card-close").addEventListener("click", () => $("card").close());
 $("card-copy").addEventListener("click", () => navigator.clipboard?.writeText($("card-command").textContent));
+addEventListener("beforeprint", toPaper);
+addEventListener("afterprint", toScreen);
 tables();
 if (report.axes.length && report.measures.length) {
   setUp();

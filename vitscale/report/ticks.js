@@ -28,7 +28,7 @@ function logTicks(values, most) {
 // width that the chart has before it knows its own.
 function sizeTicks(values, names) {
   const place = $("xlog").checked ? Math.log : Number, ends = [Math.min, Math.max].map((end) => place(end(...values)));
-  const scale = ($("plot").clientWidth - names - 90) / (ends[1] - ends[0] || 1);
+  const scale = (room() - names - 90) / (ends[1] - ends[0] || 1);
   let free = Infinity;
   return [...new Set(values)].sort((a, b) => b - a).filter((value) => {
     const at = place(value) * scale, half = 3.6 * short(value).length + 4, fits = at + half <= free;
@@ -39,7 +39,7 @@ function sizeTicks(values, names) {
 
 // `names`: pixels to the right of the plot that names take.
 function ticksOf(points, laws, names) {
-  const narrow = $("plot").clientWidth < NARROW, labelExpr = axis().scientific ? SCIENTIFIC : PLAIN;
+  const narrow = room() < NARROW, labelExpr = axis().scientific ? SCIENTIFIC : PLAIN;
   if (axis().ticks && points.length) return { labelExpr, values: sizeTicks(points.map(({ x }) => x), names), labelOverlap: false };
   if ($("xlog").checked) return { labelExpr, ...logTicks([...points, ...laws].map(({ x }) => x), narrow ? 5 : 9) };
   return { labelExpr, labelOverlap: "greedy", labelSeparation: 10, tickCount: 6 };
