@@ -343,3 +343,37 @@ def test_names_leave_a_phone_its_width(chromium: Browser, overlaid: Path, scheme
         for text in chromium.all("#plot .mark-text.role-mark text"):
             assert text.rect["x"] + text.rect["width"] <= edge["x"] + edge["width"] + 1
     assert chromium.errors() == []
+
+
+@pytest.fixture(scope="module")
+def crowded(frame: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten models of wide names, which end near one another."""
+    vit = frame[frame["family"] == "vit"]
+    models = []
+    for number in range(1, 11):
+        sized = {"params_total": 1_000_000 * 2**number, "patch": number, "model": f"ViT-WWMM{number}/{number}"}
+        ids = {name: vit[name] + f"m{number}" for name in ("run_id", "parent_id")}
+        models.append(vit.assign(**sized, **ids, value=vit["value"] * (1 - number / 1000)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vitscale.report.page.FIGURES", {})
+        return write(pd.concat(models, ignore_index=True), tmp_path_factory.mktemp("crowded"), "many").page
+
+
+OUTSIDE = """
+const edge = document.querySelector('#plot svg').getBoundingClientRect();
+return [...document.querySelectorAll('#plot .mark-text.role-mark text')].filter((text) => {
+  const { left, right, top, bottom } = text.getBoundingClientRect();
+  return left < edge.left || right > edge.right || top < edge.top || bottom > edge.bottom;
+}).map((text) => text.textContent);
+"""
+
+
+@pytest.mark.parametrize("width", [360, 900, 1600])
+def test_no_name_leaves_the_chart_along_any_axis(chromium: Browser, crowded: Path, width: int) -> None:
+    chromium.show(crowded, width=width)
+    axes = [option.get_attribute("value") for option in Select(chromium.find("#x")).options]
+    assert {"flops", "examples", "params_total", "patch", "upstream"} <= set(axes)
+    for name in axes[1:] + axes[:1]:
+        chromium.choose("x", name)
+        assert chromium.run(OUTSIDE) == [], name
+        assert width < 900 or name != "examples" or len(written_in(chromium)) == 10  # all end at the right

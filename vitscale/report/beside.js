@@ -2,7 +2,7 @@
 
 const THEIRS = "theirs";  // among the hidden
 const AS_PUBLISHED = ["flops", "flops_inside"];  // countings; nobody has published what choosing their settings took
-const LETTER = 6.4, LINE = 13;  // pixels: the mean width of a letter of a name, and its height
+const LINE = 13, GAP = 8, RIM = 2;  // pixels: a name's height, its place beside the chart, and the paper around it
 const NARROW = 600;  // pixels of a chart: names beside it would leave it no room
 const BESIDE = 0.9;  // of the chart's width: a line that ends further right has its name beside the chart
 // Where a name may stand, of its marker's middle: right, left, above, below, and aslant.
@@ -54,30 +54,40 @@ function columnOf(points, theirs, laws) {
   return namedOf(points, theirs).filter(({ at: [{ x }] }) => place(x) - low > BESIDE * (high - low));
 }
 
-const widthOf = (column) => column.length ? Math.max(...column.map(({ name }) => LETTER * name.length)) : 0;
+const pen = document.createElement("canvas").getContext("2d");
 
-// Heights as near to those wanted as they can be without overlap, in the same order.
-function spread(wanted) {
+function lengthOf(name) {
+  const { font, fontSize } = report.chart.layer.find(({ mark }) => mark.type === "text").mark;
+  pen.font = `${fontSize}px ${font}`;
+  return pen.measureText(name).width + 2 * RIM;
+}
+
+const widthOf = (column) => column.length ? GAP + Math.max(...column.map(({ name }) => lengthOf(name))) : 0;
+
+// Heights as near to those wanted as they can be without overlap, in the same order, and from 0 to `high`.
+function spread(wanted, high) {
   let last = -Infinity;
   const order = [...wanted.keys()].sort((a, b) => wanted[a] - wanted[b]), pushed = [];
   for (const i of order) last = pushed[i] = Math.max(wanted[i], last + LINE);
-  const down = mean(pushed.map((y, i) => y - wanted[i]));
-  return pushed.map((y) => y - down);
+  const down = mean(pushed.map((y, i) => y - wanted[i])), edge = LINE / 2 + RIM;
+  const above = edge - Math.min(...pushed) + down, below = Math.max(...pushed) - down - (high - edge);
+  return pushed.map((y) => y - down + Math.max(above, 0) - Math.max(Math.min(below, -above), 0));
 }
 
 // Names in the column, and the others where each is nearer to its own marker than to another and covers nothing; one
 // without such a place is left to the legend and the tooltip.
-function namesOf(drawn, points, theirs, column) {
+function namesOf(drawn, points, theirs, ends) {
   const [x, y] = [drawn.scale("x"), drawn.scale("y")], inside = within(drawn.width(), drawn.height());
-  const heights = spread(column.map(({ at: [end] }) => y(end.y)));
+  const column = ends.slice(0, Math.floor(drawn.height() / LINE) - 1);
+  const heights = spread(column.map(({ at: [end] }) => y(end.y)), drawn.height());
   const names = column.map(({ name, color, at: [end] }, i) => (
-    { ...end, name, color, align: "left", dx: drawn.width() - x(end.x) + 8, dy: heights[i] - y(end.y) }));
+    { ...end, name, color, align: "left", dx: drawn.width() - x(end.x) + GAP, dy: heights[i] - y(end.y) }));
   const markers = [...points.map((point) => ({ key: point.series, ...point })),
     ...theirs.map((point) => ({ key: THEIRS + point.line, ...point }))];
   const taken = [];
   for (const { key, name, color, at } of namedOf(points, theirs)) {
     if (column.some((other) => other.key === key)) continue;
-    const width = LETTER * name.length;
+    const width = lengthOf(name);
     const others = markers.map((marker) => boxed(x(marker.x), y(marker.y), ...(marker.key === key ? [8, 8] : [22, 14])));
     const free = at.flatMap((point) => PLACES.map(([align, dx, dy]) => {
       const middle = x(point.x) + dx + width * ({ left: 0.5, right: -0.5 }[align] ?? 0);
