@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from vitscale.analysis.curves import Curves, counted, curves, of_plan, one_version, summary
+from vitscale.files import write_whole
 from vitscale.report import paper
 from vitscale.report.document import Table, html
 from vitscale.report.doubts import doubts
@@ -71,7 +72,7 @@ def write(
             *([] if published else notes(frame, found, plan)),
             *doubts(found),
         ]
-        summary(frame).to_csv(out / TABLE, index=False)
+        write_whole(out / TABLE, summary(frame).to_csv(index=False).encode())
         told = records(found, sources)
         cells, runs = Table(*table(found)), Table(*run_table(told))
         scripts()  # which takes as long as a figure the first time
@@ -83,7 +84,7 @@ def write(
     remarks += [Note(f"Not drawn: {title_of(name).lower()} ({why}).") for name, why in missing.items()]
     pictures = {name: (title_of(name), (out / f"{name}.svg").read_text("utf-8")) for name in drawn}
     page = out / PAGE
-    page.write_text(html(title, facts(frame, found), remarks, pictures, (cells, runs), told), "utf-8")
+    write_whole(page, html(title, facts(frame, found), remarks, pictures, (cells, runs), told).encode())
     return Report(page, tuple(path for paths in drawn.values() for path in paths), tuple(remarks), cells)
 
 
