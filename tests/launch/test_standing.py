@@ -187,6 +187,16 @@ def test_a_file_in_the_place_of_a_run_s_folder_concerns_that_run_alone(planned: 
         folders.prepare(one, runs, base=runs.parent, machine={})
 
 
+def test_a_trunk_with_something_in_the_way_holds_back_those_that_had_yet_to_leave_it(planned: Planned) -> None:
+    now, runs = planned(SHARED)
+    trunk = next(job for job in now.jobs if job.role == "trunk")
+    folder = folders.prepare(trunk, runs, base=runs.parent, machine={})
+    (folder / "checkpoints").touch()
+    found = states(now.jobs, runs)
+    assert found[trunk.id] == "refused"
+    assert {found[job.id] for job in now.jobs if job.branch} == {f"waits for refused {trunk.id}"}
+
+
 def test_what_there_is_one_of_is_told_as_one(planned: Planned) -> None:
     now, _ = planned(tiny.STUDY.partition("[[transfer]]")[0] + '[[transfer]]\ntask = "digits"\nshots = [1]\n')
     first = totals([job for job in now.jobs if job.run.transfer is None or job.run.transfer.init != "pixels"], {})[0]

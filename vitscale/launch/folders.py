@@ -132,9 +132,11 @@ def is_held(folder: Path) -> bool:
 
 
 def outcome(folder: Path) -> dict[str, Any] | None:
-    """As `result`; `refused`, with the reason, where the folder holds another run."""
+    """As `result`; `refused`, with the reason, where the folder holds another run, or something is in its way."""
     found = result(folder)
-    wrong = check(folder) if found is not None and found["status"] != "refused" else None
+    if found is not None and found["status"] == "refused":
+        return found
+    wrong = in_the_way(folder) if found is None else check(folder)
     return found if wrong is None else _refused(wrong)
 
 

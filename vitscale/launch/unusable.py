@@ -54,6 +54,8 @@ def append_nothing(folder: Path) -> None:
 
 def in_the_way(folder: Path) -> Unusable | None:
     """What is a file where a run has a folder, or a folder where it has a file (exit 5); None: nothing is."""
+    if not folder.exists():  # so it is with most, of a study that begins
+        return None
     for path in (folder, folder / "checkpoints"):
         if path.exists() and not path.is_dir():
             return _away(f"{path} is a file and no folder")
