@@ -165,6 +165,30 @@ def test_the_key_shows_each_models_dash_and_the_size_of_its_marker(frame: pd.Dat
         plt.close(drawn)
 
 
+@pytest.mark.parametrize("models", [11, 24])
+@pytest.mark.parametrize("name", ["accuracy_by_set_size", "accuracy_by_flops"])
+def test_the_key_names_every_model_and_tells_each_from_the_others(frame: pd.DataFrame, name: str, models: int) -> None:
+    some = frame[frame["shots"].isna() & (frame["family"] == "vit")]
+    sizes = {f"ViT-{'SB'[n % 2]}/{n}": 10**6 * 2 ** (n // 2) for n in range(1, models + 1)}  # two of each
+    many = [some.assign(model=model, params_total=size, run_id=some["run_id"] + model,
+                        parent_id=some["parent_id"] + model) for model, size in sizes.items()]  # fmt: skip
+    drawn = figures.FIGURES[name](curves(pd.concat(many, ignore_index=True)))
+    assert drawn is not None
+    drawn.draw_without_rendering()
+    key = drawn.axes[-1]
+    assert {text.get_text() for text in key.texts} == set(sizes)
+    boxes = [text.get_window_extent() for text in key.texts]
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+    assert all(drawn.bbox.x0 <= box.x0 and box.x1 <= drawn.bbox.x1 and box.y0 >= 0 for box in boxes)
+    inside = {tuple(mark.get_offsets()[0].round(6)): str(mark.get_paths()[0].vertices) for mark in key.collections}
+    looks = set()
+    for line in key.get_lines():
+        middle = line.get_xydata()[len(line.get_xydata()) // 2]
+        looks.add((line.get_linestyle(), round(line.get_markersize(), 1), inside.get(tuple(middle.round(6)))))
+    assert len(looks) == models
+    plt.close(drawn)
+
+
 def _names(key: Axes) -> list[Text]:
     return [text for text in key.texts if "FLOPs" not in text.get_text()]
 
@@ -226,7 +250,12 @@ def test_networks_are_drawn_by_their_size_and_by_their_patch(frame: pd.DataFrame
     assert by_size is not None
     (line,) = [line for line in by_size.axes[0].lines if line.get_gid() != LEADER]
     assert list(line.get_xdata()) == [1e6, 6e6, 3e7]
-    areas = {area for points in by_size.axes[0].collections for area in getattr(points, "get_sizes", list)()}
+    areas = {
+        area
+        for points in by_size.axes[0].collections
+        for area in getattr(points, "get_sizes", list)()
+        if area >= panels.SMALL
+    }
     assert len(areas) == 3
     by_patch = figures.accuracy_by_patch(found)
     assert by_patch is not None

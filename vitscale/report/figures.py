@@ -16,6 +16,7 @@ from vitscale.report.labels import end_label, push_apart
 from vitscale.report.laws import error_by_flops, frontier_by_flops, isoflop_panels
 from vitscale.report.lines import Look, looks, measure_title, short, upstream_task
 from vitscale.report.panels import (
+    MOST_NAMES,
     SERIES,
     accuracy,
     draw_caption,
@@ -30,7 +31,6 @@ from vitscale.report.panels import (
 )
 
 MOST_TICKS = 8  # of sizes that are named each
-MOST_NAMES = 15  # that the height of a panel holds
 
 
 def accuracy_by_set_size(found: Curves) -> Figure | None:

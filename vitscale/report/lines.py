@@ -20,7 +20,9 @@ BASELINE_NAMES = {
     ("finetune", "untrained"): "from scratch",
 }
 Dash = str | tuple[int, tuple[float, ...]]
-DASHES: list[Dash] = ["-", (0, (6, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5))]
+DASHES: list[Dash] = [
+    "-", (0, (6, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (6, 1.5, 1.2, 1.5, 1.2, 1.5)), (0, (2.5, 3)),
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

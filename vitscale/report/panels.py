@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from textwrap import wrap
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -18,6 +19,7 @@ from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
+from matplotlib.transforms import Transform
 
 from vitscale.analysis.curves import Curves, cost_per_image
 from vitscale.files import write_whole
@@ -30,7 +32,11 @@ WIDTH = 9.0  # inches
 SERIES = ["family", "variant"]  # a line by compute: a family's models joined
 MARKER, SMALL, LARGE = 26.0, 14.0, 64.0  # square points
 SAME_SIZE = 1.5  # networks whose parameters differ by less have markers of one size
+MOST_NAMES = 15  # that the height of a panel holds
+ALIKE = 1.5  # markers whose areas differ by less are not told apart by them
+INSIDE = ("", "o", "_", "|", "x")  # in white, the markers of a family's models that are alike
 ROOM, PRICED, UNPRICED = 1.05, 0.17, 0.1  # of a key's height: all of it, a model with its price, one without
+LONG, ACROSS = 14, 1.24  # of a key: rows in a column; the width of all columns, in panels without their names
 TITLE = 32  # letters of a panel's name in a line, where panels stand three in a row
 LETTERS = 16.5  # of a caption in an inch
 FORMATS = ("png", "svg", "pdf")
@@ -116,11 +122,14 @@ def small_multiples(
     with style():
         keyed = len(panels) % 3 == 2  # where there is room
         figure, grid = panel_grid(len(panels), free=int(keyed))
+        inside = marks_inside(points) if keyed else {}  # which the key explains
         labels = []
         for number, (axes, key) in enumerate(zip(grid, panels, strict=True)):
             beside = of_measure(theirs, key)
             ticks(axes, along(points, beside, x))
-            texts = draw_lines(axes, of_measure(points, key), keys, x, line_looks)
+            texts = draw_lines(axes, of_measure(points, key), keys, x, line_looks, inside)
+            if keyed and len(texts) > MOST_NAMES:  # the key has them all
+                texts = _removed(texts)
             texts += draw_theirs(axes, beside, x)
             texts += draw_baselines(axes, of_measure(accuracy(found.baselines), key))
             labels.append((axes, texts))
@@ -142,11 +151,22 @@ def small_multiples(
     return figure
 
 
+def _removed(texts: list[Annotation]) -> list[Annotation]:
+    for text in texts:
+        text.remove()
+    return []
+
+
 def draw_lines(
-    axes: Axes, points: pd.DataFrame, keys: list[str], x: str, line_looks: dict[tuple[str, ...], Look]
+    axes: Axes,
+    points: pd.DataFrame,
+    keys: list[str],
+    x: str,
+    line_looks: dict[tuple[str, ...], Look],
+    inside: Mapping[str, str],
 ) -> list[Annotation]:
     """Means and their bands, each line named at its end. Of a line of several models only the points that nothing
-    smaller in x equals are joined; the others are faint."""
+    smaller in x equals are joined; the others are faint. `inside`: as `marks_inside` gives it."""
     texts = []
     areas = marker_areas(points)
     for line, group in points.assign(variant=points["variant"].fillna("")).groupby(keys, sort=True):
@@ -165,8 +185,32 @@ def draw_lines(
                 group.loc[shown, x].astype(float), 100 * group.loc[shown, "value"], s=areas[shown[shown].index],
                 color=look.color, marker=look.marker, edgecolors="white", linewidths=0.6, alpha=alpha, zorder=3,
             )  # fmt: skip
+        for model, of_model in group.groupby("model"):
+            at = (of_model[x].astype(float), 100 * of_model["value"])
+            _draw_inside(axes, *at, areas[of_model.index], inside.get(str(model), ""), axes.transData)
         texts.append(end_label(axes, look.label, across[-1], mean[-1], look.color, 8))
     return texts
+
+
+def marks_inside(points: pd.DataFrame) -> dict[str, str]:
+    """By model, what is in its markers: something else for each of a family's that are about as large."""
+    areas = _areas_by_model(points)
+    found: dict[str, str] = {}
+    for _, models in points.groupby("family")["model"].unique().items():
+        number, before = 0, 0.0
+        for model in sorted(map(str, models), key=lambda name: (areas[name], name)):
+            number = number + 1 if areas[model] < ALIKE * before else 0
+            found[model], before = INSIDE[number % len(INSIDE)], float(areas[model])
+    return found
+
+
+def _draw_inside(axes: Axes, x: Any, y: Any, areas: Any, mark: str, places: Transform) -> None:
+    if mark:
+        filled = mark == "o"
+        axes.scatter(
+            x, y, s=areas * (0.15 if filled else 0.5), marker=mark, color="white", linewidths=0 if filled else 1,
+            zorder=3.1, transform=places, clip_on=False,
+        )  # fmt: skip
 
 
 def undominated(line: pd.DataFrame) -> pd.Series:
@@ -224,25 +268,27 @@ def draw_key(
     axes.set_axis_off()
     rows = list(_of_lines(points, keys, line_looks) if "model" in keys else _of_models(points, line_looks))
     priced = any(model in cost.index for _, model, _, _ in rows) and len(rows) <= ROOM / PRICED
-    shown = rows if len(rows) <= ROOM / UNPRICED else rows[: int(ROOM / UNPRICED) - 1]
+    columns = -(-len(rows) // LONG)
+    tall, wide = -(-len(rows) // columns), ACROSS / columns
+    step = PRICED if priced else min(UNPRICED, ROOM / tall)
     name_at = 0.22 if "model" in keys else 0.15
-    for number, (name, model, look, area) in enumerate(shown):
-        y = 0.93 - (PRICED if priced else UNPRICED) * number
-        across = [0.0, 0.09, 0.18] if look.dash else [0.09]
+    size = min(8, 100 * step)
+    if columns > 1:  # a panel is some 115 points wide, a letter some 0.6 of its height
+        size = min(size, 115 * (wide - name_at) / (0.6 * max(len(name) for name, *_ in rows)))
+    inside = marks_inside(points)
+    for number, (name, model, look, area) in enumerate(rows):
+        left, y = wide * (number // tall), 0.93 - step * (number % tall)
+        across = [left, left + 0.09, left + 0.18] if look.dash else [left + 0.09]
         axes.plot(
             across, [y] * len(across), color=look.color, linestyle=look.dash or "", linewidth=1.4, marker=look.marker,
             markersize=math.sqrt(area), markevery=[len(across) // 2], markeredgewidth=0, transform=axes.transAxes,
             clip_on=False,
         )  # fmt: skip
-        axes.text(name_at, y, name, color=look.color, fontsize=8, va="center", transform=axes.transAxes)
+        _draw_inside(axes, left + 0.09, y, area, inside[model], axes.transAxes)
+        axes.text(left + name_at, y, name, color=look.color, fontsize=size, va="center", transform=axes.transAxes)
         if priced and model in cost.index:
             price = f"{scientific(cost[model])} FLOPs an image"
             axes.text(name_at, y - 0.075, price, color=GREY, fontsize=7.5, va="center", transform=axes.transAxes)
-    if len(shown) < len(rows):
-        y = 0.93 - UNPRICED * len(shown)
-        axes.text(
-            0.11, y, f"and {len(rows) - len(shown)} more", color=GREY, fontsize=8, va="center", transform=axes.transAxes
-        )
 
 
 KeyRow = tuple[str, str, Look, float]
