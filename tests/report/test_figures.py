@@ -315,6 +315,31 @@ def test_pairs_of_many_budgets_are_named_by_line_and_each_line_has_its_dash(fram
     plt.close("all")
 
 
+def test_pairs_of_many_models_are_markers_and_names_where_there_is_room(frame: pd.DataFrame) -> None:
+    some = frame[frame["shots"].isna() & (frame["family"] == "vit")]
+    names = [f"ViT-S/{number}" for number in range(1, 12)]
+    many = [some.assign(model=model, run_id=some["run_id"] + model, parent_id=some["parent_id"] + model,
+                        value=some["value"] * (1 - number / 100)) for number, model in enumerate(names)]  # fmt: skip
+    drawn = figures.upstream_vs_downstream(curves(pd.concat(many, ignore_index=True)))
+    assert drawn is not None
+    drawn.draw_without_rendering()
+    (axes,) = drawn.axes
+    assert not axes.get_lines()  # and so no leader
+    assert sum(len(marks.get_offsets()) for marks in axes.collections) == 11 * 6  # cells
+    named = [text.get_text() for text in axes.texts]
+    assert named
+    assert len(set(named)) == len(named)
+    assert set(named) <= set(names)
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+    marks = axes.transData.transform([marks.get_offsets()[0] for marks in axes.collections])
+    assert not any(box.contains(*place) for box in boxes for place in marks)
+    caption = " ".join(drawn.get_supxlabel().split())
+    assert "ViT circles." in caption
+    assert "Lines" not in caption
+    plt.close(drawn)
+
+
 def test_a_dash_tells_lines_apart_and_never_a_baseline(frame: pd.DataFrame) -> None:
     vit = frame["model"] == "ViT-nano/4"
     both = [frame.assign(model=frame["model"].mask(vit, f"ViT-{size}/4"), run_id=frame["run_id"] + size,

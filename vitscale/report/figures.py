@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,7 +13,7 @@ from matplotlib.text import Annotation
 from vitscale.analysis.curves import LINE, Curves, compute_axis, network_axis, one_budget
 from vitscale.analysis.variants import REPLICATE
 from vitscale.report.axes import compute_ticks, size_ticks
-from vitscale.report.labels import end_label, push_apart
+from vitscale.report.labels import end_label, name_in_room, push_apart
 from vitscale.report.laws import error_by_flops, frontier_by_flops, isoflop_panels
 from vitscale.report.lines import Look, looks, measure_title, short, upstream_task
 from vitscale.report.panels import (
@@ -31,6 +32,7 @@ from vitscale.report.panels import (
 )
 
 MOST_TICKS = 8  # of sizes that are named each
+MOST_LINES = 8  # of a panel in which they cross: more hide one another
 
 
 def accuracy_by_set_size(found: Curves) -> Figure | None:
@@ -95,17 +97,23 @@ def upstream_vs_downstream(found: Curves) -> Figure | None:
     line_looks = looks(points, LINE)
     paired = [_pairs(points, upstream, key) for key in panels]
     named = _budgets_named(paired)
+    joined = max(len(pairs[LINE].drop_duplicates()) for pairs in paired) <= MOST_LINES
     with style():
         figure, grid = panel_grid(len(panels), columns=2 if len(panels) in (2, 4) else 3)
         labels = []
         for axes, key, pairs in zip(grid, panels, paired, strict=True):
-            seeds = _pairs(accuracy(found.seeds), upstream, key, by=REPLICATE)
-            labels.append((axes, _scatter(axes, pairs, seeds, line_looks, named=named)))
+            if joined:
+                seeds = _pairs(accuracy(found.seeds), upstream, key, by=REPLICATE)
+                labels.append((axes, _scatter(axes, pairs, seeds, line_looks, named=named)))
+            else:
+                _cloud(axes, pairs, line_looks)
             draw_title(axes, measure_title(*key))
             axes.set_xlabel(f"{upstream.replace('_', ' ')} accuracy, %")
             axes.set_ylabel("downstream accuracy, %")
-        draw_caption(figure, _pairs_text(points, named=named))
+        draw_caption(figure, _pairs_text(points, named=named, joined=joined))
         push_apart(figure, labels)
+        for axes, pairs in zip(grid, [] if joined else paired, strict=False):
+            _name_models(axes, pairs, line_looks)
     return figure
 
 
@@ -123,8 +131,7 @@ def _scatter(
 ) -> list[Annotation]:
     """`named`: each budget has its name, and not each line alone."""
     texts = []
-    sizes = sorted(pairs["examples"].dropna().unique())
-    area = {size: 18 + 42 * number / max(1, len(sizes) - 1) for number, size in enumerate(sizes)}
+    areas = _areas(pairs, 18, 60)
     for line, group in pairs.groupby(LINE, sort=True):
         look = line_looks[tuple(map(str, line))]
         faint = seeds[(seeds[LINE] == list(line)).all(axis=1)]
@@ -136,7 +143,7 @@ def _scatter(
             across, up = 100 * budget["value_up"], 100 * budget["value_down"]
             axes.plot(across, up, color=look.color, linewidth=1, linestyle=look.dash)
         axes.scatter(
-            100 * group["value_up"], 100 * group["value_down"], s=group["examples"].map(area).astype(float),
+            100 * group["value_up"], 100 * group["value_down"], s=areas[group.index],
             color=look.color, marker=look.marker, edgecolors="white", linewidths=0.6, zorder=3,
         )  # fmt: skip
         for _, run in group.groupby("examples_seen", dropna=False) if named else [("", group)]:
@@ -147,17 +154,49 @@ def _scatter(
     return texts
 
 
+def _cloud(axes: Axes, pairs: pd.DataFrame, line_looks: dict[tuple[str, ...], Look]) -> None:
+    """A small mark for every cell, in no order, so that no family covers another; no line, no seed."""
+    areas = _areas(pairs, 7, 28)
+    rows: Any = pairs.sample(frac=1, random_state=0).itertuples()
+    for row in rows:
+        look = line_looks[_line_of(row)]
+        axes.scatter(
+            100 * row.value_up, 100 * row.value_down, s=areas[row.Index], color=look.color, marker=look.marker,
+            edgecolors="white", linewidths=0.4, alpha=0.75, zorder=3,
+        )  # fmt: skip
+
+
+def _name_models(axes: Axes, pairs: pd.DataFrame, line_looks: dict[tuple[str, ...], Look]) -> None:
+    places = 100 * pairs[["value_up", "value_down"]].to_numpy()
+    best: Any = pairs.assign(at=range(len(pairs))).sort_values("value_up", ascending=False).itertuples()
+    found = [(line_looks[_line_of(row)], row.at) for row in best]
+    name_in_room(axes, [(look.label, look.color, at) for look, at in found], places)
+
+
+def _line_of(row: Any) -> tuple[str, ...]:
+    return tuple(str(getattr(row, key)) for key in LINE)
+
+
+def _areas(pairs: pd.DataFrame, least: float, most: float) -> pd.Series:
+    """Of markers, by unique images."""
+    sizes = sorted(pairs["examples"].dropna().unique())
+    area = {size: least + (most - least) * number / max(1, len(sizes) - 1) for number, size in enumerate(sizes)}
+    return pairs["examples"].map(area).astype(float)
+
+
 def _budgets_named(paired: Sequence[pd.DataFrame]) -> bool:
     """Whether each budget of a line has a name: where there are several, and every panel has room for all of them."""
     named = [pairs[[*LINE, "examples_seen"]].drop_duplicates() for pairs in paired]
     return max(one["examples_seen"].nunique() for one in named) > 1 and max(map(len, named)) <= MOST_NAMES
 
 
-def _pairs_text(points: pd.DataFrame, *, named: bool) -> str:
+def _pairs_text(points: pd.DataFrame, *, named: bool, joined: bool) -> str:
     """What tells the markers apart: family, set size, and the budget, which a name or a line has."""
     sizes = [short(float(size)) for size in sorted(points["examples"].dropna().unique())]
     listed = ", ".join(sizes) if len(sizes) <= MOST_TICKS else f"{sizes[0]} to {sizes[-1]}"
     larger = f" Markers from small to large: {listed} unique images." if len(sizes) > 1 else ""
+    if not joined:
+        return f"{seed_text(points)} {family_text(points)}{larger} A name is that of the model of the marker beside it."
     lines = " Lines join the set sizes at one budget." if len(sizes) > 1 else ""
     budgets = " Off the lines: other budgets." if lines and points["examples_seen"].nunique() > 1 and not named else ""
     return f"{seed_text(points)} {family_text(points)}{larger} Faint: one seed.{lines}{budgets}"

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
-from matplotlib.transforms import Transform, offset_copy
+from matplotlib.transforms import Bbox, Transform, offset_copy
+from numpy.typing import NDArray
 
 LEADER = "leader"
 LONGEST = 44  # letters: more would leave the panel no room
 CLEAR = 4  # points from a line's end to its leader
+SMALL = 7  # points, of a name inside
+# Where a name may stand, of its marker's middle: right, left, above, below, and aslant.
+PLACES = (("left", 5, 0), ("right", -5, 0), ("center", 0, 8), ("center", 0, -8),
+          ("right", -4, 6), ("left", 4, -6))  # fmt: skip
 GUTTER = 7  # points from the axes' right edge to where labels begin: clear of a marker on the edge
 
 
@@ -68,6 +74,33 @@ def push_apart(figure: Figure, labels: Sequence[tuple[Axes, list[Annotation]]]) 
             _leader(
                 axes, (float(x) + CLEAR * point, float(y)), (1 + (GUTTER - 1) * point, centre), str(text.get_color())
             )
+
+
+def name_in_room(axes: Axes, named: Sequence[tuple[str, str, int]], places: NDArray[np.float64]) -> None:
+    """Write names beside markers where they cover no marker, no other name and no edge; who has no such place has none.
+
+    `named`: name, colour and number in `places` of each marker that may carry it, the best first. `places`: in data.
+    """
+    point = axes.figure.dpi / 72
+    marks = axes.transData.transform(places) / point
+    edge = axes.get_window_extent()
+    taken = [Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in marks]
+    done: set[str] = set()
+    for name, color, at in named:
+        width = 0.6 * SMALL * len(name)
+        for align, dx, dy in PLACES if name not in done else ():
+            left = marks[at][0] + dx - width * {"left": 0, "center": 0.5, "right": 1}[align]
+            box = Bbox.from_bounds(left, marks[at][1] + dy - SMALL / 2, width, SMALL)
+            inside = edge.x0 <= box.x0 * point and box.x1 * point <= edge.x1
+            inside &= edge.y0 <= box.y0 * point and box.y1 * point <= edge.y1
+            if inside and not box.count_overlaps(taken):
+                axes.annotate(
+                    name, xy=places[at], xytext=(dx, dy), textcoords="offset points", color=color, fontsize=SMALL,
+                    ha=align, va="center",
+                )  # fmt: skip
+                taken.append(box)
+                done.add(name)
+                break
 
 
 def _leader(axes: Axes, start: tuple[float, float], end: tuple[float, float], color: str) -> None:
