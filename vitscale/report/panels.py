@@ -120,7 +120,8 @@ def small_multiples(
     line_looks = looks(points, keys)
     theirs = theirs_along(found, x)
     with style():
-        keyed = len(panels) % 3 == 2  # where there is room
+        several = points.assign(variant=points["variant"].fillna("")).groupby(keys)["model"].nunique().max() > 1
+        keyed = several or len(panels) % 3 == 2  # where nothing else names the models, or where there is room
         figure, grid = panel_grid(len(panels), free=int(keyed))
         inside = marks_inside(points) if keyed else {}  # which the key explains
         labels = []
@@ -142,7 +143,6 @@ def small_multiples(
             draw_key(figure, len(panels), points, keys, cost_per_image(found), line_looks)
         level = " Level lines: baselines." if len(found.baselines) else ""
         band = " Band: ± 1 sd over seeds." if points["n"].max() > 1 else ""
-        several = points.assign(variant=points["variant"].fillna("")).groupby(keys)["model"].nunique().max() > 1
         faint = " Faint: something smaller along x is as good." if several else ""
         spent = f"{spent[0].upper()}{spent[1:]}."
         caption = f"{seed_text(points)}{band} {spent}{level}{faint}{size_text(points)}{overlay_text(theirs)}"
