@@ -243,7 +243,7 @@ function describe(laws, bars, theirs) {
   $("shades").textContent = report.series.some(({ several }) => several) ? "Fainter: the family's smaller models." : "";
   $("theirs").textContent = theirs.length ? `Grey and hollow: not trained by vitscale, published in ${theirs[0].source}.` : "";
   $("laws").textContent = laws.length
-    ? `Thin: laws fitted to the error of a family's runs with ${short(laws[0].examples)} images, dashed beyond the largest.` : "";
+    ? `Thin: laws fitted to the error of a family's runs with ${short(laws[0].examples)} images (of several models: as joined), dashed beyond the largest.` : "";
   $("bars").textContent = bars.length ? `Level lines: ${bars.map(({ name, up }) => `${name} ${up}`).join("; ")}.` : "";
   $("count").textContent = shown.length
     ? `${shown.length} run${shown.length === 1 ? "" : "s"}; lines join the means over seeds, of several models those that nothing before them equals.${report.sized ? " Larger: more parameters." : ""}` : "Nothing measured here.";
