@@ -118,7 +118,7 @@ def test_a_failed_run_is_a_row_with_its_reason_and_is_tried_again_when_asked(fin
     assert again.returncode == RUN_FAILED
     assert list(folder.glob("runs/*/result-*.json")) == []
     retried = sweep(folder, "--retry-failed")
-    assert "trying 1 failed runs again" in retried.stderr
+    assert "trying 1 failed run again" in retried.stderr
     assert len(list(folder.glob("runs/*/result-1.json"))) == 1
     tried = pd.read_parquet(folder / "results" / "study").query("status == 'failed' and attempt > 0")
     assert sorted(tried["attempt"]) == [1, 2]
