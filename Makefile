@@ -52,7 +52,7 @@ check: venv  ## format, lint, types, import contracts
 	$(BIN)/mypy vitscale
 	$(BIN)/lint-imports
 
-bench: bench-models bench-engine bench-data bench-pretrain bench-fits bench-report bench-sweep  ## all benchmarks (75 minutes)
+bench: bench-models bench-engine bench-data bench-pretrain bench-fits bench-report bench-sweep  ## all benchmarks (80 minutes)
 
 bench-models: venv  ## a training step beside Hugging Face's ViT and torch's matmul peak (5 minutes)
 	$(BIN)/python benchmarks/models.py
@@ -68,7 +68,7 @@ bench-data: venv  ## shards to batches beside timm's way (3 minutes)
 bench-pretrain: venv  ## vitscale pretrain, loader included, beside a script written by hand (10 minutes)
 	$(BIN)/python benchmarks/pretrain.py
 
-bench-fits: venv  ## a law found beside 4,500 starts, bootstrap times, coverage (35 minutes)
+bench-fits: venv  ## a law found beside 4,500 starts, bootstrap times, coverage (40 minutes)
 	$(BIN)/python benchmarks/fits.py
 
 bench-report: venv  ## vitscale report on made-up studies of 1,000 and 10,000 rows (2 minutes)
