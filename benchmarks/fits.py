@@ -40,15 +40,20 @@ GRID = {  # arXiv 2203.15556, appendix D.3
 }
 NOISE = 0.01  # of log loss
 SATURATING = {"a": 0.08, "b": 3.0, "c": 0.22}
+POWER = {"b": 20.0, "c": 0.05}
 TRIALS = 10_000
 PLACES = 20  # of errors at most; their runs differ in seed
-FEW = (8, 12, 16, 24)  # runs, one a place, as most studies have
+FEW = (5, 8, 12, 16, 24)  # runs, one a place, as most studies have
+TRUNKS, BRANCHES = (4, 6, 12), 8  # trunks, and points of each
+SHARED = 0.8  # of the noise's variance: what the points of a trunk have in common
 TAUS = (0.1, 0.3, 0.6)  # of the log odds over seeds; the study data_size has 0.17 and 0.27 for its fine-tuned digits
-COVERED = (0.88, 0.98)  # what 95 % intervals in range have to hold
+COVERED = (0.88, 0.98)  # what 95 % intervals in range have to hold; those of few clusters may hold more
 INSIDE = {  # the range of the designs
     "parametric": np.exp(np.linspace(np.log([1e8, 3e9]), np.log([5e9, 6e11]), 5)),
     "saturating": np.geomspace(3e3, 3e8, 5)[:, None],
+    "power": np.geomspace(1e15, 1e18, 5)[:, None],
 }
+OF_SEEDS = "saturating, seeds differ by {}"
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(40)
 
 
@@ -68,6 +73,15 @@ def errors(points: int, seed: int, tau: float) -> Observations:
     return Observations(x, Binomial(y, trials, seed_spread(y, trials, x)), np.arange(points))
 
 
+def branches(points: int, seed: int) -> Observations:
+    """Losses of trunks, each with a point at every one of as many budgets."""
+    rng = np.random.default_rng(seed)
+    trunk = np.arange(points) // BRANCHES
+    x = np.resize(np.geomspace(1e15, 1e18, BRANCHES), points)[:, None]
+    noise = np.sqrt(SHARED) * rng.standard_normal(points)[trunk] + np.sqrt(1 - SHARED) * rng.standard_normal(points)
+    return Observations(x, LogLoss(law("power", x) * np.exp(NOISE * noise)), trunk)
+
+
 def measured(p: np.ndarray, tau: float, rng: np.random.Generator) -> np.ndarray:
     """Errors of runs whose typical one is p: log odds with a spread over seeds, and test images."""
     odds = np.log(p / (1 - p)) + tau * rng.standard_normal(len(p))
@@ -81,7 +95,7 @@ def mean_over_seeds(p: np.ndarray, tau: float) -> np.ndarray:
 
 
 def law(form: str, inputs: np.ndarray) -> np.ndarray:
-    known = CHINCHILLA if form == "parametric" else SATURATING
+    known = {"parametric": CHINCHILLA, "saturating": SATURATING, "power": POWER}[form]
     return FORMS[form].value(theta_of(FORMS[form], known), np.log(inputs))[0]
 
 
@@ -96,15 +110,16 @@ class Design:
     """What new runs there measure."""
 
 
+def of_losses(form: str, draw: Callable[[int, int], Observations]) -> Design:
+    truth = law(form, INSIDE[form])
+    return Design(form, draw, truth, lambda rng: truth * np.exp(NOISE * rng.standard_normal(len(truth))))
+
+
 def designs() -> dict[str, Design]:
-    truth, typical = law("parametric", INSIDE["parametric"]), law("saturating", INSIDE["saturating"])
-    found = {
-        "parametric, noise 0.01 of log loss": Design(
-            "parametric", losses, truth, lambda rng: truth * np.exp(NOISE * rng.standard_normal(len(truth)))
-        )
-    }
+    typical = law("saturating", INSIDE["saturating"])
+    found = {"parametric, noise 0.01 of log loss": of_losses("parametric", losses)}
     for tau in TAUS:
-        found[f"saturating, seeds differ by {tau}"] = Design(
+        found[OF_SEEDS.format(tau)] = Design(
             "saturating", partial(errors, tau=tau), mean_over_seeds(typical, tau), partial(measured, typical, tau)
         )
     return found
@@ -173,17 +188,14 @@ def everything(found: Fit) -> object:
 
 
 def coverage_rows(draws: int, resamples: int, points: int) -> list[list[str]]:
+    low, most = COVERED
+    known, trunks = designs(), of_losses("power", branches)
+    cases = [(name, design, points, most) for name, design in known.items()]
+    cases += [(f"{name}, {runs} runs", known[name], runs, 1.0) for name in map(OF_SEEDS.format, TAUS) for runs in FEW]
+    cases += [(f"power, {count} trunks of {BRANCHES} points", trunks, count * BRANCHES, 1.0) for count in TRUNKS]
     rows = []
-    known = designs()
-    few = {
-        f"{name}, {runs} runs": (known[name], runs)
-        for name in known
-        if known[name].form == "saturating"
-        for runs in FEW
-    }
-    for name, (design, runs) in ({name: (design, points) for name, design in known.items()} | few).items():
+    for name, design, runs, high in cases:
         shares = coverage(design, draws, resamples, runs)
-        low, high = COVERED
         verdict = "" if all(low <= share <= high for share in shares) else f"outside {low:.0%} to {high:.0%}"
         rows.append([name, *(f"{100 * share:.1f} %" for share in shares), verdict])
     return rows

@@ -7,6 +7,7 @@ from laws import chinchilla, errors
 
 from vitscale.analysis.assess import Assessed, assess, places
 from vitscale.analysis.checks import choose, held_out, variants
+from vitscale.analysis.facts import of_fit
 from vitscale.analysis.fits import Observations, fit
 from vitscale.analysis.forms import FORMS
 from vitscale.analysis.residuals import Binomial
@@ -87,6 +88,16 @@ def test_without_outliers_and_without_the_cheapest() -> None:
 def test_what_gives_cause_for_doubt_is_a_fact(kind: str, x: list[float], acc: list[float], at: list[float]) -> None:
     result = assessed(np.array(x), np.array(acc), np.array(at).reshape(-1, 1))
     assert kind in {fact.kind for fact in result.facts}
+
+
+def test_a_law_that_many_points_do_not_follow_says_so() -> None:
+    """Errors of 0 where a power goes on falling slowly: Huber's function hardly feels them."""
+    x = np.geomspace(1e3, 1e7, 20)
+    error = np.where(np.arange(20) < 15, 3.2 * x**-0.2 * (1 + 0.004 * (-1.0) ** np.arange(20)), 0.0)
+    points = Observations(x[:, None], Binomial(error, np.full(20, 1000.0)), np.arange(20))
+    (fact,) = [fact for fact in of_fit(fit(FORMS["power"], points), NOWHERE) if fact.kind == "outliers"]
+    assert fact.text.startswith("5 of 20 points lie further off than 3 times the usual miss")
+    assert len(fact.details) == 5
 
 
 def test_ten_times_beyond_is_not_yet_far() -> None:

@@ -101,6 +101,20 @@ def test_a_family_that_needs_so_many_times_the_compute(factor: float, form: str)
     assert found.smallest <= found.value <= found.largest
 
 
+def test_a_multiplier_of_few_runs_has_an_interval_by_student() -> None:
+    x = np.geomspace(1e4, 1e8, 5)
+    laws = [{"a": 0.05, "b": b, "c": 0.25} for b in (4.0, 4.0 * 3.0**0.25)]
+    cheap, dear = (
+        sample(fit(FORMS["saturating"], errors(x, 20_000, seed=seed, law=law)), resamples=300, seed=seed)
+        for seed, law in enumerate(laws)
+    )
+    assert cheap.method == dear.method == "t"
+    found = multiplier(dear, cheap, ("dear", "cheap"))
+    assert found is not None
+    assert found.interval is not None
+    assert found.interval.low < 3 < found.interval.high
+
+
 def test_families_without_a_common_error_have_no_multiplier() -> None:
     x = np.geomspace(1e4, 1e6, 8)
     good, bad = (
@@ -141,6 +155,18 @@ def test_isoflop_profiles_give_the_best_size_as_a_power_of_compute() -> None:
     assert noisy.interval is not None
     assert noisy.interval.low < 0.5 < noisy.interval.high
     assert noisy.interval.width < 0.2
+    there = noisy.size_interval(1e22)
+    assert there is not None
+    assert there.low < 1e10 < there.high < 3 * there.low
+    assert exact.size_interval(1e22) is not None
+
+
+def test_profiles_of_few_runs_have_an_interval_by_student() -> None:
+    points = budgets(noise=0.003)
+    some = isoflop(points.only(np.arange(36) % 9 % 2 == 0), resamples=300)  # five sizes of each budget
+    assert {budget.sample.method for budget in some.budgets} == {"t"}
+    assert some.interval is not None
+    assert some.interval.low < 0.5 < some.interval.high
 
 
 def test_computes_without_gaps_are_no_budget() -> None:

@@ -64,20 +64,6 @@ def test_fewer_than_five_clusters_are_not_resampled(points: int, method: str) ->
     assert drawn.freedom == points - 2
 
 
-def test_a_t_interval_is_as_wide_as_least_squares_says() -> None:
-    """A straight line in logarithms: the textbook's interval of its slope."""
-    x = np.geomspace(1, 1e4, 12)
-    rng = np.random.default_rng(0)
-    y = 3 * x**-0.25 * np.exp(0.05 * rng.standard_normal(12))
-    found = fit(FORMS["power"], Observations(x[:, None], LogLoss(y), np.arange(12) // 3), least_squares=True)
-    interval = sample(found).parameters()["c"]
-    z = np.log(x) - np.log(x).mean()
-    slope, spread = z @ np.log(y) / (z @ z), found.r @ found.r / 10
-    assert found.parameters["c"] == pytest.approx(-slope, rel=1e-6)
-    reach = 4.3027 * np.sqrt(spread / (z @ z))  # t with 4 - 2 degrees of freedom
-    assert interval.width == pytest.approx(2 * reach, rel=0.1)
-
-
 def test_a_parameter_that_the_data_leave_open_is_not_identified() -> None:
     """Far from its floor a power law does not show it; Zhai's shift needs points below it."""
     x = np.geomspace(1e3, 1e5, 12)

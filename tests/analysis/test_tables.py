@@ -36,6 +36,8 @@ def table(**columns: list[object]) -> pd.DataFrame:
         (table(top=[80.0, 81.0, 82.0]), Columns(inputs=("x",), y="top"), "'top' does not say what they are"),
         (table(metric=["accuracy", "loss", "loss"]), XY, "rows of one curve differ in metric accuracy, loss"),
         (table(task_version=[1, 1, 2]), XY, "rows of one curve differ in task_version 1, 2"),
+        (table(runs=[[1], [2], [3]]), Columns(inputs=("x",), y="acc", by=("runs",)), "column 'runs' holds lists"),
+        (table(runs=[[1], [2], [3]]), Columns(inputs=("x",), y="acc", cluster="runs"), "column 'runs' holds lists"),
         (table(shots=[1, None, None]), XY, "rows of one curve differ in shots 1.0, none"),
     ],
 )  # fmt: skip
@@ -143,3 +145,14 @@ def test_models_that_cheaper_ones_beat_are_named() -> None:
     assert fact.details == ("S/32; --form envelope has the law of the best",)
     ((curve,), _) = curves_of(good, columns)
     assert not [fact for fact in curve.facts if fact.kind == "surpassed"]
+
+
+def test_copied_rows_are_counted_and_said() -> None:
+    rows = table(seed=[0, 1, 2], note=[[1], [2], [3]])  # lists are compared, too
+    twice = pd.concat([rows, rows[:2], rows.assign(seed=9)], ignore_index=True)
+    ((curve,), _) = curves_of(twice, XY)
+    (fact,) = [fact for fact in curve.facts if fact.kind == "copies"]
+    assert fact.text.startswith("2 rows are copies of another in every column, and count as independent")
+    for columns, frame in ((XY, rows), (Columns(inputs=("x",), y="acc", cluster="seed"), twice)):
+        ((curve,), _) = curves_of(frame, columns)
+        assert not [fact for fact in curve.facts if fact.kind == "copies"]

@@ -33,11 +33,12 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The points at one place: their mean, with a t-interval where there are several."""
+    """The points at one place: the mean over their clusters, with a t-interval where there are several."""
 
     inputs: tuple[float, ...]
     mean: float
     n: int
+    """Independent ones: points of one cluster count once."""
     interval: Interval | None
 
 
@@ -96,15 +97,21 @@ def assess(
 
 def places(points: Observations) -> tuple[Place, ...]:
     distinct, which = np.unique(points.inputs, axis=0, return_inverse=True)
-    return tuple(_place(at, points.y[which.ravel() == i]) for i, at in enumerate(distinct))
+    highest = points.residuals.highest
+    return tuple(
+        _place(at, points.y[here], points.clusters[here], highest)
+        for at, here in ((at, which.ravel() == i) for i, at in enumerate(distinct))
+    )
 
 
-def _place(at: np.ndarray, y: np.ndarray) -> Place:
-    interval = None
-    if len(y) > 1:
-        reach = float(stdtrit(len(y) - 1, (1 + LEVEL) / 2) * y.std(ddof=1) / np.sqrt(len(y)))
-        interval = Interval(float(y.mean()) - reach, float(y.mean()) + reach)
-    return Place(tuple(at.tolist()), float(y.mean()), len(y), interval)
+def _place(at: np.ndarray, y: np.ndarray, clusters: np.ndarray, highest: float) -> Place:
+    _, cluster, count = np.unique(clusters, return_inverse=True, return_counts=True)
+    means = np.bincount(cluster, y) / count
+    mean, interval = float(means.mean()), None
+    if len(means) > 1:
+        reach = float(stdtrit(len(means) - 1, (1 + LEVEL) / 2) * means.std(ddof=1) / np.sqrt(len(means)))
+        interval = Interval(max(mean - reach, 0.0), min(mean + reach, highest))
+    return Place(tuple(at.tolist()), mean, len(means), interval)
 
 
 def _forecasts(found: Fit, drawn: Sample, at: np.ndarray) -> tuple[Forecast, ...]:

@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float
 from scipy.special import chdtri, ndtri, stdtrit
 
 from vitscale.analysis.fits import Fit, Observations
-from vitscale.analysis.residuals import EXACT, Binomial, clipped, scale
+from vitscale.analysis.residuals import EXACT, clipped, scale
 from vitscale.analysis.solver import distinct, solve
+from vitscale.analysis.spread import spread
 
 LEVEL = 0.95
 FEWEST_CLUSTERS = 5  # with fewer, resamples of them are too alike to show a spread
@@ -20,7 +21,6 @@ MANY = 30  # degrees of freedom from which on a new run's noise is that of the r
 RESAMPLES = 1000
 TRADE_OFF = 0.9  # size of a correlation from which two parameters must be read together
 DRAWS = 100
-FARTHEST = 300.0  # of a coefficient's logarithm from the fit's: its square is still a number
 SMALLEST_RISE = 1e-18  # of residuals that are rounding
 
 Method = Literal["bootstrap", "t", "none"]
@@ -38,7 +38,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What the fit might have been. `theta`: fits of resampled clusters, or draws from the fit's t-distribution."""
+    """What the fit might have been. `theta`: fits of resampled clusters, or where they are few of simulated noise."""
 
     fit: Fit
     method: Method
@@ -62,7 +62,9 @@ class Sample:
         if self.method == "none":
             return None
         values = self.fit.form.value(self.theta, self.fit.scaled(inputs))
-        values = self.widened(values, self.fit.predict(inputs), logged=True)
+        best = self.fit.predict(inputs)
+        highest = np.maximum(self.fit.problem.residuals.highest, best)
+        values = np.minimum(self.widened(values, best, logged=True), highest)
         new = self.fit.problem.residuals.noisy(values, self.noise(values.shape))
         return [quantiles(column) for column in values.T], [quantiles(column) for column in new.T]
 
@@ -72,23 +74,19 @@ class Sample:
         Those of errors are no smaller than their test images make them, whose size is known.
         """
         rng = np.random.default_rng(seed)
-        points, parameters = len(self.fit.observations), len(self.fit.theta)
-        residuals = self.fit.r * np.sqrt(points / max(points - parameters, 1))
-        size = float(np.sqrt((residuals**2).mean()))
-        known = self.fit.observations.residuals
-        if isinstance(known, Binomial) and known.known_trials and size < 1:
+        size = spread(self.fit)
+        if size.known:
             return rng.standard_normal(shape)
         if self.freedom < MANY:
-            return size * rng.standard_t(max(self.freedom, 1), shape)
-        return rng.choice(residuals, shape)
+            return size.whole * rng.standard_t(max(self.freedom, 1), shape)
+        points, parameters = len(self.fit.observations), len(self.fit.theta)
+        return rng.choice(self.fit.r * np.sqrt(points / max(points - parameters, 1)), shape)
 
     def widened(self, values: np.ndarray, best: np.ndarray | float, *, logged: bool) -> np.ndarray:
-        """As far from the best again as Student's t lies beyond the normal: resamples of few clusters vary too little.
+        """As far from the best again as Student's t lies beyond the normal: few clusters say little of their spread.
 
         `logged`: of positive values, by their logarithms.
         """
-        if self.method != "bootstrap":
-            return values
         factor = float(stdtrit(max(self.freedom, 1), (1 + LEVEL) / 2) / ndtri((1 + LEVEL) / 2))
         if not logged:
             return np.maximum(best + factor * (values - best), np.minimum(0.0, values))
@@ -134,7 +132,7 @@ class Joint:
 
 
 def sample(fit: Fit, *, resamples: int = RESAMPLES, seed: int = 0) -> Sample:
-    """Resamples of whole clusters; of too few of them a t-distribution.
+    """Fits of resamples of whole clusters; of too few of them, of the law with noise as large as the residuals.
 
     None if no freedom is left, or the points lie at no more places than the law has parameters: it cannot miss them.
     """
@@ -144,7 +142,7 @@ def sample(fit: Fit, *, resamples: int = RESAMPLES, seed: int = 0) -> Sample:
         return Sample(fit, "none", fit.theta[None], 0)
     if fit.observations.cluster_count >= fewest_clusters(parameters):
         return Sample(fit, "bootstrap", bootstrap(fit, resamples, seed), freedom)
-    return Sample(fit, "t", _t_draws(fit, freedom, seed), freedom)
+    return Sample(fit, "t", _simulated(fit, resamples, seed), freedom)
 
 
 def fewest_clusters(parameters: int) -> int:
@@ -235,20 +233,19 @@ def _curved(fit: Fit) -> float:
     return max(float((size <= window).mean()), 1 / points) * delta / window
 
 
-def _t_draws(fit: Fit, freedom: int, seed: int) -> Float[np.ndarray, "B parameters"]:
-    """Draws from the multivariate t of the fit's covariance, within the bounds; coefficients in their logarithms.
+def _simulated(fit: Fit, resamples: int, seed: int) -> Float[np.ndarray, "B parameters"]:
+    """The fit's parameters had its points, and what those of a cluster share, been off by as much another way.
 
-    A coefficient that may be 0 is drawn itself.
+    Refitted, so that a law keeps to its bounds, and its parameters to the ridge along which they trade off.
     """
     rng = np.random.default_rng(seed)
-    theta, form = fit.theta, fit.form
-    in_log = np.isin(form.parameters, form.logged) & ~np.isin(form.parameters, form.logs) & (theta > 0)
-    size = np.where(in_log, theta, 1.0)
-    roots, vectors = np.linalg.eigh(covariance(fit) / size / size[:, None])
-    normal = rng.standard_normal((4 * RESAMPLES, len(theta))) * np.sqrt(np.maximum(roots, 0.0))
-    drawn = normal @ vectors.T / np.sqrt(rng.chisquare(freedom, (len(normal), 1)) / freedom)
-    drawn = np.where(in_log, theta * np.expm1(np.clip(np.where(in_log, drawn, 0.0), -FARTHEST, FARTHEST)), drawn)
-    return np.clip(theta + drawn, fit.problem.lower, fit.problem.upper)
+    size, points = spread(fit), fit.observations
+    _, cluster = np.unique(points.clusters, return_inverse=True)
+    # A row a point: with one more of them the others stay as they were.
+    own = rng.standard_normal((len(points), resamples))
+    shared = np.random.default_rng((seed, 1)).standard_normal((points.cluster_count, resamples))[cluster]
+    noise = (size.within * own + size.between * shared).T
+    return solve(fit.problem, np.repeat(fit.theta[None], resamples, 0), shift=noise - fit.r, tolerance=1e-6).theta
 
 
 def quantiles(values: np.ndarray) -> Interval:

@@ -12,7 +12,7 @@ import numpy as np
 from vitscale.analysis.facts import Fact
 from vitscale.analysis.fits import Fit, Observations, fit
 from vitscale.analysis.forms import FORMS
-from vitscale.analysis.intervals import LEVEL, RESAMPLES, Interval, Sample, sample
+from vitscale.analysis.intervals import RESAMPLES, Interval, Sample, quantiles, sample
 from vitscale.wording import count
 
 SAME_BUDGET = 0.1  # of a logarithm: computes that are nearer belong to one profile
@@ -53,9 +53,14 @@ class IsoFlop:
     interval: Interval | None
     """Of a."""
     facts: tuple[Fact, ...]
+    drawn: tuple[np.ndarray, np.ndarray] | None = None
+    """What a and k might have been; None with too few runs."""
 
     def best_size(self, compute: float) -> float | None:
         return None if self.a is None or self.k is None else self.k * compute**self.a
+
+    def size_interval(self, compute: float) -> Interval | None:
+        return None if self.drawn is None else quantiles(self.drawn[1] * compute ** self.drawn[0])
 
 
 def isoflop(points: Observations, *, resamples: int = RESAMPLES, seed: int = 0) -> IsoFlop:
@@ -76,12 +81,14 @@ def isoflop(points: Observations, *, resamples: int = RESAMPLES, seed: int = 0) 
         found.append(Budget(compute, profile, drawn, float(here.inputs.min()), float(here.inputs.max())))
     inside = [budget for budget in found if not budget.at_edge]
     a, k = _power([b.compute for b in inside], np.array([[b.best_size for b in inside]]))
+    drawn_laws = _drawn(inside)
     return IsoFlop(
         budgets=tuple(found),
         a=None if a is None else float(a[0]),
         k=None if k is None else float(k[0]),
-        interval=_interval(inside),
+        interval=None if drawn_laws is None else quantiles(drawn_laws[0]),
         facts=tuple(_facts(found, thin, wide)),
+        drawn=drawn_laws,
     )
 
 
@@ -102,18 +109,18 @@ def _power(compute: list[float], sizes: np.ndarray) -> tuple[np.ndarray | None, 
     return a, np.exp(np.log(sizes).mean(1) - a * logs.mean())
 
 
-def _interval(inside: list[Budget]) -> Interval | None:
-    """Each budget's runs are resampled on their own."""
-    if len(inside) < 2 or any(b.sample.method != "bootstrap" for b in inside):
+def _drawn(inside: list[Budget]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Each budget's runs are drawn on their own."""
+    if len(inside) < 2 or any(b.sample.method == "none" for b in inside):
         return None
     places = [
         b.sample.widened(b.fit.form.natural(b.sample.theta, b.fit.log_x0)[:, 2], b.best_size, logged=True)
         for b in inside
     ]
-    a, _ = _power([b.compute for b in inside], np.stack(places, -1))
+    a, k = _power([b.compute for b in inside], np.stack(places, -1))
     assert a is not None  # there are two budgets
-    low, high = np.quantile(a, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(float(low), float(high))
+    assert k is not None
+    return a, k
 
 
 def _facts(found: list[Budget], thin: list[str], wide: list[str]) -> list[Fact]:

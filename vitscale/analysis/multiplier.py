@@ -40,7 +40,7 @@ def multiplier(dear: Sample, cheap: Sample, names: tuple[str, str]) -> Multiplie
     values = np.geomspace(errors.low, errors.high, ERRORS)
     at_best = _ratios(dear, cheap, values, best=True)[0]
     interval = None
-    if dear.method == cheap.method == "bootstrap":
+    if "none" not in (dear.method, cheap.method):
         fewer = min((dear, cheap), key=lambda each: each.freedom)
         means = _means(_ratios(dear, cheap, values, best=False))
         interval = _interval(fewer.widened(means, float(_means(at_best[None])[0]), logged=True))

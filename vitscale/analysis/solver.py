@@ -80,8 +80,10 @@ class Problem:
     def r(self, theta: Theta) -> Float[np.ndarray, "B points"]:
         return self.residuals.alone(self.form.value(theta, self.places.z), self.places.spread_out)
 
-    def objective(self, theta: Theta, weights: np.ndarray | float = 1.0) -> Float[np.ndarray, " B"]:
-        return (weights * huber(self.r(theta), self.delta)).sum(-1)
+    def objective(
+        self, theta: Theta, weights: np.ndarray | float = 1.0, shift: np.ndarray | float = 0.0
+    ) -> Float[np.ndarray, " B"]:
+        return (weights * huber(self.r(theta) + shift, self.delta)).sum(-1)
 
     def gradient(self, theta: Theta, weights: np.ndarray | float = 1.0) -> tuple[np.ndarray, Theta]:
         """The objective and its gradient."""
@@ -124,6 +126,7 @@ def solve(
     starts: Theta,
     weights: Float[np.ndarray, "B points"] | None = None,
     *,
+    shift: Float[np.ndarray, "B points"] | None = None,
     fixed: Bool[np.ndarray, "B parameters"] | None = None,
     tolerance: float = 1e-10,
     steps: int = STEPS,
@@ -131,14 +134,15 @@ def solve(
 ) -> Solution:
     """A minimum from each start, each under its own weights of the points (1 where not given).
 
-    `fixed` parameters keep their value. `tolerance` is of the objective, relative, over a step. An objective of at most
-    `enough` is not lowered further.
+    `shift` is added to the residuals, as if other y had been measured. `fixed` parameters keep their value.
+    `tolerance` is of the objective, relative, over a step. An objective of at most `enough` is not lowered further.
     """
     batch = max(1, CELLS // max(problem.points * len(problem.form.parameters), 1))
 
     def part(at: int) -> Solution:
         some = slice(at, at + batch)
-        return _solve(problem, starts[some], _of(weights, some), _of(fixed, some), tolerance, steps, enough)
+        of_weights, of_shift, of_fixed = (_of(rows, some) for rows in (weights, shift, fixed))
+        return _solve(problem, starts[some], of_weights, of_shift, of_fixed, tolerance, steps, enough)
 
     begins = range(0, len(starts), batch)
     with ThreadPoolExecutor(cores()) as pool:  # NumPy computes without Python's lock
@@ -170,6 +174,7 @@ def _solve(
     problem: Problem,
     starts: Theta,
     weights: np.ndarray | None,
+    shift: np.ndarray | None,
     fixed: np.ndarray | None,
     tolerance: float,
     steps: int,
@@ -178,27 +183,29 @@ def _solve(
     theta = np.clip(starts, problem.lower, problem.upper)
     held = np.zeros(theta.shape, dtype=bool) if fixed is None else fixed
     ones = np.ones((len(theta), 1)) if weights is None else weights
+    shifts = np.zeros((len(theta), 1)) if shift is None else shift
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # a step too long is refused, whatever it gave
-        return _descend(problem, theta, ones, held, tolerance, steps, max(enough, TINY))
+        return _descend(problem, theta, ones, shifts, held, tolerance, steps, max(enough, TINY))
 
 
 def _descend(
     problem: Problem,
     theta: Theta,
     weights: np.ndarray,
+    shift: np.ndarray,
     held: np.ndarray,
     tolerance: float,
     steps: int,
     enough: float,
 ) -> Solution:
-    best = problem.objective(theta, weights)
+    best = problem.objective(theta, weights, shift)
     damping = np.full(len(theta), 1e-3)
     quiet = np.zeros(len(theta), dtype=int)
     active = np.flatnonzero(np.isfinite(best) & (best > enough))
     for _ in range(steps):
         if not len(active):
             break
-        tried, value = _step(problem, theta[active], weights[active], damping[active], held[active])
+        tried, value = _step(problem, theta[active], weights[active], shift[active], damping[active], held[active])
         better = value < best[active]
         gain = np.where(better, best[active] - value, 0.0)
         small = gain <= tolerance * best[active] + TINY
@@ -218,11 +225,12 @@ def _of(rows: np.ndarray | None, some: slice) -> np.ndarray | None:
 
 
 def _step(
-    problem: Problem, theta: Theta, weights: np.ndarray, damping: np.ndarray, held: np.ndarray
+    problem: Problem, theta: Theta, weights: np.ndarray, shift: np.ndarray, damping: np.ndarray, held: np.ndarray
 ) -> tuple[Theta, Float[np.ndarray, " B"]]:
     """The better of Newton's and the reweighted step."""
     at = problem.linearised(theta)
-    r, pull = at.r, clipped(at.r, problem.delta)
+    r = at.r + shift
+    pull = clipped(r, problem.delta)
     gradient = at.gradient(weights * pull)
     free = ~(held | ((theta <= problem.lower) & (gradient > 0)) | ((theta >= problem.upper) & (gradient < 0)))
     share = np.abs(pull) / np.maximum(np.abs(r), TINY)  # 1 within delta, delta / |r| beyond
@@ -230,7 +238,7 @@ def _step(
     if np.isfinite(problem.delta):
         curvatures.append(weights * (np.abs(r) <= problem.delta))
     tried = [_move(problem, theta, gradient, at.normal(c), damping, free) for c in curvatures]
-    values = np.stack([problem.objective(t, weights) for t in tried])
+    values = np.stack([problem.objective(t, weights, shift) for t in tried])
     values = np.where(np.isfinite(values), values, np.inf)
     choice = values.argmin(0)
     rows = np.arange(len(theta))

@@ -151,8 +151,10 @@ class _Forecast:
     def _left(self, refit: Fit, draw: int) -> float:
         """The share of the interval that is left where the fit becomes this one."""
         parameters, points = len(refit.theta), refit.observations
-        if self.sample.method != "bootstrap":  # Student's t, whose draws are the same ones for both
-            return self._width(sample(refit, seed=self.seed)) / self.width
+        if self.sample.method != "bootstrap":  # the points that both have are off by the same in both
+            drawn = (sample(fit, resamples=RESAMPLES, seed=self.seed) for fit in (refit, self.fit))
+            now, until_now = map(self._width, drawn)
+            return now / until_now
         if draw not in self._paired:
             weights = resampled(self.fit.observations, parameters, RESAMPLES, np.random.default_rng((self.seed, draw)))
             self._paired[draw] = weights, refitted(self.fit, weights)

@@ -77,6 +77,8 @@ def curves_of(
     """
     maybe = [name for name in (columns.cluster, columns.flops) if name is not None]
     known(table, [*columns.inputs, columns.y, *columns.by, *columns.labels, *maybe])
+    for name in (*columns.by, *([columns.cluster] if columns.cluster else [])):
+        _single(table, name)
     if table.empty:
         raise VitscaleError("the table has no rows", hint="give one with a row for each point", exit_code=MISSING)
     if not (table.index.is_unique and pd.api.types.is_integer_dtype(table.index)):
@@ -113,6 +115,13 @@ def known(table: pd.DataFrame, names: Sequence[str]) -> None:
             there = named(table)
             hint = f"did you mean {near[0]!r}? {there}" if near else there
             raise VitscaleError(f"no column {name!r} in this table", hint=hint, exit_code=USAGE)
+
+
+def _single(table: pd.DataFrame, name: str) -> None:
+    """Refuses lists and the like, which no curve can be named by."""
+    if table[name].dtype == object and not table[name].map(pd.api.types.is_hashable).all():
+        hint = "name a column with one value in each row"
+        raise VitscaleError(f"column {name!r} holds lists, or what is like them", hint=hint, exit_code=MISSING)
 
 
 def named(table: pd.DataFrame) -> str:
@@ -237,11 +246,25 @@ def _curve(name: str, rows: pd.DataFrame, columns: Columns, *, percent: bool) ->
     cluster = rows[columns.cluster].astype("string") if columns.cluster else pd.Series(range(len(rows)))
     clusters = pd.factorize(cluster, use_na_sentinel=False)[0].astype(np.int64)
     residuals, facts = _residuals(y, measure, inputs, _trials(rows, columns))
-    facts += _varying(rows, columns)
+    facts += [*_copies(rows, columns), *_varying(rows, columns)]
     flops = numeric(rows, columns.flops).to_numpy() if columns.flops else None
     points = Observations(inputs, residuals, clusters)
     facts += _surpassed(rows, points)
     return Curve(name, columns, points, _labels(rows, columns), what, tuple(facts), flops)
+
+
+def _copies(rows: pd.DataFrame, columns: Columns) -> list[Fact]:
+    """Rows that are the same in every column, where each is taken for a run."""
+    if columns.cluster is not None:
+        return []
+    alike = rows[rows.duplicated([*columns.inputs, columns.y], keep=False)]  # in these first, as rows are wide
+    copies = int(alike.astype("string").duplicated().sum())
+    if not copies:
+        return []
+    text = (
+        f"{count(copies, 'row')} {'is a copy' if copies == 1 else 'are copies'} of another in every column, and count"
+    )
+    return [Fact("copies", f"{text}{'s' if copies == 1 else ''} as independent: --cluster says what belongs together.")]
 
 
 def _varying(rows: pd.DataFrame, columns: Columns) -> list[Fact]:

@@ -175,11 +175,13 @@ def isoflop_tables(found: Sequence[tuple[Curve, IsoFlop]], at: Sequence[float]) 
         if one.a is not None and one.k is not None:
             laws.append([curve.name, "a", number(one.a), *ends(one.interval)])
             laws.append([curve.name, "k", number(one.k), "", ""])
-        sizes += [[curve.name, number(c), number(one.best_size(c) or math.nan)] for c in at]
+        sizes += [
+            [curve.name, number(c), number(one.best_size(c) or math.nan), *ends(one.size_interval(c))] for c in at
+        ]
     return [
         (["curve", "compute", "best size", "95% low", "95% high", "value there", ""], budgets),
         (["curve", "size = k compute^a", "value", "95% low", "95% high"], laws),
-        (["curve", "at", "best size"], sizes),
+        (["curve", "at", "best size", "95% low", "95% high"], sizes),
     ]
 
 
@@ -202,7 +204,7 @@ def isoflop_document(found: Sequence[tuple[Curve, IsoFlop]], at: Sequence[float]
             "a": one.a,
             "k": one.k,
             "a_interval": pair(one.interval),
-            "forecasts": [{"at": c, "best_size": one.best_size(c)} for c in at],
+            "forecasts": [{"at": c, "best_size": one.best_size(c), "interval": pair(one.size_interval(c))} for c in at],
             "facts": [asdict(fact) for fact in (*curve.facts, *one.facts)],
         }
         for curve, one in found
