@@ -410,6 +410,7 @@ def test_more_mistakes_are_two_lines(
         ("t.parquet", b"not one", "write it again as Parquet, or as .csv"),
         ("t.csv", "x,größe\n1,2\n".encode("latin-1"), "save it with the encoding UTF-8"),
         ("t.xlsx", b"PK", "save it as .csv, .tsv or .parquet"),
+        ("t.csv", b"x;y\n1;2\n", "save it with commas as .csv, or with tabs as .tsv"),
         ("t.csv", b"# of a sheet\nx,y, x\n1,2,3\n", "a .csv or .tsv has its columns' names in its first line"),
     ],
 )

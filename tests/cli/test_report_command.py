@@ -166,6 +166,16 @@ def test_a_named_folder_with_files_of_others_is_refused_and_nothing_written(
 
 
 @pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("out", ["mine.md", "mine.md/drawn"])
+def test_a_file_for_a_folder_is_called_what_it_is(out: str) -> None:
+    Path("mine.md").write_text("mine")
+    result = run("one", "--out", out)
+    assert result.exit_code == MISSING
+    assert result.stderr.startswith("error: mine.md is a file, where a folder is needed\nhint: move it away")
+    assert Path("mine.md").read_text() == "mine"
+
+
+@pytest.mark.usefixtures("small")
 def test_a_named_folder_that_holds_other_names_alone_takes_a_report_and_the_next_one() -> None:
     Path("out").mkdir()
     Path("out/mine.csv").write_text("mine")

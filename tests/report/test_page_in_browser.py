@@ -146,7 +146,9 @@ def test_switches_change_metric_task_axis_counting_and_scale(shown: Browser) -> 
 
 def test_laws_are_thin_lines_over_compute_dashed_beyond_the_data(shown: Browser) -> None:
     assert shown.find("#laws").text == ""
+    assert "with the same model and number of images seen" in shown.find("#count").text
     shown.choose("x", "flops")
+    assert "lines join the means over seeds with the same number of unique images." in shown.find("#count").text
     dashes = [
         line.get_attribute("stroke-dasharray") for line in shown.all("#plot .layer_1_marks path, #plot .mark-line path")
     ]

@@ -130,13 +130,20 @@ function marked({ x, y, run, series, id, draws }, at) {
   };
 }
 
-function linesOf(points) {
-  // The finest lines of which one has two places: with fewer things held constant where all would be lone points.
-  for (let fixed = axis().fixed.length; fixed >= 0; fixed--) {
-    const lines = grouped(points, axis().fixed.slice(0, fixed));
-    if (fixed === 0 || lines.some((line) => line.length > 1)) return lines.flat();
-  }
-  return [];
+const linesOf = (points) => grouped(points, heldOf(points)).flat();
+
+// What is constant along the finest lines of which one has two places: fewer things where all would be lone points.
+function heldOf(points) {
+  const held = [...axis().fixed];
+  while (held.length && !grouped(points, held).some((line) => line.length > 1)) held.pop();
+  return held;
+}
+
+const HELD = { model: "model", examples: "number of unique images", examples_seen: "number of images seen" };
+
+function joinedOf(points) {
+  const varied = heldOf(points).filter((key) => new Set(points.map(({ run }) => run[key])).size > 1);
+  return varied.length ? ` with the same ${varied.map((key) => HELD[key]).join(" and ")}` : "";
 }
 
 function grouped(points, fixed) {
@@ -216,10 +223,11 @@ async function draw() {
   shown = chosen();
   at = -1;
   const bars = barsOf(), laws = lawsOf(), there = published(), theirs = hidden.has(THEIRS) ? [] : there;
-  const joining = new Set(linesOf(shown).filter(({ mixed }) => !mixed).map(({ series }) => series));
+  const lines = linesOf(shown);
+  const joining = new Set(lines.filter(({ mixed }) => !mixed).map(({ series }) => series));
   // A series that no line of its own joins has no dash to be known by.
   $("legend").querySelectorAll("svg line").forEach((line, number) => line.toggleAttribute("hidden", number in report.series && !joining.has(number)));
-  describe(laws, bars, theirs);
+  describe(laws, bars, theirs, lines.some(({ mixed }) => mixed));
   for (const entry of $("legend").querySelectorAll("#of-theirs")) {
     entry.hidden = !there.length;
     entry.lastChild.textContent = `the paper's own, not ours: ${there[0]?.source}`;
@@ -235,7 +243,7 @@ async function draw() {
   document.body.dataset.drawn = Number(document.body.dataset.drawn ?? 0) + 1;
 }
 
-function describe(laws, bars, theirs) {
+function describe(laws, bars, theirs, mixed) {
   const task = $("task").selectedOptions[0]?.textContent ?? "";
   $("plot").setAttribute("aria-label", `${task}: ${shown.length} runs by ${axis().title}. `
     + "Arrow keys go from run to run, Enter opens one. The tables below hold all values.");
@@ -246,7 +254,7 @@ function describe(laws, bars, theirs) {
     ? `Thin: laws fitted to the error of a family's runs with ${short(laws[0].examples)} images (of several models: as joined), dashed beyond the largest.` : "";
   $("bars").textContent = bars.length ? `Level lines: ${bars.map(({ name, up }) => `${name} ${up}`).join("; ")}.` : "";
   $("count").textContent = shown.length
-    ? `${shown.length} run${shown.length === 1 ? "" : "s"}; lines join the means over seeds, of several models those that nothing before them equals.${report.sized ? " Larger: more parameters." : ""}` : "Nothing measured here.";
+    ? `${shown.length} run${shown.length === 1 ? "" : "s"}; lines join the means over seeds${joinedOf(shown)}${mixed ? ", of several models those that nothing before them equals" : ""}.${report.sized ? " Larger: more parameters." : ""}` : "Nothing measured here.";
   if (left_out) $("count").textContent += ` Not drawn: ${left_out} at 0, where a logarithmic axis has no place.`;
 }
 
