@@ -42,6 +42,8 @@ class Together:
     def __init__(self, processes: Mapping[int, subprocess.Popen[Any]]) -> None:
         self.processes = processes
         self.killed = False
+        self.silent: tuple[int, ...] = ()
+        """Those that did not end with the others, and were killed for it."""
         self._ended: SimpleQueue[tuple[int, int]] = SimpleQueue()
         for number, process in processes.items():
             Thread(target=self._await, args=(number, process), daemon=True).start()
@@ -68,6 +70,7 @@ class Together:
             try:
                 number, code = self._ended.get(timeout=None if end is None else max(end - time.monotonic(), 0.0))
             except Empty:
+                self.silent = tuple(number for number, process in self.processes.items() if process.poll() is None)
                 self.kill()
                 end = None
                 continue

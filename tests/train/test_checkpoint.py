@@ -76,8 +76,34 @@ def test_what_was_passed_over_does_not_take_the_place_of_what_is_written_after_i
     for step in (3, 6, 9):
         save(tmp_path, step, keep=Keep(last=3))
     for step in (4, 5):
-        save(tmp_path, step, keep=Keep(last=1))
+        save(tmp_path, step, keep=Keep(last=1, damaged=frozenset({6, 9})))
     assert kept(tmp_path) == [5]
+
+
+def test_whole_checkpoints_whose_best_one_is_damaged_stay(tmp_path: Path) -> None:
+    """They are not gone on from, as the best of the run may be the one that is lost; whoever has a copy of it can."""
+    for step, best in ((2, 2), (4, 4), (6, 4), (8, 4), (9, 4)):
+        save(tmp_path, step, best, keep=Keep(last=2, every=2))
+    weights = tmp_path / "checkpoints" / "step-00000004" / checkpoint.MODEL
+    data = weights.read_bytes()
+    weights.write_bytes(data[:-1])
+    passed: list[int] = []
+    start = checkpoint.newest(tmp_path, with_best=True, passed_over=lambda step, _: passed.append(step))
+    assert start == checkpoint.folder_of(tmp_path, 2)
+    assert passed == [4]  # once, and not those that name it
+    save(tmp_path, 3, 2, keep=Keep(last=2, every=2, damaged=frozenset(passed)))
+    assert kept(tmp_path) == [2, 3, 4, 6, 8, 9]
+    weights.write_bytes(data)
+    assert checkpoint.newest(tmp_path, with_best=True) == checkpoint.folder_of(tmp_path, 9)
+
+
+@pytest.mark.parametrize("state", ["null", '{"progress": {"best_step": 1.5}}', '{"progress": 7}', "{"])
+def test_a_damaged_one_that_is_only_kept_is_in_no_checkpoint_s_way(tmp_path: Path, state: str) -> None:
+    for step in (4, 5):
+        save(tmp_path, step, keep=Keep(every=4))
+    (tmp_path / "checkpoints" / "step-00000004" / checkpoint.STATE).write_text(state)
+    save(tmp_path, 6, keep=Keep(last=1, every=4))
+    assert kept(tmp_path) == [4, 6]
 
 
 def test_checkpoints_are_written_in_turn_while_the_caller_goes_on(tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 
+import psutil
 import pytest
 
 from vitscale.errors import DONE, RUN_FAILED
@@ -91,6 +93,32 @@ def test_several_processes_end_when_one_of_them_does_not_move(rundir: Make, rank
     crew = Together({number: start(command, number, port) for number in range(2)})
     assert first_failure(crew.wait()) == (rank, RUN_FAILED)
     assert (run.result() or {})["reason"].startswith("nothing moved for 2 s: it was waiting for the data of step 6")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_cannot_even_say_so_is_named_by_its_launcher(rundir: Make, rank: int) -> None:
+    run = rundir("recipe.steps=100000", stall=3.0)
+    command = [sys.executable, "-m", "vitscale.train.spawn", "2", str(run.folder)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as launcher:
+        wait_for(lambda: eventlog.last_event(run.folder) is not None, launcher)
+        workers = psutil.Process(launcher.pid).children()
+        (frozen,) = (worker for worker in workers if worker.environ()["RANK"] == str(rank))
+        frozen.suspend()
+        _, said = launcher.communicate(timeout=120)
+    reason = (run.result() or {})["reason"]
+    assert f"rank {rank} on {socket.gethostname()} stood still, and did not end with the others" in said
+    assert reason.startswith(f"rank {rank} on {socket.gethostname()} stood still")
+    assert "nothing moved for 3 s" in reason
+    assert (run.result() or {})["failure"] == "time"
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def start(command: list[str], rank: int, port: int) -> subprocess.Popen[bytes]:

@@ -383,7 +383,25 @@ def test_a_damaged_checkpoint_is_an_event_and_a_word_of_the_progress(rundir: Mak
     (event,) = (event for event in run.events() if event["event"] == "damaged_checkpoint")
     assert event["step"] == int(folder.name.removeprefix("step-"))
     assert "does not have its checksum" in event["reason"]
-    assert f"checkpoint {event['step']} was damaged" in progress(run.folder)
+    assert progress(run.folder).endswith(f"; checkpoint {event['step']} was damaged: trained again from step 0")
+
+
+def test_a_damaged_best_checkpoint_costs_none_of_those_after_it(rundir: Make) -> None:
+    settings = ("recipe.keep=best", "recipe.validate_every=48")
+    undisturbed, run = (rundir(*settings, runs=runs) for runs in "ab")
+    expected = done(undisturbed)
+    edit(run.folder / "run.json", machine={**run.machine, "save_every": 0.0, "keep_every": 4})
+    run = RunDir(run.folder)
+    assert work(run, StopAfter(10)) == INTERRUPTED
+    there = sorted((run.folder / "checkpoints").glob("step-*"))
+    best = checkpoint.load(there[-1]).progress.best_step
+    assert best is not None
+    (checkpoint.folder_of(run.folder, best) / checkpoint.MODEL).write_bytes(b"")
+    assert work(run, StopAfter(2)) == INTERRUPTED
+    assert all((path / checkpoint.STATE).is_file() for path in there)
+    assert measured(done(run)) == measured(expected)
+    ours, theirs = weights(run), weights(undisturbed)
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
 def test_a_half_written_event_is_left_out_and_not_glued_to_the_next(rundir: Make) -> None:

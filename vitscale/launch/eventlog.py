@@ -48,14 +48,16 @@ def newest_steps(folder: Path, most: int | None = None) -> list[dict[str, Any]]:
     return found
 
 
-def of_attempt(folder: Path, kind: str) -> int:
-    """How many lines of this kind the newest attempt has written."""
-    wanted, found = f'"event": "{kind}"'.encode(), 0
+def of_attempt(folder: Path, kind: str) -> list[dict[str, Any]]:
+    """The lines of this kind that the newest attempt has written, the oldest first."""
+    wanted, found = f'"event": "{kind}"'.encode(), []
     for line in _lines_from_the_end(folder / "events.jsonl"):
         if b'"event": "start"' in line:
             break
-        found += wanted in line
-    return found
+        if wanted in line:
+            with suppress(ValueError):
+                found.append(json.loads(line))
+    return found[::-1]
 
 
 def _lines_from_the_end(path: Path, block: int = 2**16) -> Iterator[bytes]:

@@ -90,7 +90,7 @@ def over_all(steps: Sequence[dict[str, Any]], folder: Path, transfer: Transfer) 
     event = steps[0]
     each = event["steps"]
     total = each * ((len(transfer.lr) if len(transfer.lr) > 1 else 0) + transfer.seeds)
-    ended = sum(step["step"] == each for step in steps) + eventlog.of_attempt(folder, "diverged")
+    ended = sum(step["step"] == each for step in steps) + len(eventlog.of_attempt(folder, "diverged"))
     done = min(ended * each + event["step"] % each, total)
     seconds = event["device_seconds"] / event["step"]  # a transfer takes one device
     return {**event, "step": done, "steps": total, "seconds_left": (total - done) * seconds}
@@ -104,9 +104,19 @@ def progress(folder: Path, job: Job | None = None, *, running: bool = True) -> s
     if job is not None and job.role == "trunk" and not running:
         event = _to_its_end(event, job)
     silent = eventlog.silent_seconds(folder) if running else None
-    damaged = eventlog.last_event(folder, "damaged_checkpoint")
-    passed_over = f"; checkpoint {damaged['step']} was damaged, and passed over" if damaged else ""
-    return progress_words(event, silent, eventlog.last_event(folder, "probe")) + passed_over
+    damaged = passed_over(folder)
+    return progress_words(event, silent, eventlog.last_event(folder, "probe")) + (f"; {damaged}" if damaged else "")
+
+
+def passed_over(folder: Path) -> str:
+    """Which checkpoints the newest attempt could not use, in words; empty where it used the last one."""
+    damaged = eventlog.of_attempt(folder, "damaged_checkpoint")
+    if not damaged:
+        return ""
+    steps = ", ".join(str(event["step"]) for event in damaged)
+    which = f"checkpoint {steps} was" if len(damaged) == 1 else f"checkpoints {steps} were"
+    begins = damaged[0].get("begins")  # which events of before do not have
+    return f"{which} damaged: " + ("passed over" if begins is None else f"trained again from step {begins}")
 
 
 def _to_its_end(event: dict[str, Any], trunk: Job) -> dict[str, Any]:

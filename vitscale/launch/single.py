@@ -19,7 +19,7 @@ from vitscale.launch.collect import collect
 from vitscale.launch.local import Worker, cause, last_words, trouble, wait_any
 from vitscale.launch.machine import Machine, Places
 from vitscale.launch.placement import Place
-from vitscale.launch.progress import progress
+from vitscale.launch.progress import passed_over, progress
 from vitscale.launch.sweep import Say, not_saved
 from vitscale.processes import STOP_SIGNALS
 from vitscale.study.job import Job
@@ -44,7 +44,7 @@ def run_single(job: Job, *, places: Places, machine: Machine, study: str, say: S
         worker = Worker(
             [folder], machine.threads, machine.devices_for(job), machine.hosts_for(job), environment=environment
         )
-        wait(worker, lambda: say(progress(folder, job) or "starting"))
+        _watch(worker, folder, job, say)
         worker.record_death(place.who if place else "")
         code = worker.process.returncode
         if code == HELD:
@@ -58,6 +58,20 @@ def run_single(job: Job, *, places: Places, machine: Machine, study: str, say: S
             raise VitscaleError(cause(code, folder), hint=last_words(folder), exit_code=RUN_FAILED)
     collect(job, places.runs, places.results, study)
     return False
+
+
+def _watch(worker: Worker, folder: Path, job: Job, say: Say) -> None:
+    """Says how far the run is, and of one that ends before it was first said, what must not go unsaid."""
+    said: list[str] = []
+
+    def report() -> None:
+        said.append(progress(folder, job) or "starting")
+        say(said[-1])
+
+    wait(worker, report)
+    damaged = passed_over(folder)
+    if damaged and not any(damaged in line for line in said):
+        say(damaged)
 
 
 def time_steps(job: Job, runs: Path, machine: Machine, base: Path) -> dict[str, Any]:

@@ -101,7 +101,8 @@ COLUMNS = (
     Column(
         "device_seconds",
         "float64",
-        "wall-clock seconds times devices, of all attempts (after a kill, to its last logged step)",
+        "wall-clock seconds of training, validations and checkpoints between its steps included, times devices, of all"
+        " attempts (after a kill, to its last logged step); what starting, ending and the test take is not in it",
     ),
     Column(
         "mfu",

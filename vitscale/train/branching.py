@@ -11,15 +11,26 @@ from vitscale.train import checkpoint
 from vitscale.train.checkpoint import Checkpoint, ForeignError, Progress
 from vitscale.train.rundir import RunDir
 
+DAMAGED = "damaged_checkpoint"
+"""The event of one that was passed over."""
+
 
 def start_of(rundir: RunDir) -> Path | None:
     """The checkpoint from which the run goes on; None where it starts with nothing."""
+    damaged: dict[int, str] = {}
+    own = checkpoint.newest(rundir.folder, with_best=_keeps_best(rundir), passed_over=damaged.__setitem__)
+    start = own or _branched_off(rundir)
+    begins = checkpoint.step_of(start) if start else 0
+    for step, reason in damaged.items():
+        rundir.log(DAMAGED, {"step": step, "begins": begins, "reason": reason})
+    return start
 
-    def passed_over(step: int, reason: str) -> None:
-        rundir.log("damaged_checkpoint", {"step": step, "reason": reason})
 
-    best = _keeps_best(rundir)
-    return checkpoint.newest(rundir.folder, with_best=best, passed_over=passed_over) or _branched_off(rundir)
+def damaged_at_start(rundir: RunDir) -> frozenset[int]:
+    """The checkpoints that this attempt could not read, as `start_of` has told."""
+    events = rundir.events()
+    begun = max((at for at, event in enumerate(events) if event["event"] == "start"), default=0)
+    return frozenset(event["step"] for event in events[begun:] if event["event"] == DAMAGED)
 
 
 def _branched_off(rundir: RunDir) -> Path | None:

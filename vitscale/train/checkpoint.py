@@ -89,16 +89,22 @@ class Keep:
     """Those of every so many steps."""
     branches: Callable[[], frozenset[int]] = frozenset
     """Of a trunk: those that other runs start from, of which there may be more as it trains."""
+    damaged: frozenset[int] = frozenset()
+    """Those that this attempt could not read as it began."""
 
     def at(self, step: int) -> bool:
         """Whether there is to be one of this step, and to stay."""
         return bool(self.every and step % self.every == 0) or step in self.branches()
 
     def steps(self, run: Path, progress: Progress) -> set[int]:
-        """The steps to be kept of those that a run has, and the best one until each of them; later ones than that of
-        `progress` could not be read."""
-        until = sorted(step for step in _steps(run / "checkpoints") if step <= progress.step)
-        kept = {*until[-self.last :], progress.step, *filter(self.at, until)}
+        """The steps to be kept of those that a run has, and the best one until each of them.
+
+        Later ones than that of `progress` are whole but for their best one, which is trained again, or damaged.
+        """
+        there = sorted(_steps(run / "checkpoints"))
+        until = [step for step in there if step <= progress.step]
+        later = [step for step in there[len(until) :] if step not in self.damaged]
+        kept = {*until[-self.last :], progress.step, *filter(self.at, until), *later}
         best = {progress.best_step, *(_best_until(folder_of(run, step)) for step in kept)}
         return kept | {step for step in best if step is not None}
 
@@ -124,6 +130,10 @@ class Tensors(Mapping[str, Tensor]):
 
 def folder_of(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:08d}"
+
+
+def step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
 
 
 def save(
@@ -287,25 +297,37 @@ def whole(
 ) -> Iterator[Checkpoint]:
     """The checkpoints that can be gone on from, not after step `until`, the newest first; damaged ones are passed over.
 
-    `with_best`: and from which the best until then is there as well. `passed_over` is told of each damaged one.
+    `with_best`: and whose best until then is whole as well. `passed_over` is told of each damaged one.
 
     Raises:
         ForeignError: there is one that does not belong here (exit 5).
     """
     _put_back(run / "checkpoints")
-    steps = [step for step in _steps(run / "checkpoints") if until is None or step <= until]
-    for step in sorted(steps, reverse=True):
+    damaged: set[int] = set()
+
+    def opened(step: int) -> Checkpoint | None:
+        if step in damaged:
+            return None
         try:
-            found = load(folder_of(run, step))
-            if with_best and found.progress.best_step not in (None, step):
-                load(folder_of(run, found.progress.best_step))
+            return load(folder_of(run, step))
         except ForeignError:
             raise
         except VitscaleError as error:
-            print(f"{error.problems[0].message}\ncheckpoint {step} passed over", flush=True)
+            damaged.add(step)
+            print(error.problems[0].message, flush=True)
             passed_over(step, error.problems[0].message)
-        else:
+            return None
+
+    steps = [step for step in _steps(run / "checkpoints") if until is None or step <= until]
+    for step in sorted(steps, reverse=True):
+        found = opened(step)
+        if found is None:
+            continue
+        best = found.progress.best_step if with_best else None
+        if best in (None, step) or opened(best) is not None:
             yield found
+        else:
+            print(f"checkpoint {step} passed over: checkpoint {best}, the best until then, cannot be used", flush=True)
 
 
 def load(folder: Path, *, verify: bool = True) -> Checkpoint:
@@ -388,9 +410,9 @@ def _steps(folder: Path) -> list[int]:
 
 def _best_until(folder: Path) -> int | None:
     """The best step that its state names; None where there is none, or it cannot be read."""
-    with suppress(OSError, ValueError, KeyError):
-        best: int | None = json.loads((folder / STATE).read_text())["progress"]["best_step"]
-        return best
+    with suppress(OSError, ValueError, KeyError, TypeError):  # one that is kept may have been altered since
+        best = json.loads((folder / STATE).read_text())["progress"]["best_step"]
+        return best if isinstance(best, int) else None
     return None
 
 

@@ -18,7 +18,7 @@ from vitscale.study.cost import KEPT, forward_flops
 from vitscale.study.datasets import Dataset
 from vitscale.study.subsets import num_classes
 from vitscale.train import checkpoint, group
-from vitscale.train.branching import start_of
+from vitscale.train.branching import damaged_at_start, start_of
 from vitscale.train.capacity import Work, engine_settings
 from vitscale.train.checkpoint import Keep, Progress, Writer
 from vitscale.train.device import peak_flops, random_states, restore_random_states
@@ -91,7 +91,12 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
     flops_per_step = rundir.document["flops_per_example"] * run.recipe.batch_size
     macs = rundir.document["flops_per_example"] // 6
     machine = rundir.machine
-    keep = Keep(last=machine.get("keep_last", KEPT), every=machine.get("keep_every"), branches=rundir.branches)
+    keep = Keep(
+        last=machine.get("keep_last", KEPT),
+        every=machine.get("keep_every"),
+        branches=rundir.branches,
+        damaged=damaged_at_start(rundir) if rundir.writes else frozenset(),
+    )
     writer = Writer(rundir.folder, keep, rundir.check_held)
     monitors = Monitors(rundir, progress.step)
 

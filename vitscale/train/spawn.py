@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
@@ -80,7 +81,12 @@ def run(share: Share, *, remote: bool = False) -> int:
     failure = first_failure(workers.wait())
     if workers.killed and failure is None:
         return BEREFT
-    return DONE if failure is None else _recorded(Path(share.folder), *failure)
+    if failure is None:
+        return DONE
+    code = _recorded(Path(share.folder), *failure)
+    if workers.silent:
+        _name_silent(Path(share.folder), workers.silent)
+    return code
 
 
 def _listener(share: Share) -> socket.socket:
@@ -155,6 +161,20 @@ def _recorded(folder: Path, rank: int, code: int) -> int:
         hint = "the same command goes on from the last checkpoint"
         RunDir(folder).fail(reason, failure=Failure.KILLED, hint=hint, code=RUN_FAILED)
     return 128 - code
+
+
+def _name_silent(folder: Path, ranks: Sequence[int]) -> None:
+    """Says which stood still, where the others could say no more than that they waited."""
+    from vitscale.train.rundir import RunDir
+
+    which = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))}"
+    reason = f"{which} on {socket.gethostname()} stood still, and did not end with the others"
+    print(reason, file=sys.stderr, flush=True)
+    run = RunDir(folder)
+    before = run.result() or {}
+    if before.get("provisional") and lease.holder(folder) is None:
+        reason = f"{reason}: {before['reason']}"
+        run.fail(reason, failure=Failure(before["failure"]), hint=before["hint"], code=before["exit_code"])
 
 
 if __name__ == "__main__":
