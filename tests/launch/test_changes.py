@@ -3,6 +3,8 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,7 @@ from vitscale.launch.changes import changes
 from vitscale.launch.folders import prepare
 from vitscale.launch.sweep import current_plan
 from vitscale.results.store import Held, write_part, write_plan
+from vitscale.study import describe
 from vitscale.study.job import Job
 from vitscale.study.load import load
 
@@ -46,6 +49,40 @@ def test_runs_that_are_gone_are_told_apart(swept: dict[tuple[float, int], Job], 
     assert gone[swept[0.01, 0].id] == "recipe.lr 0.01, recipe.ema 0.0, seed 0"
     assert gone[lost.id] == "data.examples 100, recipe.lr 0.1, seed 1"
     assert len({*gone.values()}) == len(gone) == 4
+
+
+def test_a_new_run_is_told_from_the_one_whose_numbers_are_nearest(
+    swept: dict[tuple[float, int], Job], tmp_path: Path
+) -> None:
+    """Where several differ in one setting alone."""
+    held = Held(frozenset(job.id for job in swept.values()))
+
+    def told(*axes: tuple[str, str]) -> list[str]:
+        text = CELLS
+        for before, after in axes:
+            text = text.replace(before, after)
+        (tmp_path / "study.toml").write_text(text)
+        now = current_plan(load(tmp_path / "study.toml", base=tmp_path), tmp_path / "runs")
+        return [change.words() for change in changes(now, held, tmp_path / "runs") if change.state == "new"]
+
+    assert told(("[0.01, 0.1]", "[0.02]"), ("[0, 1]", "[0]")) == [f"recipe.lr: 0.01 -> 0.02 (from {swept[0.01, 0].id})"]
+    assert told(("[0.01, 0.1]", "[0.1]"), ("[0, 1]", "[2]")) == [f"seed: 1 -> 2 (from {swept[0.1, 1].id})"]
+
+
+def test_what_each_run_is_is_worked_out_once(
+    swept: dict[tuple[float, int], Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not for each pair: that of a thousand runs took minutes."""
+    worked_out: list[str] = []
+
+    def identity(told: dict[str, Any]) -> dict[str, Any]:
+        worked_out.append(told["id"])
+        return describe.identity(told)
+
+    monkeypatch.setattr("vitscale.launch.changes.describe", SimpleNamespace(**{**vars(describe), "identity": identity}))
+    now = current_plan(load(tmp_path / "study.toml", base=tmp_path, settings=["recipe.ema=0.9"]), tmp_path / "runs")
+    found = list(changes(now, Held(frozenset(job.id for job in swept.values())), tmp_path / "runs"))
+    assert len(found) == len(worked_out) == len({*worked_out}) == 2 * len(swept)
 
 
 def test_what_waits_for_a_choice_is_said(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from operator import ne
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,30 +46,53 @@ def changes(now: Plan, held: Held, runs: Path, results: Path | None = None) -> I
     """
     trained = {job.id: job for job in now.jobs if job.kind == "pretrain"}
     before = {id_: told for id_ in sorted(held.runs) if (told := _document(runs / id_)) is not None}
-    new: list[Mapping[str, Any]] = []
+    new: dict[str, Mapping[str, Any]] = {}
     for job in trained.values():
         if job.id in held.runs:
             steps = before[job.id]["steps"] if job.id in before else job.steps
             if job.role == "trunk" and steps < job.steps:
                 yield Change("further", job.id, job.label, None, (("steps", steps, job.steps),))
             continue
-        told = json.loads(json.dumps(job.document()))
-        new.append(told)
-        found = {id_: describe.differences(other, told) for id_, other in before.items()}
-        like = min(found, key=lambda id_: len(found[id_]), default=None)
-        yield Change("new", job.id, job.label, like, tuple(found[like]) if like else ())
+        new[job.id] = json.loads(json.dumps(job.document()))
+    known = {id_: describe.identity(told) for id_, told in {**before, **new}.items()}
+    like = _nearest(known, before, new)
+    for id_ in new:
+        differs = describe.compared(known[like[id_]], known[id_]) if like else ()
+        yield Change("new", id_, trained[id_].label, like.get(id_), tuple(differs))
     gone = {id_: told for id_, told in before.items() if id_ not in trained}
-    apart = describe.apart([*before.values(), *new]) if gone else []
+    apart = describe.apart(known.values()) if gone else []
     for id_, told in gone.items():
-        yield Change("gone", id_, told["config"]["model"]["name"], settings=_settings(told, apart))
+        trunk = (("role", "trunk"),) if told.get("branches") else ()
+        own = ((key, known[id_].get(key)) for key in apart)
+        yield Change("gone", id_, told["config"]["model"]["name"], settings=(*trunk, *own))
     present = {job.id for job in now.jobs} | before.keys()
     yield from _recorded(sorted(held.runs - present), results)
 
 
-def _settings(told: Mapping[str, Any], keys: Collection[str]) -> tuple[tuple[str, Any], ...]:
-    trunk = (("role", "trunk"),) if told.get("branches") else ()
-    known = describe.identity(told)
-    return (*trunk, *((key, known.get(key)) for key in keys))
+def _nearest(known: Mapping[str, Mapping[str, Any]], before: Collection[str], new: Collection[str]) -> dict[str, str]:
+    """For each new run, by ids, that of `before` which differs in the fewest settings; of these the one whose numbers
+    are nearest, and then the first. Empty where there is none."""
+    # There are as many pairs as both multiplied: only what varies at all is compared. Steps follow from the rest.
+    keys = {key: None for each in known.values() for key in each if key != "steps"}
+    first = next(iter(known.values()), {})
+    varying = [key for key in keys if any(each.get(key) != first.get(key) for each in known.values())]
+    values = {id_: [each.get(key) for key in varying] for id_, each in known.items()}
+    found = {}
+    for id_ in new if before else ():
+        counts = {other: sum(map(ne, values[other], values[id_])) for other in before}
+        least = min(counts.values())
+        equal = [other for other, number in counts.items() if number == least]
+        found[id_] = min(equal, key=lambda other: sum(map(_gap, values[other], values[id_])))
+    return found
+
+
+def _gap(one: Any, other: Any) -> float:
+    """How far two values of a setting lie from each other: 0 to 1 of numbers of one sign, by their ratio."""
+    if one == other:
+        return 0.0
+    if not isinstance(one, int | float) or not isinstance(other, int | float):
+        return 1.0
+    return abs(one - other) / max(abs(one), abs(other))
 
 
 def _recorded(ids: Collection[str], results: Path | None) -> Iterator[Change]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, fields, replace
 from typing import Any
 
@@ -70,7 +70,11 @@ def is_called(told: Document, name: str) -> bool:
 
 def differences(one: Document, other: Document) -> list[tuple[str, Any, Any]]:
     """(key, of one, of the other) of all in which they differ; None where one has no such setting."""
-    ours, theirs = identity(one), identity(other)
+    return compared(identity(one), identity(other))
+
+
+def compared(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """As `differences`, of two identities."""
     keys = dict.fromkeys([*ours, *theirs])
     found = {key: (ours.get(key), theirs.get(key)) for key in keys if ours.get(key) != theirs.get(key)}
     if found.get("recipe.steps") == found.get("steps"):  # once is enough
@@ -78,11 +82,11 @@ def differences(one: Document, other: Document) -> list[tuple[str, Any, Any]]:
     return [(key, *values) for key, values in found.items()]
 
 
-def apart(told: Sequence[Document]) -> list[str]:
-    """The settings in which any of these runs differ. The model's name, which is told of each run, stands for its
-    numbers where it differs."""
+def apart(identities: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The settings in which any of these runs differ, by their identities. The model's name, which is told of each
+    run, stands for its numbers where it differs."""
     found: dict[str, set[str]] = {}
-    for each in map(identity, told):
+    for each in identities:
         for key, value in each.items():
             found.setdefault(key, set()).add(json.dumps(value))
     keys = [key for key, values in found.items() if len(values) > 1]
