@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 import tiny
-from vitscale.cli import live
+from vitscale.cli import live, status
 from vitscale.errors import DONE, INTERRUPTED
-from vitscale.launch import eventlog, folders
+from vitscale.launch import eventlog, folders, progress
 from vitscale.launch.board import Board, board
 from vitscale.launch.machine import Machine
 from vitscale.launch.sweep import current_plan, everything
@@ -134,6 +134,28 @@ def test_a_fine_tuning_counts_the_steps_of_all_its_trainings(planned: tuple[Plan
     assert told is not None
     # Two rates and two repetitions of 4 steps; one ended, one diverged.
     assert (told["step"], told["steps"], told["seconds_left"]) == (9, 16, 14.0)
+
+
+def test_a_stopped_run_goes_on_from_its_checkpoint_whatever_it_has_logged(
+    planned: tuple[Plan, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line is logged every 5 s; the checkpoint may be of an earlier step, of a kill, or of a later one."""
+    now, runs = planned
+    monkeypatch.chdir(runs.parent)
+    job, tuned = now.jobs[0], next(job for job in now.jobs if job.parent and job.run.transfer.protocol == "finetune")
+    tell(folders.prepare(tuned, runs, base=runs.parent, machine={}), STEP | {"step": 3, "steps": 4, "seconds_left": 0})
+
+    def detail(id_: str) -> str:
+        status.status(Path("study.toml"))
+        return next(line for line in capsys.readouterr().out.splitlines() if f"\t{id_} " in line).split("\t")[2]
+
+    assert detail(job.id) == "begins again, 00:00:00 left"
+    tell(runs / job.id, STEP | {"step": 5, "images_per_second": 0.5, "seconds_left": 1.0})
+    for saved in (4, 7):
+        (runs / job.id / "checkpoints" / f"step-{saved:08d}").mkdir(parents=True)
+        left = (12 - saved) * 16 / 0.5
+        assert detail(job.id) == f"goes on from step {saved}/12, {progress.clock(left)} left"
+    assert detail(tuned.id) == "begins again, 00:00:00 left"
 
 
 def test_a_table_has_what_someone_watching_needs(planned: tuple[Plan, Path]) -> None:

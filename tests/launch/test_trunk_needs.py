@@ -10,7 +10,7 @@ import tiny
 from vitscale import branches, lease
 from vitscale.launch import folders, trunks
 from vitscale.launch.changes import changes
-from vitscale.launch.progress import clock, progress
+from vitscale.launch.progress import clock, goes_on
 from vitscale.launch.sweep import current_plan
 from vitscale.launch.trunks import is_others, shares_left
 from vitscale.results.store import Held
@@ -96,9 +96,8 @@ def test_a_trunk_of_which_more_is_needed_was_not_stopped(planned: Callable, tmp_
     assert folders.state_of(trunk, tmp_path) == "done"
     longer, _ = planned(50, 100, 150)
     assert folders.state_of(longer, tmp_path) == "to do"
-    words = progress(folder, longer, running=False)
-    assert words.startswith("step 80/120")
-    assert words.endswith(f"{clock(40 * longer.run.recipe.batch_size / 10)} left")
+    left = clock(40 * longer.run.recipe.batch_size / 10)
+    assert goes_on(folder, longer) == f"goes on from step 80/120, {left} left"
     (folder / "result.json").unlink()
     assert folders.state_of(longer, tmp_path) == "stopped"
 

@@ -66,6 +66,14 @@ def test_a_validation_that_was_cut_short_comes_before_the_next_step(rundir: Make
     assert (stopped.result() or {})["checkpoint"] == (undisturbed.result() or {})["checkpoint"]
 
 
+@pytest.mark.parametrize("looks", [8, 10])  # after the second step, and in the third
+def test_the_last_line_of_a_stopped_run_is_of_the_step_that_was_saved(rundir: Make, looks: int) -> None:
+    run = rundir("recipe.keep=last", micro_batch=4)
+    assert work(run, StopAfter(looks)) == INTERRUPTED
+    assert latest(run).step == 2
+    assert [event["step"] for event in run.events() if event["event"] == "step"] == [1, 2]
+
+
 def test_a_stop_before_the_first_step_trains_nothing(rundir: Make) -> None:
     run = rundir()
     assert work(run, StopAfter(0)) == INTERRUPTED

@@ -177,10 +177,10 @@ def test_an_interrupted_fine_tuning_counts_what_it_computes_again(
     fine = rundir(which=2)
     assert work(fine, StopAfter(8)) == INTERRUPTED
     trained = [event["step"] for event in fine.events() if event["event"] == "step"]
-    assert trained == [1, 4, 1]  # the first rate's, and the beginning of the other's
+    assert trained == [1, 4, 1, 2]  # the first rate's, and the beginning of the other's
     (result,) = {(row["flops_lost"], row["flops_segment"]) for row in done(fine)["rows"]}
     planned = next(job for job in jobs() if job.id == fine.id)
-    assert result == (5 * planned.flops_per_step, planned.flops)
+    assert result == (6 * planned.flops_per_step, planned.flops)
 
 
 @pytest.mark.parametrize(

@@ -101,12 +101,13 @@ def _state(job: Job, states: Mapping[str, str], in_slurm: Mapping[str, Place]) -
 
 def _detail(job: Job, runs: Path, in_slurm: Mapping[str, Place]) -> str:
     from vitscale.launch import folders
-    from vitscale.launch.progress import failure_words, progress, summary
+    from vitscale.launch.progress import failure_words, goes_on, progress, summary
 
     outcome = folders.outcome_of(job, runs)
     if outcome is None:
         place = in_slurm.get(job.id)
-        words = [progress(runs / job.id, job, running=folders.is_held(runs / job.id)), place.words if place else ""]
+        how_far = progress if folders.is_held(runs / job.id) else goes_on
+        words = [how_far(runs / job.id, job), place.words if place else ""]
         return "; ".join(filter(None, words))
     return summary(outcome) if outcome["status"] == "done" else failure_words(outcome)
 

@@ -183,6 +183,19 @@ def checkpoint_steps(folder: Path) -> list[int]:
     return [int(name) for name in names if name.isdecimal()]
 
 
+def last_saved(folder: Path) -> int | None:
+    """The step of the checkpoint that a run wrote last, or has latest; None without any.
+
+    Later ones are there where it went back to before a damaged one.
+    """
+    steps = checkpoint_steps(folder)
+    with suppress(OSError, ValueError):
+        latest = int((folder / "checkpoints" / "latest").read_text().removeprefix("step-"))
+        if latest in steps:
+            return latest
+    return max(steps, default=None)
+
+
 def branched_at(folder: Path) -> int | None:
     """The step of the trunk's checkpoint that a run has begun with, 0 without a trunk; None where it has none of its
     own."""

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from vitscale.config import PROBE_SHOTS, Transfer
-from vitscale.launch import eventlog
+from vitscale.launch import eventlog, folders
 from vitscale.study.describe import with_settings
-from vitscale.study.job import Job
+from vitscale.study.job import Job, trainings
 from vitscale.study.sharing import DURATIONS
 
 MEASURED = {"accuracy": "", "patch_accuracy": " patches"}
@@ -76,11 +76,9 @@ QUIET = 30.0
 """Seconds without a sign of life that are worth a word."""
 
 
-def newest(folder: Path, job: Job | None = None, *, running: bool = True) -> dict[str, Any] | None:
-    """The last line of numbers; where it is `running` of this attempt, and of a fine-tuning over all its trainings."""
+def newest(folder: Path, job: Job | None = None) -> dict[str, Any] | None:
+    """The last line of numbers of a running attempt; of a fine-tuning over all its trainings."""
     transfer = job.run.transfer if job else None
-    if not running:
-        return eventlog.last_event(folder)
     steps = eventlog.newest_steps(folder, None if transfer else 1)
     return over_all(steps, folder, transfer) if steps and transfer else next(iter(steps), None)
 
@@ -89,23 +87,40 @@ def over_all(steps: Sequence[dict[str, Any]], folder: Path, transfer: Transfer) 
     """The newest of these lines, the last first, with the steps and time of all trainings: of rates and repetitions."""
     event = steps[0]
     each = event["steps"]
-    total = each * ((len(transfer.lr) if len(transfer.lr) > 1 else 0) + transfer.seeds)
+    total = each * trainings(transfer)
     ended = sum(step["step"] == each for step in steps) + len(eventlog.of_attempt(folder, "diverged"))
     done = min(ended * each + event["step"] % each, total)
     seconds = event["device_seconds"] / event["step"]  # a transfer takes one device
     return {**event, "step": done, "steps": total, "seconds_left": (total - done) * seconds}
 
 
-def progress(folder: Path, job: Job | None = None, *, running: bool = True) -> str:
-    """How far a run is, in one line; empty before its first step."""
-    event = newest(folder, job, running=running)
+def progress(folder: Path, job: Job | None = None) -> str:
+    """How far a running one is, in one line; empty before its first step."""
+    event = newest(folder, job)
     if event is None:
         return ""
-    if job is not None and job.role == "trunk" and not running:
-        event = _to_its_end(event, job)
-    silent = eventlog.silent_seconds(folder) if running else None
-    damaged = passed_over(folder)
-    return progress_words(event, silent, eventlog.last_event(folder, "probe")) + (f"; {damaged}" if damaged else "")
+    silent = eventlog.silent_seconds(folder)
+    return _and_damage(progress_words(event, silent, eventlog.last_event(folder, "probe")), folder)
+
+
+def goes_on(folder: Path, job: Job) -> str:
+    """Where a run that nobody is at work on goes on from, and how long it takes from there; empty where none was.
+
+    What it had logged behind its last checkpoint is lost. Of a trunk more may be needed than it was told.
+    """
+    event = eventlog.last_event(folder)
+    if event is None:
+        return ""
+    transfer = job.run.transfer
+    if transfer is not None:  # which saves nothing
+        images = transfer.steps * trainings(transfer) * transfer.batch_size
+        return f"begins again, {clock(images / event['images_per_second'])} left"
+    step = folders.last_saved(folder)
+    if step is None:
+        step = job.branch.step if job.branch else 0
+    images = max(job.steps - step, 0) * job.run.recipe.batch_size
+    where = f"goes on from step {step}/{max(job.steps, step)}" if step else "begins again"
+    return _and_damage(f"{where}, {clock(images / event['images_per_second'])} left", folder)
 
 
 def passed_over(folder: Path) -> str:
@@ -119,11 +134,8 @@ def passed_over(folder: Path) -> str:
     return f"{which} damaged: " + ("passed over" if begins is None else f"trained again from step {begins}")
 
 
-def _to_its_end(event: dict[str, Any], trunk: Job) -> dict[str, Any]:
-    """The event of a trunk of which more may be needed than it was told when it trained."""
-    left = max(trunk.steps - event["step"], 0)
-    seconds = left * trunk.run.recipe.batch_size / event["images_per_second"]
-    return {**event, "steps": max(trunk.steps, event["step"]), "seconds_left": seconds}
+def _and_damage(words: str, folder: Path) -> str:
+    return "; ".join(filter(None, [words, passed_over(folder)]))
 
 
 def progress_words(event: dict[str, Any], silent: float | None = None, probe: dict[str, Any] | None = None) -> str:

@@ -150,7 +150,7 @@ class Job:
         macs = _macs(self.arch, resolution, Head(num_classes=task.num_classes), counting)
         if transfer.protocol == "fewshot":
             return cost.forward_flops(macs, task.train_examples + task.test_examples)
-        return cost.training_flops(macs, transfer.steps * transfer.batch_size * self._trainings(transfer))
+        return cost.training_flops(macs, transfer.steps * transfer.batch_size * trainings(transfer))
 
     @property
     def flops_per_step(self) -> int:
@@ -158,12 +158,7 @@ class Job:
         transfer = self.run.transfer
         if transfer is None:
             return cost.training_flops(self.macs, self.run.recipe.batch_size)
-        return 0 if transfer.protocol == "fewshot" else self.flops // (transfer.steps * self._trainings(transfer))
-
-    @staticmethod
-    def _trainings(transfer: Transfer) -> int:
-        """Of a fine-tuning: one for each rate where it has a choice, and its repetitions."""
-        return (len(transfer.lr) if len(transfer.lr) > 1 else 0) + transfer.seeds
+        return 0 if transfer.protocol == "fewshot" else self.flops // (transfer.steps * trainings(transfer))
 
     def images_at_once(self, devices: int, micro_batch: int | None) -> int:
         """Of a device; None: its part of the batch, which is the most there can be."""
@@ -217,6 +212,11 @@ class Job:
             "branches": self.branches,
             "flops_per_example": cost.training_flops(self.macs, 1),
         }
+
+
+def trainings(transfer: Transfer) -> int:
+    """Of a fine-tuning: one for each rate where it has a choice, and its repetitions."""
+    return (len(transfer.lr) if len(transfer.lr) > 1 else 0) + transfer.seeds
 
 
 # Thousands of runs have a few architectures in common.

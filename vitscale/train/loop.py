@@ -76,8 +76,14 @@ class Loop:
     def _steps(self, progress: Progress, reader: Reader[int, Batch], clock: _Clock, meter: Meter) -> Progress:
         """From `progress.step` to the last one."""
         saved = logged = time.monotonic()
-        first = progress.step
+        first = told = progress.step
         kept = first or None
+
+        def tell() -> None:
+            nonlocal logged, told
+            logged, told = time.monotonic(), progress.step
+            self.log("step", self._facts(progress, meter, stepped, clock.here() / (progress.step - first)))
+
         for step in range(first, self.steps):
             self.stop.at(f"waiting for the data of step {step + 1}", slow=step == first)
             lr = learning_rate(self.engine.recipe, step, self.steps)
@@ -87,6 +93,8 @@ class Loop:
                 self.stop.at(f"in step {step + 1}", slow=step == first, together=True)
                 stepped = self.engine.step(batch, lr, self.stop.asked)
             except Interrupted:
+                if told != progress.step:
+                    tell()
                 if kept != progress.step:
                     self._save(progress)
                 self._wait_for_writing()
@@ -100,8 +108,7 @@ class Loop:
             now = time.monotonic()
             last = progress.step == self.steps
             if last or now - logged > self.log_seconds or step == first:
-                logged = now
-                self.log("step", self._facts(progress, meter, lr, stepped, clock.here() / (progress.step - first)))
+                tell()
             improved = False
             if self.validate is not None and self._validates_at(progress.step):
                 with meter.part("validate"):
@@ -109,6 +116,8 @@ class Loop:
             due = last or improved or self.saves_at(progress.step) or now - saved > self.save_every
             # Their clocks differ, and all of them save.
             stopping, due = (n > 0 for n in group.summed(self.stop.requested, due and group.is_first()))
+            if stopping and told != progress.step:
+                tell()
             if due or stopping:
                 with meter.part("checkpoint"):
                     self._save(progress)
@@ -162,15 +171,13 @@ class Loop:
             progress = replace(progress, best_step=progress.step, best_score=score)
         return progress, improved and self.keep_best
 
-    def _facts(
-        self, progress: Progress, meter: Meter, lr: float, stepped: Stepped, seconds_per_step: float
-    ) -> dict[str, Any]:
+    def _facts(self, progress: Progress, meter: Meter, stepped: Stepped, seconds_per_step: float) -> dict[str, Any]:
         return {
             "step": progress.step,
             "steps": self.steps,
             # What is not finite has no number in JSON.
             "loss": stepped.loss if math.isfinite(stepped.loss) else None,
-            "lr": lr,
+            "lr": learning_rate(self.engine.recipe, progress.step - 1, self.steps),
             "grad_norm": stepped.grad_norm if math.isfinite(stepped.grad_norm) else None,
             **meter.take(),
             "device_seconds": progress.device_seconds,
