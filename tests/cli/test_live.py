@@ -136,6 +136,24 @@ def test_a_fine_tuning_counts_the_steps_of_all_its_trainings(planned: tuple[Plan
     assert (told["step"], told["steps"], told["seconds_left"]) == (9, 16, 14.0)
 
 
+def test_no_time_is_left_by_the_first_step_alone(planned: tuple[Plan, Path]) -> None:
+    """Of a pre-training its line says so; a fine-tuning goes by the steps behind the first of each training."""
+    now, runs = planned
+    tell(runs / now.jobs[0].id, {"event": "start", "attempt": 2}, STEP | {"step": 1, "seconds_left": None})
+    (line,) = seen(planned).lines
+    assert "left" not in line.words
+    assert live._cells(line)[-1] == ""
+    job = next(job for job in now.jobs if job.parent and job.run.transfer and job.run.transfer.protocol == "finetune")
+    first, last = (STEP | {"step": step, "steps": 4, "device_seconds": 60.0 + step} for step in (1, 4))
+    (runs / job.id).mkdir()
+    tell(runs / job.id, first)
+    newest = progress.newest(runs / job.id, job) or {}
+    assert newest["seconds_left"] is None
+    tell(runs / job.id, last, first)
+    newest = progress.newest(runs / job.id, job) or {}
+    assert (newest["step"], newest["seconds_left"]) == (5, 11.0)
+
+
 def test_a_stopped_run_goes_on_from_its_checkpoint_whatever_it_has_logged(
     planned: tuple[Plan, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,8 @@ from tiny import edit
 from vitscale.errors import DONE, INTERRUPTED, MISSING, RUN_FAILED
 from vitscale.launch.progress import progress
 from vitscale.study.job import Job
-from vitscale.train import checkpoint, pretrain, upstream
+from vitscale.train import checkpoint, loop, pretrain, upstream
+from vitscale.train.engine import Engine
 from vitscale.train.finetune import _Tuner
 from vitscale.train.objective import Batch
 from vitscale.train.rundir import RunDir
@@ -119,6 +121,24 @@ def test_log_lines_say_where_the_time_goes(rundir: Make) -> None:
     assert 0 < last["mfu"] < 1
     assert last["memory_peak"] > 50e6
     assert last["images_per_second"] > 0
+
+
+def test_the_start_up_of_a_training_is_no_part_of_its_time_left(rundir: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first step has it all, and tells no time by itself."""
+    clock, step = 0.0, Engine.step
+    seconds = iter([1000.0, *[10.0] * 11])
+
+    def slow(*arguments: Any) -> Any:
+        nonlocal clock
+        clock += next(seconds)
+        return step(*arguments)
+
+    monkeypatch.setattr(Engine, "step", slow)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock))
+    run = rundir()
+    done(run)
+    left = {event["step"]: event["seconds_left"] for event in run.events() if event["event"] == "step"}
+    assert left == {1: None, **{step: 10.0 * (12 - step) for step in range(2, 13)}}
 
 
 def test_the_number_of_loader_workers_changes_no_bit(rundir: Make) -> None:

@@ -102,6 +102,7 @@ def _cells(line: Line) -> list[str]:
     step: Any = line.step
     loss = "not finite" if step["loss"] is None else f"{step['loss']:.3f}"
     mfu = "" if step.get("mfu") is None else f"{step['mfu']:.1%}"
-    quiet = line.silent is not None and line.silent > QUIET
-    left = f"quiet {line.silent:,.0f} s" if quiet else clock(step["seconds_left"])
+    left = "" if step["seconds_left"] is None else clock(step["seconds_left"])
+    if line.silent is not None and line.silent > QUIET:
+        left = f"quiet {line.silent:,.0f} s"
     return [job.id, what, f"{step['step']:,}/{step['steps']:,}", loss, f"{step['images_per_second']:,.0f}", mfu, left]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +91,16 @@ def over_all(steps: Sequence[dict[str, Any]], folder: Path, transfer: Transfer) 
     total = each * trainings(transfer)
     ended = sum(step["step"] == each for step in steps) + len(eventlog.of_attempt(folder, "diverged"))
     done = min(ended * each + event["step"] % each, total)
-    seconds = event["device_seconds"] / event["step"]  # a transfer takes one device
-    return {**event, "step": done, "steps": total, "seconds_left": (total - done) * seconds}
+    # The first step of a training takes longer; a transfer takes one device.
+    spans = [(new, old) for new, old in pairwise(steps) if new["step"] > old["step"]]
+    seconds = sum(new["device_seconds"] - old["device_seconds"] for new, old in spans)
+    behind = sum(new["step"] - old["step"] for new, old in spans)
+    return {
+        **event,
+        "step": done,
+        "steps": total,
+        "seconds_left": (total - done) * seconds / behind if behind else None,
+    }
 
 
 def progress(folder: Path, job: Job | None = None) -> str:
@@ -140,7 +149,7 @@ def _and_damage(words: str, folder: Path) -> str:
 
 def progress_words(event: dict[str, Any], silent: float | None = None, probe: dict[str, Any] | None = None) -> str:
     """A step event as one log line; `silent`: seconds since the run's last sign of life; `probe`: its last probe."""
-    left = clock(event["seconds_left"])
+    left = "" if event["seconds_left"] is None else f", {clock(event['seconds_left'])} left"
     loss = "not finite" if event["loss"] is None else f"{event['loss']:.3f}"
     mfu = "" if event.get("mfu") is None else f", MFU {event['mfu']:.1%}"
     quiet = f", last sign of life {silent:,.0f} s ago" if silent is not None and silent > QUIET else ""
@@ -148,7 +157,7 @@ def progress_words(event: dict[str, Any], silent: float | None = None, probe: di
     probed = "".join(f", {task} {PROBE_SHOTS}-shot {share:.1%}" for task, share in shares)
     return (
         f"step {event['step']}/{event['steps']}, loss {loss}, lr {event['lr']:.2g}, "
-        f"{event['images_per_second']:,.0f} images/s{mfu}{probed}, {left} left{quiet}"
+        f"{event['images_per_second']:,.0f} images/s{mfu}{probed}{left}{quiet}"
     )
 
 

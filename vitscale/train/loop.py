@@ -76,13 +76,18 @@ class Loop:
     def _steps(self, progress: Progress, reader: Reader[int, Batch], clock: _Clock, meter: Meter) -> Progress:
         """From `progress.step` to the last one."""
         saved = logged = time.monotonic()
-        first = told = progress.step
+        first, began = progress.step, 0.0
+        told = first
         kept = first or None
 
         def tell() -> None:
-            nonlocal logged, told
+            nonlocal logged, told, began
             logged, told = time.monotonic(), progress.step
-            self.log("step", self._facts(progress, meter, stepped, clock.here() / (progress.step - first)))
+            if told == first + 1:  # compilation and the first fetches are in it: it tells nothing of the others
+                began, per_step = clock.here(), None
+            else:
+                per_step = (clock.here() - began) / (told - first - 1)
+            self.log("step", self._facts(progress, meter, stepped, per_step))
 
         for step in range(first, self.steps):
             self.stop.at(f"waiting for the data of step {step + 1}", slow=step == first)
@@ -171,7 +176,9 @@ class Loop:
             progress = replace(progress, best_step=progress.step, best_score=score)
         return progress, improved and self.keep_best
 
-    def _facts(self, progress: Progress, meter: Meter, stepped: Stepped, seconds_per_step: float) -> dict[str, Any]:
+    def _facts(self, progress: Progress, meter: Meter, stepped: Stepped, per_step: float | None) -> dict[str, Any]:
+        """`per_step`: seconds, where that is known."""
+        left = self.steps - progress.step
         return {
             "step": progress.step,
             "steps": self.steps,
@@ -181,7 +188,7 @@ class Loop:
             "grad_norm": stepped.grad_norm if math.isfinite(stepped.grad_norm) else None,
             **meter.take(),
             "device_seconds": progress.device_seconds,
-            "seconds_left": (self.steps - progress.step) * seconds_per_step,
+            "seconds_left": None if left and per_step is None else left * (per_step or 0.0),
         }
 
     def _not_finite(self, step: int, stepped: Stepped, kept: int | None, skipped: int) -> VitscaleError:
