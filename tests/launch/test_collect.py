@@ -1,6 +1,7 @@
 """From an outcome to rows: what only the study knows, and what only the run's folder tells."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import tiny
 from vitscale.failures import Failure
 from vitscale.launch import folders
 from vitscale.launch.code import earlier
-from vitscale.launch.collect import collect
+from vitscale.launch.collect import collect, collect_orphan
 from vitscale.results import provenance
 from vitscale.results.store import read
 from vitscale.study.job import Job
@@ -63,6 +64,28 @@ def test_a_fine_tuning_s_rate_is_its_own_and_so_is_its_edge(jobs: list[Job], tmp
     given = recorded(job, tmp_path, protocol="finetune", lr=0.01, lr_at_edge=None)  # the only rate it was given
     assert pd.isna(given["lr_at_edge"])
     assert given["tried"] is None or pd.isna(given["tried"])
+
+
+def test_a_failed_transfer_s_rate_is_its_own_if_it_had_no_choice(jobs: list[Job], tmp_path: Path) -> None:
+    """Of a baseline as of any other; a few-shot transfer has that of its pre-training, which is 0.1."""
+
+    def rate(protocol: str, rates: tuple[float, ...], **which: Any) -> float | None:
+        job, transfer = next(
+            (job, job.run.transfer)
+            for job in jobs
+            if job.parent and job.run.transfer is not None and job.run.transfer.protocol == protocol
+        )
+        given = replace(job, run=replace(job.run, transfer=replace(transfer, lr=rates)), **which)
+        failed = {"status": "failed", "failure": "code", "reason": "x"}
+        collect_orphan(given, given, failed, tmp_path / "results", "study")
+        found = read(tmp_path / "results" / "study")["lr"].iloc[0]
+        shutil.rmtree(tmp_path / "results")
+        return None if pd.isna(found) else found
+
+    assert rate("finetune", (0.003,)) == rate("finetune", (0.003,), role="baseline") == 0.003
+    assert rate("finetune", (0.003, 0.01)) is rate("finetune", (0.003, 0.01), role="baseline") is None
+    assert rate("fewshot", (0.003,)) == 0.1
+    assert rate("fewshot", (0.003,), role="baseline") is None
 
 
 def test_uncommitted_changes_are_kept_beside_the_parts(

@@ -144,6 +144,7 @@ def _of_job(job: Job) -> dict[str, Any]:
         "model": "pixels" if pixels else job.run.model.name,
         "resolution": (job.run.transfer.resolution if job.run.transfer else None) or data.resolution,
         "seed": seed,
+        "lr": _rate(job),
         "settings": dict(job.varied),
         # A trunk is no point of a curve.
         "flops_standalone": None if job.checkpoint or job.role == "trunk" else float(job.pretrain_flops),
@@ -171,9 +172,16 @@ def _of_job(job: Job) -> dict[str, Any]:
             "subset_seed": seed if data.subset_seed is None else data.subset_seed,
             "epochs": job.examples_seen / job.examples,
             "examples_seen": job.examples_seen,
-            "lr": job.run.recipe.lr,
         }
     return columns
+
+
+def _rate(job: Job) -> float | None:
+    """The one that a fine-tuning was given, else that of the pre-training; null of a choice that was not made yet."""
+    transfer = job.run.transfer
+    if transfer is not None and transfer.protocol == "finetune":
+        return transfer.lr[0] if len(transfer.lr) == 1 else None
+    return None if job.role == "baseline" or job.checkpoint else job.run.recipe.lr
 
 
 def _as_far_as(trunk: Job, step: int) -> dict[str, Any]:
