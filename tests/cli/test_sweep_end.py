@@ -24,7 +24,8 @@ def test_the_hint_is_of_what_has_happened(
     ends: dict[str, Any], way_out: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Jobs that somebody has cancelled have not failed."""
-    ended = Ended(**{"done": 4, "failed": 0, "unfinished": 0, "stuck": 0, "beside": 0, "interrupted": False, **ends})
+    none = dict.fromkeys(("failed", "refused", "unfinished", "stuck", "beside"), 0)
+    ended = Ended(**{"done": 4, "interrupted": False, **none, **ends})
     running = cast("Any", SimpleNamespace(refused={}, refused_code=0, overrides=()))
     with pytest.raises(typer.Exit) as caught:
         _tell(ended, running, Path("a.toml"), Path("results/a"), detached=False)

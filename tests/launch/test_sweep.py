@@ -242,6 +242,8 @@ def test_half_done_runs_of_other_code_are_not_resumed_unless_asked(finished: Pat
     assert refused.returncode == INVALID_STUDY
     assert refused.stderr.splitlines()[-2].startswith(f"error: run {job.id} was begun by other code")
     assert refused.stderr.splitlines()[-1].startswith("hint: ")
+    done = len(list((copy / "runs").glob("*/result.json")))
+    assert f"\n{done} done, 0 failed, 1 refused; results in " in refused.stderr
     assert sweep(copy, "--accept-code-change").returncode == DONE
 
 

@@ -76,6 +76,15 @@ def test_a_run_folder_that_takes_no_files_concerns_its_run_alone(tmp_path: Path,
     assert (list(made.refused), made.refused_code) == ([one.id], MISSING)
 
 
+def test_each_job_is_counted_once_where_a_sweep_ends(tmp_path: Path, closes: Closes) -> None:
+    """What is refused has its folder as it was, and is not also what is not finished."""
+    made, (one, *others), _ = sweep_of(tmp_path, SEEDS)
+    closes(begin(one, tmp_path))
+    assert made._prepared(one) is None
+    ended = made._ended()
+    assert (ended.refused, ended.unfinished, ended.done, ended.failed) == (1, len(others), 0, 0)
+
+
 def test_a_full_disk_concerns_all_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, (one, *_), _ = sweep_of(tmp_path, SEEDS)
     begin(one, tmp_path)

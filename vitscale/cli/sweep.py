@@ -171,7 +171,7 @@ def _tell(ended: Ended, running: Sweep, study: Path, place: Path, *, detached: b
     """How it ended, in words and by the exit code."""
     from vitscale.launch.progress import stuck_words
 
-    refused = f", {len(running.refused)} refused" if running.refused else ""
+    refused = f", {ended.refused} refused" if ended.refused else ""
     left = f", {ended.unfinished} not finished" if ended.unfinished else ""
     stuck = f" ({stuck_words(ended.stuck)})" if ended.stuck else ""
     say(f"{ended.done} done, {ended.failed} failed{refused}{left}{stuck}; results in {place}")

@@ -34,10 +34,12 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """How a sweep ended."""
+    """How a sweep ended. Each job that it was to run is in one of the first four."""
 
     done: int
     failed: int
+    refused: int
+    """Their folders must not be touched, and they are not done."""
     unfinished: int
     """Neither done, failed nor refused, those that still wait for [select] included."""
     stuck: int
@@ -247,6 +249,8 @@ class Sweep(ABC):
                     collect_orphan(job, by, outcome, self.places.results, self.study.name)
         wanted = [job for job in last.jobs if self.only(job) and not trunks.is_others(job, own[job.id])]
         waiting = sum(self.only(job) for job in last.waiting)
+        # A folder may be whole and not for this sweep: half done by other code, or one that takes no files.
+        own |= {id_: "refused" for id_ in self.refused if own.get(id_) in OPEN}
         standing = with_causes(jobs, own, runs)
         counts = Counter(standing[job.id] for job in wanted)
         open_ = sum(counts[state] for state in OPEN)
@@ -254,6 +258,7 @@ class Sweep(ABC):
         return Ended(
             done=counts["done"],
             failed=counts["failed"],
+            refused=counts["refused"],
             unfinished=open_ + stuck(standing, wanted) + waiting,
             stuck=held_back,
             interrupted=self.stopping and open_ + waiting > 0 and not self.fail_fast,
