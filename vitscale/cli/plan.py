@@ -12,7 +12,7 @@ import typer
 from vitscale.cli import options
 from vitscale.cli.plan_memory import HEADER as MEMORY_HEADER
 from vitscale.cli.plan_memory import memory_rows
-from vitscale.cli.plan_screen import HEADER, TRANSFER_HEADER, bill, document, row, totals, transfer_row, unequal
+from vitscale.cli.plan_screen import HEADER, SPARE, TRANSFER_HEADER, bill, document, row, totals, transfer_row, unequal
 from vitscale.cli.screen import print_json, print_table, reports_errors, say, tell_refused
 from vitscale.errors import MISSING, VitscaleError
 from vitscale.processes import cores
@@ -101,10 +101,12 @@ def plan(
 def _print_plan(jobs: Sequence[Job], states: Mapping[str, str], terms: Terms, *, transfers: bool) -> None:
     training = [job for job in jobs if job.kind == "pretrain"]
     published = [job for job in jobs if job.kind == "import"]
-    print_table([row(job, states.get(job.id, "selecting"), terms) for job in [*training, *published]], HEADER)
+    print_table([row(job, states.get(job.id, "selecting"), terms) for job in [*training, *published]], HEADER, SPARE)
     moved = [job for job in jobs if job.kind == "transfer"] if transfers else []
     if moved:
-        print_table([transfer_row(job, states.get(job.id, "selecting"), terms) for job in moved], TRANSFER_HEADER)
+        print_table(
+            [transfer_row(job, states.get(job.id, "selecting"), terms) for job in moved], TRANSFER_HEADER, SPARE
+        )
     if terms.memory is not None:
         print_table(list(memory_rows(training, terms)), MEMORY_HEADER)
     for line in [

@@ -31,6 +31,22 @@ HEADER = (
     "GiB/device",
     "state",
 )
+SPARE = (
+    "MMACs/image",
+    "exaFLOPs alone",
+    "GiB/device",
+    "params",
+    "exaFLOPs",
+    "hours",
+    "seen",
+    "role",
+    "lr",
+    "seed",
+    "examples",
+    "model",
+    "of",
+)
+"""Of both tables, what a narrow terminal does without."""
 TRANSFER_HEADER = ("run", "role", "task", "protocol", "of", "model", "exaFLOPs", "hours", "state")
 
 

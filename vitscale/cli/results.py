@@ -16,7 +16,26 @@ from vitscale.errors import USAGE, VitscaleError
 from vitscale.wording import count
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
+
+
+SPARE = (
+    "role",
+    "family",
+    "task_version",
+    "examples_seen",
+    "n",
+    "flops",
+    "init",
+    "sd",
+    "protocol",
+    "examples",
+    "shots",
+    "variant",
+)
+"""Of the summary, what a narrow terminal does without."""
 
 
 class Format(StrEnum):
@@ -69,7 +88,7 @@ def results(
         table = frame[names]
     if sort:
         table = _sorted(table, sort)
-    _print(table, Format.json if as_json else output, folder.name)
+    _print(table, Format.json if as_json else output, folder.name, SPARE if columns is None else ())
 
 
 def matching(frame: pd.DataFrame, where: str) -> pd.DataFrame:
@@ -110,14 +129,14 @@ def _sorted(table: pd.DataFrame, sort: str) -> pd.DataFrame:
     return table.sort_values(names, ascending=[not key.startswith("-") for key in keys], kind="stable")
 
 
-def _print(table: pd.DataFrame, output: Format, study: str) -> None:
+def _print(table: pd.DataFrame, output: Format, study: str, spare: Sequence[str]) -> None:
     plain = table.astype(object).where(table.notna(), None)
     header = [str(name) for name in table.columns]
     rows = [list(row) for row in plain.itertuples(index=False, name=None)]
     if output is Format.json:
         print_json({"study": study, "rows": [dict(zip(header, row, strict=True)) for row in rows]})
     elif output is Format.table:
-        print_table([[_short(cell) for cell in row] for row in rows], header)
+        print_table([[_short(cell) for cell in row] for row in rows], header, spare)
     elif output is Format.md:
         for line in (header, ["---"] * len(header), *rows):
             print("| " + " | ".join(_short(cell).replace("|", "\\|") for cell in line) + " |")

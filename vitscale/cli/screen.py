@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from vitscale.errors import MISSING, Problem, VitscaleError
 
@@ -88,29 +88,41 @@ def print_json(document: dict[str, Any]) -> None:
     print(json.dumps({"schema": JSON_SCHEMA, **document}, indent=2, default=str))
 
 
-def print_table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> None:
-    """A table on a terminal; tab-separated lines, with the header, anywhere else."""
+def print_table(rows: Sequence[Sequence[Any]], header: Sequence[str], spare: Sequence[str] = ()) -> None:
+    """A table on a terminal; tab-separated lines, with the header, anywhere else.
+
+    `spare`: columns that a narrow terminal does without, the least important first; a line says so.
+    """
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
-        for row in [header, *rows]:
-            print("\t".join("" if cell is None else str(cell) for cell in row))
+        for row in [header, *cells]:
+            print("\t".join(row))
         return
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column, name in enumerate(header):
-        numeric = bool(rows) and all(_is_number(row[column]) for row in rows)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
-    Console().print(table)
+    from vitscale.cli.columns import fitted, total
+
+    room = Console().width
+    widths = fitted(header, cells, room, spare)
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    for column, width in widths.items():
+        numeric = bool(cells) and all(_is_number(row[column]) for row in cells)
+        justify: Literal["left", "right"] = "right" if numeric else "left"
+        table.add_column(header[column], justify=justify, overflow="fold", width=width)
+    for row in cells:
+        table.add_row(*(Text(row[column]) for column in widths))
+    Console(width=max(room, total(widths.values()))).print(table)
+    if left_out := [name for column, name in enumerate(header) if column not in widths]:
+        say(f"no room for: {', '.join(left_out)}; a wider terminal shows them, and so does --json")
 
 
-def _is_number(cell: Any) -> bool:
+def _is_number(cell: str) -> bool:
+    """Or that there is none."""
     try:
-        float(str(cell).replace(",", "").rstrip("%") or 0)
+        float(cell.replace(",", "").rstrip("%").removesuffix("-") or 0)
     except ValueError:
         return False
     return True
