@@ -6,12 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 import tiny
+from vitscale.analysis.variants import CELL_OF_MODEL, variants
+from vitscale.cli.plan_screen import TRANSFER_HEADER, transfer_row
 from vitscale.cli.pretrain import _job
 from vitscale.launch import folders
+from vitscale.launch.progress import title
+from vitscale.launch.rates import rates_of
 from vitscale.study import describe
+from vitscale.study.bill import Terms
 from vitscale.study.load import load
 from vitscale.study.plan import plan
 
@@ -89,3 +95,21 @@ def test_settings_are_those_that_differ_from_the_defaults(told: Told) -> None:
     assert found["recipe.lr"] == 0.002
     assert "recipe.beta1" not in found
     assert "data.shards" not in found
+
+
+def test_transfers_of_one_run_are_told_apart_as_results_does(base: Path, tmp_path: Path) -> None:
+    more = '[[transfer]]\ntask = "digits"\nprotocol = "finetune"\nlr = {}\nsteps = 4\nbatch_size = 16\nseeds = {}\n'
+    study = tmp_path / "study.toml"
+    study.write_text(tiny.STUDY + more.format("[0.01]", 2) + more.format("[0.01, 0.1]", 1))
+    jobs = [job for job in plan(load(study, base=base), {}).jobs if job.parent]
+    told = [describe.variant(job) for job in jobs]
+    assert told == ["", "lr=[0.01, 0.1], seeds=2", "lr=[0.01], seeds=2", "lr=[0.01, 0.1], seeds=1"]
+    rows = pd.DataFrame({"settings": [json.dumps(dict(job.varied)) for job in jobs], "task": "digits"})
+    rows = rows.assign(**dict.fromkeys(("protocol", "init", "shots", *CELL_OF_MODEL), "same"))
+    assert list(variants(rows)["variant"]) == told
+    assert title(jobs[2]) == f"{jobs[2].id} finetune digits of {jobs[2].parent}, {told[2]}"
+    rates = rates_of(jobs, None, 1)
+    assert told == [
+        transfer_row(job, "to do", Terms(counting="dense", rates=rates))[TRANSFER_HEADER.index("variant")]
+        for job in jobs
+    ]

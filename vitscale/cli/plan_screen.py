@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitscale.cli.plan_memory import memory_document
 from vitscale.study.bill import Flops, disk_bytes, flops_of, is_left, left_of
-from vitscale.study.describe import with_settings
+from vitscale.study.describe import variant, with_settings
 from vitscale.wording import count
 
 if TYPE_CHECKING:
@@ -45,9 +45,10 @@ SPARE = (
     "examples",
     "model",
     "of",
+    "variant",
 )
 """Of both tables, what a narrow terminal does without."""
-TRANSFER_HEADER = ("run", "role", "task", "protocol", "of", "model", "exaFLOPs", "hours", "state")
+TRANSFER_HEADER = ("run", "role", "task", "protocol", "variant", "of", "model", "exaFLOPs", "hours", "state")
 
 
 def document(job: Job, state: str, terms: Terms) -> dict[str, Any]:
@@ -76,6 +77,7 @@ def document(job: Job, state: str, terms: Terms) -> dict[str, Any]:
         "trunk": job.branch.trunk if job.branch else None,
         "transfer": None if transfer is None else f"{transfer.protocol} {transfer.task}",
         "init": None if transfer is None else transfer.init,
+        "variant": variant(job) or None,
         "provisional": job.dataset.fingerprint is None,
         "state": state,
     }
@@ -119,6 +121,7 @@ def transfer_row(job: Job, state: str, terms: Terms) -> list[str]:
         job.role,
         transfer.task,
         transfer.protocol,
+        variant(job),
         (transfer.init if job.parent is None else job.parent) if not selecting else "to select",
         "pixels" if transfer.init == "pixels" else with_settings(job.label, job),
         f"{job.flops_by(terms.counting) / 1e18:.4g}",

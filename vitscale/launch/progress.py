@@ -9,7 +9,7 @@ from typing import Any
 
 from vitscale.config import PROBE_SHOTS, Transfer
 from vitscale.launch import eventlog, folders
-from vitscale.study.describe import with_settings
+from vitscale.study.describe import variant, with_settings
 from vitscale.study.job import Job, trainings
 from vitscale.study.sharing import DURATIONS
 
@@ -34,7 +34,8 @@ def title(job: Job) -> str:
         "untrained": f"of {run.model.name} untrained",
         "pixels": "of raw pixels",
     }
-    return f"{job.id} {run.transfer.protocol} {run.transfer.task} {origin[run.transfer.init]}"
+    what = f"{job.id} {run.transfer.protocol} {run.transfer.task} {origin[run.transfer.init]}"
+    return ", ".join(filter(None, [what, variant(job)]))
 
 
 def summary(outcome: dict[str, Any]) -> str:

@@ -34,6 +34,12 @@ def with_settings(label: str, job: Job) -> str:
     return f"{label}, {words}" if words and job.run.transfer is None else label
 
 
+def variant(job: Job) -> str:
+    """What tells a transfer from others of its task and protocol, as `vitscale results` says it; else empty."""
+    told = {key: value for key, value in job.varied.items() if key.startswith("transfer.")}
+    return ", ".join(f"{key.partition('.')[2]}={json.dumps(value).strip(chr(34))}" for key, value in told.items())
+
+
 def settings(told: Document) -> dict[str, Any]:
     """Dotted keys of what differs from the defaults, but for paths."""
     run = from_dict(told["config"])
