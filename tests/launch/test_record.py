@@ -1,5 +1,6 @@
 """Which runs a study holds, while sweeps of several versions of its file are at work: what its results count."""
 
+import os
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -28,19 +29,21 @@ class Person:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.file = folder / "study.toml"
+        self.said: list[str] = []
         self.edit(tiny.STUDY + SEEDS.format("0, 1"))
 
     def edit(self, text: str) -> None:
-        (self.folder / "study.toml").write_text(text)
+        self.file.write_text(text)
 
     def start(self, *settings: str, only: Callable[[Job], bool] = everything, share: bool = True) -> LocalSweep:
         """A sweep that has looked once for what it could do."""
-        again = partial(load, self.folder / "study.toml", base=self.folder, settings=settings)
+        again = partial(load, self.file, base=self.folder, settings=settings)
         sweep = LocalSweep(
             study=again(),
             places=Places(runs=self.folder / "runs", results=self.folder / "results"),
             machine=Machine(jobs=1, threads=1),
-            say=lambda _: None,
+            say=self.said.append,
             only=only,
             share=share,
             overrides=settings,
@@ -54,7 +57,7 @@ class Person:
         sweep._record(sweep._plan())
 
     def planned(self, *settings: str) -> frozenset[str]:
-        study = load(self.folder / "study.toml", base=self.folder, settings=settings)
+        study = load(self.file, base=self.folder, settings=settings)
         return frozenset(job.id for job in current_plan(study, self.folder / "runs").jobs)
 
     def ends(self, job: Job, **facts: object) -> None:
@@ -103,6 +106,46 @@ def test_a_run_that_left_the_study_is_not_put_back_by_a_sweep_of_before(person: 
     person.look(older)
     assert person.held == Held(person.planned())
     assert older.record.beside(older._plan()) > 0
+
+
+def test_another_study_of_the_same_name_is_said(person: Person, tmp_path: Path) -> None:
+    """Not of a file that was moved, copied as it is, edited, or swept with --set."""
+    first = person.folder / "study.toml"
+    assert not person.said
+    assert person.start().record.displaces() is None
+    person.edit(tiny.STUDY + SEEDS.format("0, 1, 2"))
+    person.start()
+    person.file = tmp_path / "other" / "study.toml"
+    person.file.parent.mkdir()
+    shutil.copy(first, person.file)
+    person.start()
+    assert not person.said
+    person.edit(tiny.STUDY + SEEDS.format("5"))
+    person.start("recipe.lr=0.5")
+    assert not person.said
+    sweep = person.start()
+    (note, hint) = person.said
+    assert note.startswith(f"note: {sweep.record.place} held the results of {os.path.relpath(first)}, another study")
+    assert hint.startswith("hint: ")
+    person.look(sweep)
+    person.start()
+    assert len(person.said) == 2, "once"
+    moved = tmp_path / "moved"
+    for name in ("other", "results"):
+        shutil.move(tmp_path / name, moved / name)
+    held = read_plan(moved / "results" / "study")
+    assert held is not None
+    assert held.file == "../../other/study.toml"
+    assert (moved / "results" / "study" / held.file).is_file()
+
+
+def test_a_moved_study_is_no_other_one(person: Person, tmp_path: Path) -> None:
+    person.start()
+    (tmp_path / "later").mkdir()
+    person.file = (tmp_path / "study.toml").rename(tmp_path / "later" / "study.toml")
+    person.edit(tiny.STUDY + SEEDS.format("5"))
+    person.start()
+    assert not person.said
 
 
 def test_a_version_that_comes_back_is_recorded_by_whichever_sweep_has_it(person: Person) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vitscale.errors import VitscaleError
@@ -60,6 +61,18 @@ class Record:
             study = self.reload()
             self._write(self._held(self.plan_of(study), version_of(study)), claims=False)
 
+    def displaces(self) -> Path | None:
+        """Another study's file whose record its start will replace: both have one name, and so one folder of results.
+
+        One that was moved, or copied as it is, is no other study.
+        """
+        before = _before(self.place)
+        if before is None or before.file is None or self.begun or self.settings or self.study.file is None:
+            return None
+        other = self.place / before.file
+        same = before.version == self.version or not other.is_file() or other.samefile(self.study.file)
+        return None if same else other
+
     def beside(self, now: Plan) -> int:
         """How many of these runs the study does not hold, as it is on record."""
         before = _before(self.place)
@@ -67,7 +80,10 @@ class Record:
 
     def _held(self, now: Plan, version: str) -> Held:
         runs = frozenset(job.id for job in now.jobs if job.kind != "import")
-        return Held(runs, len(now.waiting), version=version, settings=self.settings)
+        file = None
+        if self.study.file is not None:
+            file = os.path.relpath(self.study.file.resolve(), self.place.resolve())
+        return Held(runs, len(now.waiting), version=version, settings=self.settings, file=file)
 
     def _write(self, held: Held, *, claims: bool) -> bool:
         """False where the record is another version's."""
@@ -81,7 +97,7 @@ class Record:
             if before is None:  # or damaged, and `write_plan` would ask it for earlier runs
                 (self.place / PLAN).unlink(missing_ok=True)
             of_file = before is not None and not before.settings
-            write_plan(self.place, Held(held.runs, held.waiting, held.version, () if of_file else held.settings))
+            write_plan(self.place, replace(held, settings=() if of_file else held.settings))
         return True
 
     def _stands(self, before: Held | None, held: Held) -> bool:

@@ -148,6 +148,12 @@ class Sweep(ABC):
     def _record(self, now: Plan) -> None:
         """All that the study holds, whichever of it this sweep runs, and however."""
         whole = now if self.only is everything and self.share else current_plan(self.study, self.places.runs)
+        if (other := self.record.displaces()) is not None:
+            self.say(
+                f"note: {self.record.place} held the results of {os.path.relpath(other)}, another study of this name: "
+                "results, fit and report leave them out from now on"
+            )
+            self.say("hint: rename one of the two, or give it another folder with --results")
         with disk_errors(self.places.results):
             self.record.update(whole)
 

@@ -131,6 +131,8 @@ class Held:
     """Of the study: who finds another one on record was started with an older file, or with a newer one."""
     settings: tuple[str, ...] = field(default=(), compare=False)
     """Of `--set`, where the study was never swept without: no record of the study as its file says."""
+    file: str | None = field(default=None, compare=False)
+    """The study's, from the folder of its results, so that both may move; None of records of before it was kept."""
 
 
 def write_plan(folder: Path, held: Held) -> None:
@@ -140,7 +142,12 @@ def write_plan(folder: Path, held: Held) -> None:
     """
     before = read_plan(folder) if held.waiting else None
     runs = held.runs | (before.runs if before else frozenset())
-    told = {"version": held.version, "settings": list(held.settings), "waiting": held.waiting}
+    told = {
+        "version": held.version,
+        "file": held.file,
+        "settings": list(held.settings),
+        "waiting": held.waiting,
+    }
     document = {"schema": PLAN_SCHEMA, **{key: value for key, value in told.items() if value}, "runs": sorted(runs)}
     data = (json.dumps(document, indent=1) + "\n").encode()
     path = folder / PLAN
@@ -160,7 +167,9 @@ def read_plan(folder: Path) -> Held | None:
             raise ValueError("not a list of run ids")
         if not isinstance(waiting, int):
             raise ValueError("waiting is not a number")
-        study = document.get("version"), tuple(document.get("settings", []))
+        if not isinstance(document.get("file"), str | None):
+            raise ValueError("file is not a text")
+        study = document.get("version"), tuple(document.get("settings", [])), document.get("file")
     except FileNotFoundError:
         return None
     except NotADirectoryError:

@@ -43,6 +43,8 @@ class Study:
     select: Select | None
     slurm: Mapping[str, Any] = field(default_factory=dict)
     """What it says in `[launcher.slurm]`."""
+    file: Path | None = None
+    """Where it was read; None of a single run."""
 
 
 def load(path: Path, *, base: Path | None = None, settings: Sequence[str] = ()) -> Study:
@@ -112,6 +114,7 @@ def _read(document: Mapping[str, Any], path: Path, base: Path, settings: Sequenc
         transfers=tuple(transfers),
         select=select,
         slurm=launcher.read(document.get("launcher", {}), mistakes),
+        file=path,
     )
 
 
