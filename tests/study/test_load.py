@@ -7,6 +7,7 @@ import pytest
 
 from studies import STUDY, describe, write
 from vitscale.errors import INVALID_STUDY, MISSING, VitscaleError
+from vitscale.study import datasets
 from vitscale.study.load import load
 from vitscale.study.plan import plan
 
@@ -328,6 +329,15 @@ def test_a_task_whose_shards_are_missing_is_missing_data(tmp_path: Path) -> None
     with pytest.raises(VitscaleError, match="no data set at") as caught:
         load(path, base=tmp_path)
     assert caught.value.exit_code == MISSING
+
+
+def test_a_relative_path_that_leads_nowhere_is_said_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is seen from the folder where the command runs, which may not be that of the study."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(VitscaleError, match=f"no data set at gone: there is no folder {tmp_path / 'gone'}"):
+        datasets.describe("gone", base=Path())
+    with pytest.raises(VitscaleError, match=f"no data set at {tmp_path / 'gone'}: there is no such folder"):
+        datasets.describe("gone", base=tmp_path)
 
 
 def test_a_test_set_of_other_classes_is_refused(tmp_path: Path) -> None:

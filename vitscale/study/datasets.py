@@ -77,9 +77,9 @@ def describe(place: str, *, base: Path) -> Dataset:
         ) from None
     folder = location.described
     if folder is None:
-        shown = place if location.folder is None else base / place
+        shown = place if location.folder is None else str(base / place)
         raise VitscaleError(
-            f"no data set at {shown}: {_found(location)}", hint=_way_out(place, location), exit_code=MISSING
+            f"no data set at {shown}: {_found(location, shown)}", hint=_way_out(place, location), exit_code=MISSING
         )
     path = folder / DESCRIPTION
     try:
@@ -135,12 +135,12 @@ def class_names(place: str, *, base: Path) -> tuple[str, ...]:
         return ()
 
 
-def _found(location: Location) -> str:
+def _found(location: Location, shown: str) -> str:
     folder = location.folder
     if folder is None:
         return "its shards have no index yet"
     if not folder.is_dir():
-        return "there is no such folder"
+        return "there is no such folder" if Path(shown).is_absolute() else f"there is no folder {folder.absolute()}"
     if _has_tars(folder):
         return "its shards have no dataset.json"
     return "the folder holds no shards" if any(folder.iterdir()) else "the folder is empty"
