@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from studies import STUDY, describe, write
+from vitscale.cli.report import _title
 from vitscale.errors import INVALID_STUDY, MISSING, VitscaleError
 from vitscale.study import datasets
 from vitscale.study.load import load
@@ -329,6 +330,20 @@ def test_a_task_whose_shards_are_missing_is_missing_data(tmp_path: Path) -> None
     with pytest.raises(VitscaleError, match="no data set at") as caught:
         load(path, base=tmp_path)
     assert caught.value.exit_code == MISSING
+
+
+def test_a_mark_before_the_text_is_no_part_of_it(tmp_path: Path) -> None:
+    """Some editors put one before UTF-8; of a study and of a task file."""
+    values = (
+        'name = "own"\nversion = 1\nsource = "digits"\nnum_classes = 10\ntrain_examples = 797\ntest_examples = 1000\n'
+    )
+    (tmp_path / "own.toml").write_text(values, "utf-8-sig")
+    path = write(tmp_path, STUDY.replace('task = "digits"', 'task = "own.toml"'))
+    path.write_text(path.read_text("utf-8"), "utf-8-sig")
+    study = load(path, base=tmp_path)
+    assert {task.name for _, task in study.transfers} == {"own"}
+    path.write_text('title = "Größe"\n', "utf-8-sig")
+    assert _title(path, "of the folder") == "Größe"
 
 
 def test_a_relative_path_that_leads_nowhere_is_said_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

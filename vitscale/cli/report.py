@@ -157,8 +157,10 @@ def _all(results: Path) -> list[tuple[Path, Path | None]]:
 
 def _title(study: Path | None, name: str) -> str:
     """The study's own title; a report on results must not fail because a study file is being edited."""
+    from vitscale.study.toml import text_of
+
     try:
-        title = tomllib.loads(study.read_text("utf-8")).get("title") if study else None
+        title = tomllib.loads(text_of(study)).get("title") if study else None
     except (tomllib.TOMLDecodeError, OSError):
         title = None
     return title if isinstance(title, str) and title.strip() else name

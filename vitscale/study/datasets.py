@@ -21,6 +21,7 @@ from vitscale.exclusions import Exclusions
 from vitscale.locations import DESCRIPTION, Location, is_tar, locate
 from vitscale.study.fields import convert
 from vitscale.study.fields import types as field_types
+from vitscale.study.toml import text_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +172,7 @@ def load_task(name: str, *, base: Path) -> Task:
         if not path.is_file():
             raise VitscaleError(f"no task file {path}", hint="check the path", exit_code=INVALID_STUDY)
         try:
-            text, origin = path.read_text("utf-8"), str(path)
+            text, origin = text_of(path), str(path)
         except UnicodeDecodeError:
             raise VitscaleError(
                 f"{path}: not a text in UTF-8", hint="save the task as UTF-8", exit_code=INVALID_STUDY

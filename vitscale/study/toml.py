@@ -11,6 +11,15 @@ from vitscale.errors import INVALID_STUDY, MISSING, VitscaleError
 from vitscale.study.lines import key_lines
 
 
+def text_of(path: Path) -> str:
+    """A file in UTF-8, without the mark that some editors put before it.
+
+    Raises:
+        UnicodeDecodeError, OSError: as `Path.read_text`.
+    """
+    return path.read_text("utf-8-sig")
+
+
 def parse(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     """The document, and the line of each key.
 
@@ -18,7 +27,7 @@ def parse(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         VitscaleError: there is no such file (exit 5), or it is no TOML (exit 3).
     """
     try:
-        text = path.read_text()
+        text = text_of(path)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise VitscaleError(f"no study file {path}", hint=_nearby(path), exit_code=MISSING) from None
     except UnicodeDecodeError as error:
