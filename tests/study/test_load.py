@@ -332,16 +332,23 @@ def test_a_task_whose_shards_are_missing_is_missing_data(tmp_path: Path) -> None
     assert caught.value.exit_code == MISSING
 
 
+def test_a_tuned_duration_stands_for_itself_once_it_is_chosen(tmp_path: Path) -> None:
+    text = STUDY.replace('{ "recipe.lr" = [1e-3, 3e-3, 1e-2] }', '{ "recipe.steps" = [10, 20] }')
+    ((message, hint),) = mistakes(tmp_path, text.replace("examples = 500\n", ""))
+    where = f"study.toml:{line_of(text, 'over =') - 1}: "
+    assert message == where + "'recipe.steps' stands in select.over, and the run has no duration before it is chosen"
+    assert hint.startswith("give it one by recipe.steps, too")
+    study = load(write(tmp_path, text.replace("examples = 500", "steps = 10")), base=tmp_path)
+    assert {job.steps for job in plan(study, {}).jobs if job.role == "tuning"} == {10, 20}
+
+
 def test_a_mark_before_the_text_is_no_part_of_it(tmp_path: Path) -> None:
     """Some editors put one before UTF-8; of a study and of a task file."""
-    values = (
-        'name = "own"\nversion = 1\nsource = "digits"\nnum_classes = 10\ntrain_examples = 797\ntest_examples = 1000\n'
-    )
-    (tmp_path / "own.toml").write_text(values, "utf-8-sig")
+    ours = Path(datasets.__file__).parents[1] / "data" / "tasks" / "digits.toml"
+    (tmp_path / "own.toml").write_text(ours.read_text("utf-8"), "utf-8-sig")
     path = write(tmp_path, STUDY.replace('task = "digits"', 'task = "own.toml"'))
     path.write_text(path.read_text("utf-8"), "utf-8-sig")
-    study = load(path, base=tmp_path)
-    assert {task.name for _, task in study.transfers} == {"own"}
+    assert {task.name for _, task in load(path, base=tmp_path).transfers} == {"digits"}
     path.write_text('title = "Größe"\n', "utf-8-sig")
     assert _title(path, "of the folder") == "Größe"
 

@@ -22,6 +22,7 @@ from vitscale.study.masked import judged_by
 from vitscale.study.mistakes import OPTION, Mistakes
 from vitscale.study.ranges import Complaint
 from vitscale.study.select import Cell, Select, grid, untuned
+from vitscale.study.sharing import LENGTHS
 from vitscale.study.toml import parse
 
 SIZE_KEYS = ("width", "depth", "mlp", "heads", "blocks", "channels", "groups")
@@ -130,10 +131,14 @@ def _check_cells(
     """Every run that the study may make: each cell, its network at each transfer's resolution, each tuning run."""
     # What is unreadable has its default here, and a size with a mistake is unknown: that would be said twice.
     known = set(mistakes.keys) | ({"model.name"} if any(key.startswith("sizes.") for key in mistakes.keys) else set())
+    chosen = [key for key in LENGTHS if select and key in select.over]
     for cell in cells:
         complaints = check_run(cell.run, sizes=sizes, base=base)
         for complaint in complaints:
-            if complaint.key not in known:
+            if complaint.key == "recipe" and chosen:  # the run has no duration
+                message = f"'{chosen[0]}' stands in select.over, and the run has no duration before it is chosen"
+                mistakes.add("select.over", message, f"give it one by {chosen[0]}, too: until then plan goes by that")
+            elif complaint.key not in known:
                 mistakes.add(where(cell, complaint.key), *_words(complaint))
         if complaints:
             continue
