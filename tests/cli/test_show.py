@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import tiny
+from vitscale.errors import INVALID_STUDY
 from vitscale.launch import folders
 from vitscale.results.store import write_part
 from vitscale.study.load import load
@@ -83,6 +84,17 @@ def test_diff_names_the_settings_that_differ(runs: tuple[Path, list[str]]) -> No
     ]
     same = vitscale(folder, "diff", one, one)
     assert (same.stdout, same.stderr.strip()) == ("", f"{one} and {one} differ in nothing that makes a run")
+
+
+def test_diff_refuses_a_folder_that_holds_another_run_than_its_name_says(runs: tuple[Path, list[str]]) -> None:
+    folder, (one, other) = runs
+    config = json.loads((folder / "runs" / one / "run.json").read_text())["config"]
+    config["recipe"]["weight_decay"] = 0.5
+    tiny.edit(folder / "runs" / one / "run.json", config=config)
+    for pair in ((one, other), (other, one)):
+        done = vitscale(folder, "diff", *pair)
+        assert (done.returncode, done.stdout) == (INVALID_STUDY, "")
+        assert done.stderr.startswith(f"error: runs/{one} does not hold the run that its name says\nhint: ")
 
 
 def test_a_run_that_is_not_there_is_two_lines(runs: tuple[Path, list[str]]) -> None:

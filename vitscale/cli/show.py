@@ -73,7 +73,11 @@ def diff(one: RunId, other: RunId, runs: options.Runs = Path("runs"), json: opti
     from vitscale.launch import folders
     from vitscale.study import describe
 
-    documents = [folders.document(find(run, runs)) for run in (one, other)]
+    places = [find(run, runs) for run in (one, other)]
+    for place in places:
+        if (wrong := folders.check(place)) is not None:
+            raise wrong
+    documents = [folders.document(place) for place in places]
     found = describe.differences(*documents)
     ids = [told["id"] for told in documents]
     if json:
