@@ -49,6 +49,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["fewshot", "abc", "--task", "digits"], MISSING, "there is no run 'abc' in runs", "vitscale status"),
         (["finetune", "abc", "--task", "digits"], MISSING, "there is no run 'abc' in runs", "vitscale status"),
         (["status", "study.toml", "--runs", "study.toml"], MISSING, "study.toml is not a folder", "--runs"),
+        (["clean", "--runs", "gone"], MISSING, "there is no folder gone", "--runs"),
+        (["clean", "--runs", "study.toml"], MISSING, "there is no folder study.toml", "--runs"),
         (["swep"], USAGE, "No such command 'swep'", "vitscale --help"),
         (["plan"], USAGE, "Missing argument 'STUDY'", "vitscale plan --help"),
         (["sweep", "study.toml", "--jobs", "0"], USAGE, "Invalid value for '--jobs'", "vitscale sweep --help"),

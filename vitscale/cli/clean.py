@@ -10,6 +10,7 @@ import typer
 
 from vitscale.cli import options
 from vitscale.cli.screen import print_json, print_table, reports_errors, say
+from vitscale.errors import MISSING, VitscaleError
 
 
 @reports_errors
@@ -27,6 +28,9 @@ def clean(
     """
     from vitscale.launch.surplus import free, surplus
 
+    if not runs.is_dir():
+        hint = "run it where the study's folder of runs lies, or name that with --runs"
+        raise VitscaleError(f"there is no folder {runs}", hint=hint, exit_code=MISSING)
     found = list(surplus(runs, milestones=milestones))
     total = sum(each.bytes for each in found)
     if json:
