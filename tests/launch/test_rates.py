@@ -295,6 +295,20 @@ def test_one_slow_line_moves_no_time_that_is_left(folder: Path) -> None:
     assert after(2.0, 2.0, 2.0, 0.1) == after(2.0) == pytest.approx(6 * 16 / 2), "and what has begun, starts no more"
 
 
+def test_the_first_step_of_a_run_is_no_rate(folder: Path) -> None:
+    """It has start-up in it, and of a short run it is half of its lines."""
+    vit, resnet = jobs = trained(folder)
+    run = folder / "runs" / vit.id
+    run.mkdir(parents=True)
+    first = {"event": "step", "step": 1, "steps": 12, "images_per_second": 0.1, "seconds_left": None}
+    (run / "events.jsonl").write_text(json.dumps(first) + "\n")
+    assert expected(jobs, [resnet], folder / "runs", processes=1).how == "a guess before anything has run here"
+    last = {**first, "step": 12, "images_per_second": 2.0, "seconds_left": 0.0}
+    (run / "events.jsonl").write_text(json.dumps(first) + "\n" + json.dumps(last) + "\n")
+    found = expected(jobs, [vit], folder / "runs", processes=1)
+    assert found.seconds - SECONDS_PER_PROCESS - SECONDS_PER_JOB == pytest.approx(12 * 16 / 2)
+
+
 def test_what_a_stopped_run_has_left_counts_from_its_checkpoint_and_it_has_to_start(folder: Path) -> None:
     vit, _ = jobs = trained(folder)
     run = folder / "runs" / vit.id

@@ -59,10 +59,11 @@ def expected(
 
 
 def _rates_so_far(jobs: Sequence[Job], runs: Path) -> dict[str, list[float]]:
-    """FLOP/s by shape, of runs that have logged a step."""
+    """FLOP/s by shape, of runs that have logged more than their first step, which has start-up in it."""
     rates: dict[str, list[float]] = {}
     for job in jobs:
-        lines = eventlog.newest_steps(runs / job.id, LINES) if job.kind == "pretrain" else []
+        found = eventlog.newest_steps(runs / job.id, LINES) if job.kind == "pretrain" else []
+        lines = [line for line in found if line.get("seconds_left", 0.0) is not None]
         if lines:
             rates.setdefault(shape_of(job), []).extend(line["images_per_second"] * 6 * job.macs for line in lines)
     return rates
