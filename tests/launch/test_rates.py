@@ -23,7 +23,7 @@ from vitscale.launch.rates import GUESSED_MFU, Rates, keep, rates_of
 from vitscale.launch.sweep import current_plan
 from vitscale.launch.trunks import shares_left
 from vitscale.results.store import Held
-from vitscale.study.bill import Terms
+from vitscale.study.bill import Terms, disk_bytes
 from vitscale.study.cost import KEPT
 from vitscale.study.job import Job
 from vitscale.study.load import load
@@ -139,6 +139,17 @@ def test_memory_is_planned_for_all_stages_where_devices_share_a_run(folder: Path
 
 def test_the_bill_counts_as_many_checkpoints_as_a_run_keeps() -> None:
     assert KEPT == Machine(jobs=1, threads=1).keep_last == ENGINE.keep_last == Keep().last
+
+
+def test_the_bill_counts_what_clean_leaves(folder: Path) -> None:
+    """One of a run, the best; of a trunk also the last, as longer runs go on from both."""
+    run, _ = trained(folder)
+    one = disk_bytes(run, cleaned=True)
+    assert one == 4 * 3 * run.params.total
+    trunk = replace(run, role="trunk", branches=((6, "a"), (9, "b")))
+    assert disk_bytes(trunk, cleaned=True) == 2 * one
+    last = replace(trunk, run=replace(run.run, recipe=replace(run.run.recipe, keep="last")))
+    assert disk_bytes(last, cleaned=True) == one
 
 
 def test_the_bill_is_of_what_is_left(folder: Path) -> None:

@@ -96,10 +96,10 @@ def flops_of(
 def disk_bytes(job: Job, *, cleaned: bool) -> int:
     """Of a pre-training's checkpoints: what `vitscale clean` leaves, or at most."""
     recipe = job.run.recipe
-    one = checkpoint_bytes(job.params.total, averaged=recipe.ema > 0)
+    one, best = checkpoint_bytes(job.params.total, averaged=recipe.ema > 0), recipe.keep == "best"
     if cleaned:
-        return one
-    return one * (KEPT + (recipe.keep == "best") + len({step for step, _ in job.branches}))
+        return one * (1 + (best and job.role == "trunk"))  # from which longer runs go on: the last, and the best
+    return one * (KEPT + best + len({step for step, _ in job.branches}))
 
 
 @dataclass(frozen=True, kw_only=True)
