@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import tiny
-from vitscale.errors import INTERRUPTED, INVALID_STUDY, MISSING, USAGE
+from vitscale.errors import INTERRUPTED, INVALID_STUDY, MISSING, USAGE, VitscaleError
+from vitscale.study.toml import parse
 
 
 def vitscale(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -30,6 +31,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (made / "nodata.toml").write_text(tiny.STUDY.replace('shards = "train"', 'shards = "data/fashion-mnist-train"'))
     (made / "nothing.toml").write_text(tiny.STUDY.replace('shards = "train"', 'shards = "empty"'))
     return made
+
+
+def test_of_many_studies_a_hint_names_the_nearest(tmp_path: Path) -> None:
+    for number in range(60):
+        (tmp_path / f"depth-{number:02}.toml").touch()
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "compute.toml").touch()
+
+    def hint(name: str) -> str:
+        with pytest.raises(VitscaleError) as caught:
+            parse(tmp_path / name)
+        return caught.value.problems[0].hint
+
+    assert hint("compte.toml") == f"did you mean {tmp_path / 'studies' / 'compute.toml'}?"
+    assert hint("depth-1.toml").count(str(tmp_path)) == 5
+    assert hint("zzz") == hint("") == f"there are 61, such as {tmp_path / 'depth-00.toml'}; give the path of one"
+    assert hint("studies") == f"there are: {tmp_path / 'studies' / 'compute.toml'}"
 
 
 @pytest.mark.parametrize(

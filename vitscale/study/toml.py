@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,21 @@ def parse(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         ) from None
 
 
+NAMED = 5
+"""Studies that a hint names at most."""
+
+
 def _nearby(path: Path) -> str:
-    """Studies beside it, and in `studies/` of the folder that it was looked for in."""
-    folders = [folder for folder in (path.parent, path.parent / "studies") if folder.is_dir()]
-    there = sorted(str(p) for folder in folders for p in folder.glob("*.toml") if p.name != "pyproject.toml")
-    return f"there are: {', '.join(there)}" if there else "give the path of a study's TOML file"
+    """Studies in the folder that it was looked for in, or that it is, and in `studies/` there; of many the nearest."""
+    place = path if path.is_dir() else path.parent
+    folders = [folder for folder in (place, place / "studies") if folder.is_dir()]
+    there = sorted(p for folder in folders for p in folder.glob("*.toml") if p.name != "pyproject.toml")
+    if not there:
+        return "give the path of a study's TOML file"
+    if len(there) <= NAMED:
+        return f"there are: {', '.join(map(str, there))}"
+    near = get_close_matches(path.name, {p.name for p in there}, NAMED)
+    found = [str(p) for name in near for p in there if p.name == name][:NAMED]
+    if found:
+        return f"did you mean {' or '.join(found)}?"
+    return f"there are {len(there)}, such as {there[0]}; give the path of one"
