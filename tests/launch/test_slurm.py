@@ -16,7 +16,7 @@ from sweeps import VARIES, sweep
 import tiny
 from slurm import slurm
 from vitscale.errors import DONE, INTERRUPTED, MISSING, RUN_FAILED
-from vitscale.launch import eventlog, folders
+from vitscale.launch import checkpoints, eventlog, folders
 
 pytestmark = pytest.mark.slow
 
@@ -210,7 +210,7 @@ def test_what_a_person_cancels_stays_so_until_the_next_sweep(lab: Lab, tmp_path:
     assert watching.returncode == RUN_FAILED
     assert f"Slurm job {job} CANCELLED; not submitted again by this command" in err
     assert folders.result(run) is None
-    assert folders.checkpoint_steps(run)
+    assert checkpoints.steps(run)
     assert not lab.jobs()  # what waited for it is gone, too
     lab.sweep(folder)
     until(lambda: attempts(folder) == 2)

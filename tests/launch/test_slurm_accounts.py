@@ -12,7 +12,7 @@ from lab import LONG, Lab, study, submitted, until
 
 from slurm import slurm_with_accounts
 from vitscale.errors import DONE, RUN_FAILED
-from vitscale.launch import eventlog, folders
+from vitscale.launch import checkpoints, eventlog, folders
 
 pytestmark = pytest.mark.slow
 
@@ -57,7 +57,7 @@ def test_each_end_that_nobody_saw_has_what_follows_from_it(lab: Lab, tmp_path: P
     (array,) = submitted(folder)
     job, runs = array["job"], folder / "runs"
     limited, cancelled, done, failed = (array["tasks"][str(task)][0] for task in range(4))
-    until(lambda: folders.checkpoint_steps(runs / limited) and folders.checkpoint_steps(runs / cancelled))
+    until(lambda: checkpoints.steps(runs / limited) and checkpoints.steps(runs / cancelled))
     until(lambda: folders.result(runs / done))
     lab.say("scancel", f"{job}_1")
     # An array is forgotten task by task, but for the last, whose record is that of the array.

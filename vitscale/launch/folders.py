@@ -14,7 +14,7 @@ from vitscale import lease
 from vitscale.errors import INVALID_STUDY, MISSING, VitscaleError
 from vitscale.failures import Failure, policy
 from vitscale.files import disk_errors, locked, write_whole
-from vitscale.launch import code, eventlog
+from vitscale.launch import checkpoints, code, eventlog
 from vitscale.launch.unusable import Unusable, append_nothing, in_the_way, written_to
 from vitscale.results import provenance
 from vitscale.study import describe
@@ -177,40 +177,6 @@ def state_of(job: Job, runs: Path) -> State:
     return "to do" if found == "stopped" and (known or {}).get("status") == "done" else found
 
 
-def checkpoint_steps(folder: Path) -> list[int]:
-    """The steps of which a run has checkpoints."""
-    names = [path.name.removeprefix("step-") for path in (folder / "checkpoints").glob("step-*")]
-    return [int(name) for name in names if name.isdecimal()]
-
-
-def last_saved(folder: Path) -> int | None:
-    """The step of the checkpoint that a run wrote last, or has latest; None without any.
-
-    Later ones are there where it went back to before a damaged one.
-    """
-    steps = checkpoint_steps(folder)
-    with suppress(OSError, ValueError):
-        latest = int((folder / "checkpoints" / "latest").read_text().removeprefix("step-"))
-        if latest in steps:
-            return latest
-    return max(steps, default=None)
-
-
-def branched_at(folder: Path) -> int | None:
-    """The step of the trunk's checkpoint that a run has begun with, 0 without a trunk; None where it has none of its
-    own."""
-    for step in sorted(checkpoint_steps(folder), reverse=True):
-        with suppress(OSError, ValueError, KeyError, TypeError):  # damaged: the one before is gone on from
-            state = json.loads((folder / "checkpoints" / f"step-{step:08d}" / "state.json").read_text())
-            return int(state["progress"].get("branched_at", 0))
-    return None
-
-
-def checkpoints(folder: Path) -> frozenset[str]:
-    """All that a run has saved; a transfer saves nothing."""
-    return frozenset(str(path.relative_to(folder)) for path in folder.rglob("step-*"))
-
-
 def goes_to(trunk: Path) -> int:
     """The last step that a trunk was told to train; 0: it was told nothing."""
     return int(document(trunk)["steps"]) if (trunk / "run.json").is_file() else 0
@@ -237,7 +203,7 @@ def prepare(job: Job, runs: Path, *, base: Path, machine: Mapping[str, Any], acc
         "machine": {**machine, **files_of(base, job.run)},
         "provenance": provenance.collect(),
     }
-    if job.branch is not None and not checkpoint_steps(folder):
+    if job.branch is not None and not checkpoints.steps(folder):
         _check_trunk(runs / job.branch.trunk, job, told, accept_code_change)
     if (wrong := in_the_way(folder)) is not None:
         raise wrong
@@ -258,18 +224,18 @@ def prepare(job: Job, runs: Path, *, base: Path, machine: Mapping[str, Any], acc
 
 def stamped(told: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """What `run.json` will say, with the code that has trained the run so far, or the trunk that it starts from."""
-    saved, before, trunk = max(checkpoint_steps(folder), default=0), None, None
+    saved, before, trunk = max(checkpoints.steps(folder), default=0), None, None
     if saved:
         before = document(folder)
     elif (branch := told.get("branch")) and (folder.parent / branch["trunk"] / "run.json").is_file():
         place = folder.parent / branch["trunk"]
-        trunk = document(place), max(checkpoint_steps(place), default=0)
+        trunk = document(place), max(checkpoints.steps(place), default=0)
     return {**told, **code.history(told["provenance"], before, saved, trunk)}
 
 
 def _check_code(folder: Path, told: Mapping[str, Any]) -> None:
     before = document(folder)["provenance"]
-    if checkpoint_steps(folder) and before["code_hash"] != told["provenance"]["code_hash"]:
+    if checkpoints.steps(folder) and before["code_hash"] != told["provenance"]["code_hash"]:
         raise Unusable(
             f"run {folder.name} was begun by other code (commit {before['git_commit']})",
             hint="check that commit out, delete the folder, or go on with --accept-code-change",
@@ -278,7 +244,7 @@ def _check_code(folder: Path, told: Mapping[str, Any]) -> None:
 
 
 def _check_trunk(trunk: Path, job: Job, told: Mapping[str, Any], accept_code_change: bool) -> None:
-    if not checkpoint_steps(trunk):
+    if not checkpoints.steps(trunk):
         return
     if (wrong := check(trunk)) is not None:
         raise wrong

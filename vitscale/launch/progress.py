@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vitscale.config import PROBE_SHOTS, Transfer
-from vitscale.launch import eventlog, folders
+from vitscale.launch import checkpoints, eventlog
 from vitscale.study.describe import variant, with_settings
 from vitscale.study.job import Job, trainings
 from vitscale.study.sharing import DURATIONS
@@ -125,7 +125,7 @@ def goes_on(folder: Path, job: Job) -> str:
     if transfer is not None:  # which saves nothing
         images = transfer.steps * trainings(transfer) * transfer.batch_size
         return f"begins again, {clock(images / event['images_per_second'])} left"
-    step = folders.last_saved(folder)
+    step = checkpoints.last(folder)
     if step is None:
         step = job.branch.step if job.branch else 0
     images = max(job.steps - step, 0) * job.run.recipe.batch_size

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from vitscale.launch import folders, trunks
+from vitscale.launch import checkpoints, folders, trunks
 from vitscale.study.job import Job
 
 OPEN = ("to do", "stopped", "running")
@@ -45,7 +45,7 @@ def _needs(job: Job, runs: Path, *, refused: bool) -> bool:
     """Whether what it begins with has yet to come: a branch may start where its trunk got to before it failed."""
     if job.branch is None:
         return True
-    return not folders.checkpoint_steps(runs / job.id) if refused else trunks.waits(job, runs)
+    return not checkpoints.steps(runs / job.id) if refused else trunks.waits(job, runs)
 
 
 def can_choose(jobs: Iterable[Job], states: Mapping[str, str]) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vitscale import branches
-from vitscale.launch import folders
+from vitscale.launch import checkpoints, folders
 from vitscale.launch.unusable import Unwritable, written_to
 from vitscale.study.cost import training_flops
 from vitscale.study.job import Branch, Job
@@ -24,7 +24,7 @@ def as_needed(
     whatever waits for it: that starts from what lies there.
     """
     jobs = list(jobs)
-    saved = {job.id: folders.checkpoint_steps(runs / job.id) for job in jobs if job.role == "trunk"}
+    saved = {job.id: checkpoints.steps(runs / job.id) for job in jobs if job.role == "trunk"}
     waiting: dict[str, list[Job]] = {id_: [] for id_ in saved}
     left_at = dict.fromkeys(saved, 0)
     starts: dict[str, int | None] = {}
@@ -93,7 +93,7 @@ def is_others(job: Job, state: str) -> bool:
 
 def reached(folder: Path) -> int:
     """The step of a trunk's newest checkpoint."""
-    return max(folders.checkpoint_steps(folder), default=0)
+    return max(checkpoints.steps(folder), default=0)
 
 
 def shares_left(jobs: Iterable[Job], runs: Path) -> dict[str, float]:
@@ -108,7 +108,7 @@ def shares_left(jobs: Iterable[Job], runs: Path) -> dict[str, float]:
 
 
 def _has_begun(folder: Path) -> bool:
-    return folders.result(folder) is not None or bool(folders.checkpoint_steps(folder))
+    return folders.result(folder) is not None or bool(checkpoints.steps(folder))
 
 
 def _start(job: Job, runs: Path, saved: Sequence[int], *, grows: bool) -> int | None:
@@ -121,7 +121,7 @@ def _start(job: Job, runs: Path, saved: Sequence[int], *, grows: bool) -> int | 
         row = outcome["rows"][0]
         own = round(row["flops_segment"] / training_flops(job.macs, job.run.recipe.batch_size))
         return job.steps - own if row.get("trunk_id") else 0
-    begun = folders.branched_at(runs / job.id)
+    begun = checkpoints.branched_at(runs / job.id)
     if begun is not None:
         return begun
     if outcome is None and grows and max(saved, default=0) < job.branch.step:

@@ -17,7 +17,7 @@ from pathlib import Path
 from vitscale.errors import DONE, HELD, INTERRUPTED, MISSING, RUN_FAILED, VitscaleError
 from vitscale.failures import Failure
 from vitscale.files import write_whole
-from vitscale.launch import folders
+from vitscale.launch import checkpoints, folders
 from vitscale.launch.local import cause, killed_by
 from vitscale.launch.slurm import submissions
 from vitscale.processes import STOP_SIGNALS
@@ -101,9 +101,9 @@ class Standstills:
 def _count_standstill(folder: Path, job: str) -> None:
     """A run that is stopped again and again before it can save would go round in the queue for ever."""
     before = Standstills.read(folder, job)
-    checkpoints = sorted(folders.checkpoints(folder))
-    moved = checkpoints != before.checkpoints
-    now = Standstills(job, 0 if moved else before.count + 1, checkpoints)
+    saved = sorted(checkpoints.names(folder))
+    moved = saved != before.checkpoints
+    now = Standstills(job, 0 if moved else before.count + 1, saved)
     now.write(folder)
     if now.count >= STANDSTILLS:
         reason = f"stopped {STANDSTILLS} times in a row before it came to a new checkpoint"

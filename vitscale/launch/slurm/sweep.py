@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from vitscale.errors import RUN_FAILED, VitscaleError
 from vitscale.failures import Failure
 from vitscale.files import disk_errors, locked
-from vitscale.launch import folders, trunks
+from vitscale.launch import checkpoints, folders, trunks
 from vitscale.launch.board import Board, board
 from vitscale.launch.progress import title
 from vitscale.launch.slurm import cluster, submissions
@@ -98,7 +98,7 @@ class SlurmSweep(Sweep):
         self.standing = submissions.standing(runs, open_)
         live = {id_ for id_, place in self.standing.items() if place.is_live}
         for id_ in live - self.watched.keys():
-            self.watched[id_] = folders.checkpoints(runs / id_)
+            self.watched[id_] = checkpoints.names(runs / id_)
         # What other sweeps have submitted may have ended before it began.
         gone = (self.watched.keys() | self.standing.keys()) - live
         left = self._left(now) if gone else 0
@@ -133,7 +133,7 @@ class SlurmSweep(Sweep):
             self.tries[job.id] = 0
             self.say(f"done     {title(job)}: to step {ended['reached']}; submitted again, to go on to {job.steps}")
             return
-        if self.watched[job.id] != folders.checkpoints(runs / job.id):
+        if self.watched[job.id] != checkpoints.names(runs / job.id):
             self.tries[job.id] = 0
         if place is not None and place.was_cancelled:
             self.tries[job.id] = TRIES
@@ -253,7 +253,7 @@ class SlurmSweep(Sweep):
             for id_ in task.ids:
                 self.tries[id_] += 1
                 self.standing[id_] = submission.pending(number)
-                self.watched[id_] = folders.checkpoints(runs / id_)
+                self.watched[id_] = checkpoints.names(runs / id_)
         words = f"{array.shape.label}, {len(tasks)} tasks" if len(tasks) > 1 else array.shape.label
         self.say(f"submitted {words} as Slurm job {submission.job}: {folder / submissions.SCRIPT}")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from vitscale.errors import DONE, MISSING, RUN_FAILED, VitscaleError
 from vitscale.failures import Failure
 from vitscale.files import write_whole
-from vitscale.launch import folders
+from vitscale.launch import checkpoints, folders
 from vitscale.launch.local import Worker
 from vitscale.launch.placement import Place, place
 from vitscale.launch.single import take_part, wait, wait_for_holder
@@ -60,7 +60,7 @@ def _check_start(folder: Path) -> None:
 def _is_of_other_code(folder: Path) -> bool:
     """Whether it was begun by other code than is there now: some may have come while the job waited."""
     told = folders.document(folder)
-    if not folders.checkpoint_steps(folder) or told.get("accept_code_change"):
+    if not checkpoints.steps(folder) or told.get("accept_code_change"):
         return False
     return bool(told["provenance"]["code_hash"] != provenance.code_hash())
 

@@ -1,0 +1,41 @@
+"""What a run has saved, as whoever launches it sees it: by name, unread."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+
+
+def steps(folder: Path) -> list[int]:
+    """The steps of which a run has checkpoints."""
+    found = [path.name.removeprefix("step-") for path in (folder / "checkpoints").glob("step-*")]
+    return [int(name) for name in found if name.isdecimal()]
+
+
+def last(folder: Path) -> int | None:
+    """The step of the checkpoint that a run wrote last, or has latest; None without any.
+
+    Later ones are there where it went back to before a damaged one.
+    """
+    there = steps(folder)
+    with suppress(OSError, ValueError):
+        latest = int((folder / "checkpoints" / "latest").read_text().removeprefix("step-"))
+        if latest in there:
+            return latest
+    return max(there, default=None)
+
+
+def branched_at(folder: Path) -> int | None:
+    """The step of the trunk's checkpoint that a run has begun with, 0 without a trunk; None where it has none of its
+    own."""
+    for step in sorted(steps(folder), reverse=True):
+        with suppress(OSError, ValueError, KeyError, TypeError):  # damaged: the one before is gone on from
+            state = json.loads((folder / "checkpoints" / f"step-{step:08d}" / "state.json").read_text())
+            return int(state["progress"].get("branched_at", 0))
+    return None
+
+
+def names(folder: Path) -> frozenset[str]:
+    """All that a run has saved; a transfer saves nothing."""
+    return frozenset(str(path.relative_to(folder)) for path in folder.rglob("step-*"))
