@@ -1,5 +1,6 @@
 """Before anything of vitscale is imported: shapes and types are checked at every call, and nothing opens a window."""
 
+import atexit
 import os
 import tempfile
 from pathlib import Path
@@ -15,6 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Nothing of a test comes from, or goes to, the cache of whoever runs it.
 _cache = tempfile.TemporaryDirectory(prefix="vitscale-cache-")
 os.environ["VITSCALE_CACHE"] = _cache.name
+atexit.register(_cache.cleanup)
 
 install_import_hook("vitscale", "type_checks.check")
 
