@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from vitscale.cli import plan_memory
 from vitscale.cli.columns import fitted, total
 from vitscale.cli.plan_screen import HEADER, SPARE
 from vitscale.cli.screen import print_table
@@ -32,6 +33,12 @@ def test_what_is_alike_in_all_rows_gives_way_before_what_tells_them_apart() -> N
     assert "params" not in shown(ROWS, 80)
     sizes = [ROW, tuple(cell.replace("85,798,656", "5,717,416") for cell in ROW)]
     assert {"params", "hours"} & shown(sizes, 80).keys() == {"params"}
+
+
+def test_what_a_device_needs_fits_80_columns() -> None:
+    rows = [("R50+ViT-B/16", "224", "8", "512", "3, offload", "yes", "0.000673", "yes", "0.000801", "1.19")]
+    assert 80 < total(fitted(plan_memory.HEADER, rows, 100, plan_memory.SPARE).values()) <= 100
+    assert total(fitted(plan_memory.HEADER, rows, 80, plan_memory.SPARE).values()) <= 80
 
 
 def test_headers_are_folded_before_text_and_text_between_words() -> None:

@@ -11,6 +11,7 @@ import typer
 
 from vitscale.cli import options
 from vitscale.cli.plan_memory import HEADER as MEMORY_HEADER
+from vitscale.cli.plan_memory import SPARE as MEMORY_SPARE
 from vitscale.cli.plan_memory import memory_rows
 from vitscale.cli.plan_screen import HEADER, SPARE, TRANSFER_HEADER, bill, document, row, totals, transfer_row, unequal
 from vitscale.cli.screen import print_json, print_table, reports_errors, say, tell_refused
@@ -108,7 +109,7 @@ def _print_plan(jobs: Sequence[Job], states: Mapping[str, str], terms: Terms, *,
             [transfer_row(job, states.get(job.id, "selecting"), terms) for job in moved], TRANSFER_HEADER, SPARE
         )
     if terms.memory is not None:
-        print_table(list(memory_rows(training, terms)), MEMORY_HEADER)
+        print_table(list(memory_rows(training, terms)), MEMORY_HEADER, MEMORY_SPARE)
     for line in [
         *totals(jobs, states, terms.counting, begun=terms.begun),
         *bill(jobs, states, terms),

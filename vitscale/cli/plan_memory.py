@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 # Short: a terminal may have 80 columns.
 HEADER = ("model", "px", "devices", "images", "ZeRO", "recompute", "GiB", "fits", "measured", "ratio")
+SPARE = ("px", "devices", "images")
+"""What a narrow terminal does without."""
 
 
 def memory_rows(jobs: Iterable[Job], terms: Terms) -> Iterator[list[str]]:
