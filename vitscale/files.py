@@ -141,8 +141,9 @@ def disk_errors(folder: Path) -> Iterator[None]:
             hint = "free some space and run the same command again: what is whole is kept"
             raise VitscaleError(f"{folder}: no space left to write to", hint=hint, exit_code=MISSING) from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST) and (file := _file_in(folder)):
+            what = "a file" if file.exists() else "a link to nothing"
             hint = "move it away, or name another folder"
-            raise VitscaleError(f"{file} is a file, where a folder is needed", hint=hint, exit_code=MISSING) from error
+            raise VitscaleError(f"{file} is {what}, where a folder is needed", hint=hint, exit_code=MISSING) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
             hint = "choose a folder that you may write to"
             raise VitscaleError(f"{folder}: {error.strerror}", hint=hint, exit_code=MISSING) from error
@@ -154,8 +155,8 @@ def disk_errors(folder: Path) -> Iterator[None]:
 
 
 def _file_in(folder: Path) -> Path | None:
-    """What is a file of a folder and those that it is in."""
-    return next((place for place in (folder, *folder.parents) if place.exists() and not place.is_dir()), None)
+    """What is no folder of a folder and those that it is in."""
+    return next((place for place in (folder, *folder.parents) if os.path.lexists(place) and not place.is_dir()), None)
 
 
 def wait_for_shared(path: Path, seconds: float) -> None:

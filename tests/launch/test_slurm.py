@@ -15,8 +15,9 @@ from sweeps import VARIES, sweep
 
 import tiny
 from slurm import slurm
+from vitscale import checkpoints
 from vitscale.errors import DONE, INTERRUPTED, MISSING, RUN_FAILED
-from vitscale.launch import checkpoints, eventlog, folders
+from vitscale.launch import eventlog, folders
 
 pytestmark = pytest.mark.slow
 

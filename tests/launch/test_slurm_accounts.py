@@ -11,8 +11,9 @@ import pytest
 from lab import LONG, Lab, study, submitted, until
 
 from slurm import slurm_with_accounts
+from vitscale import checkpoints
 from vitscale.errors import DONE, RUN_FAILED
-from vitscale.launch import checkpoints, eventlog, folders
+from vitscale.launch import eventlog, folders
 
 pytestmark = pytest.mark.slow
 

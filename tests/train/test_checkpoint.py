@@ -91,10 +91,13 @@ def test_whole_checkpoints_whose_best_one_is_damaged_stay(tmp_path: Path) -> Non
     start = checkpoint.newest(tmp_path, with_best=True, passed_over=lambda step, _: passed.append(step))
     assert start == checkpoint.folder_of(tmp_path, 2)
     assert passed == [4]  # once, and not those that name it
+    weights.write_bytes(data)
+    assert checkpoint.newest(tmp_path, with_best=True) == checkpoint.folder_of(tmp_path, 9)
+    weights.write_bytes(data[:-1])
     save(tmp_path, 3, 2, keep=Keep(last=2, every=2, damaged=frozenset(passed)))
     assert kept(tmp_path) == [2, 3, 4, 6, 8, 9]
     weights.write_bytes(data)
-    assert checkpoint.newest(tmp_path, with_best=True) == checkpoint.folder_of(tmp_path, 9)
+    assert checkpoint.newest(tmp_path, with_best=True) == checkpoint.folder_of(tmp_path, 3)  # what is lost is counted
 
 
 @pytest.mark.parametrize("state", ["null", '{"progress": {"best_step": 1.5}}', '{"progress": 7}', "{"])

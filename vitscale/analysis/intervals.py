@@ -12,7 +12,7 @@ from scipy.special import chdtri, ndtri, stdtrit
 from vitscale.analysis.fits import Fit, Observations
 from vitscale.analysis.residuals import EXACT, clipped, scale
 from vitscale.analysis.solver import distinct, solve
-from vitscale.analysis.spread import spread
+from vitscale.analysis.spread import freedom_between, spread
 
 LEVEL = 0.95
 FEWEST_CLUSTERS = 5  # with fewer, resamples of them are too alike to show a spread
@@ -44,7 +44,7 @@ class Sample:
     method: Method
     theta: Float[np.ndarray, "B parameters"]
     freedom: int
-    """Clusters less parameters."""
+    """As `freedom_of`."""
 
     def parameters(self) -> dict[str, Interval]:
         """Of each parameter alone; empty where there is no interval."""
@@ -136,13 +136,18 @@ def sample(fit: Fit, *, resamples: int = RESAMPLES, seed: int = 0) -> Sample:
 
     None if no freedom is left, or the points lie at no more places than the law has parameters: it cannot miss them.
     """
-    parameters = len(fit.theta)
-    freedom = fit.observations.cluster_count - parameters
+    freedom, parameters = freedom_of(fit), len(fit.theta)
     if freedom < 1 or fit.observations.place_count <= parameters:
         return Sample(fit, "none", fit.theta[None], 0)
     if fit.observations.cluster_count >= fewest_clusters(parameters):
         return Sample(fit, "bootstrap", bootstrap(fit, resamples, seed), freedom)
     return Sample(fit, "t", _simulated(fit, resamples, seed), freedom)
+
+
+def freedom_of(fit: Fit) -> int:
+    """Of Student's t: clusters less parameters, where there are enough to be resampled; else what lies between them."""
+    clusters, parameters = fit.observations.cluster_count, len(fit.theta)
+    return clusters - parameters if clusters >= fewest_clusters(parameters) else freedom_between(fit)
 
 
 def fewest_clusters(parameters: int) -> int:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import stdtrit
 
 from vitscale.analysis.fits import Fit
-from vitscale.analysis.intervals import LEVEL, Interval, Sample, covariance, inverse, unit_of_rise
+from vitscale.analysis.intervals import LEVEL, Interval, Sample, covariance, freedom_of, inverse, unit_of_rise
 from vitscale.analysis.solver import solve
 
 ROUNDS = 60
@@ -19,6 +19,7 @@ NOWHERE = 50.0  # a logarithm that may be off by as much has no end
 WIDE = 10.0  # ends further apart, as a ratio, say nothing of a parameter's size
 WIDE_IN_LOG = 1e6  # far from x = 1 a coefficient takes up its exponent's doubt: at x = 1e18 a third of it
 NEAR = 1e-6  # of its value: as close to a bound an interval touches it
+LEAST_FREEDOM = 2  # with one, the residual tells nothing of its own size
 FLOORS = {"a", "E", "floor"}
 ZERO_MEANS = ("a", "E", "d", "floor", "m")  # parameters that may well be 0: no floor, no shift
 
@@ -48,7 +49,7 @@ def profiles(fit: Fit) -> dict[str, Profile]:
     """
     if fit.observations.place_count <= len(fit.theta):
         return dict.fromkeys(fit.form.parameters, Profile(None, None, down_to_zero=False))
-    freedom = max(fit.observations.cluster_count - len(fit.theta), 1)
+    freedom = max(freedom_of(fit), 1)
     allowed = unit_of_rise(fit) * float(stdtrit(freedom, (1 + LEVEL) / 2)) ** 2 / 2
     names = fit.form.parameters
     coefficients = np.isin(names, fit.form.logged) & ~np.isin(names, fit.form.places)
@@ -66,7 +67,8 @@ def agreed(found: dict[str, Profile], drawn: Sample) -> dict[str, Profile]:
 
     An interval denies it that touches a bound of the parameter (a 0 that means something aside), that has no end, or
     whose ends are further apart than a ratio of `WIDE`; of a place, or a coefficient whose exponent is identified,
-    `WIDE_IN_LOG`. What fits as well then holds the interval too.
+    `WIDE_IN_LOG`. So does any with a single degree of freedom: it is narrow where the one residual happens to be small.
+    What fits as well then holds the interval too.
     """
     intervals, form = drawn.parameters(), drawn.fit.form
     result: dict[str, Profile] = {}
@@ -75,11 +77,12 @@ def agreed(found: dict[str, Profile], drawn: Sample) -> dict[str, Profile]:
         in_log = name in form.places or (exponent is not None and result[exponent].identified)
         wide = WIDE_IN_LOG if in_log else WIDE
         ask = found[name].identified and name in intervals
-        result[name] = _denied(drawn.fit, name, found[name], intervals[name], wide) if ask else found[name]
+        sure = drawn.method != "t" or drawn.freedom >= LEAST_FREEDOM
+        result[name] = _denied(drawn.fit, name, found[name], intervals[name], wide, sure=sure) if ask else found[name]
     return {name: result[name] for name in found}
 
 
-def _denied(fit: Fit, name: str, end: Profile, interval: Interval, wide: float) -> Profile:
+def _denied(fit: Fit, name: str, end: Profile, interval: Interval, wide: float, *, sure: bool) -> Profile:
     form, i = fit.form, fit.form.parameters.index(name)
     in_log = name in (*form.logged, *form.places)
     near = 0.0 if in_log else NEAR * abs(fit.parameters[name])
@@ -87,7 +90,7 @@ def _denied(fit: Fit, name: str, end: Profile, interval: Interval, wide: float) 
     bottom = name not in ZERO_MEANS and interval.low <= lower + near
     top = not np.isfinite(interval.high) or interval.high >= upper - near
     ratio = interval.high / interval.low if interval.low > 0 and name not in ZERO_MEANS else 1.0
-    if not bottom and not top and ratio <= wide:
+    if sure and not bottom and not top and ratio <= wide:
         return end
     low = None if bottom or end.low is None else min(end.low, interval.low)
     high = None if top or end.high is None else max(end.high, interval.high)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from vitscale.analysis.fits import Fit
 from vitscale.analysis.residuals import Binomial
@@ -32,46 +32,64 @@ def spread(fit: Fit) -> Spread:
 
     Errors differ by no less than their test images make them, where their number is known.
     """
-    r, points = fit.r, fit.observations
-    basis = _basis(fit)
-    names, cluster, count = np.unique(points.clusters, return_inverse=True, return_counts=True)
-    total = float(r @ r)
-    left = max(len(r) - basis.shape[1], 1)
-    found = Spread(0.0, float(np.sqrt(total / left)))
-    if len(names) < len(r):
+    inside = (fit.theta > fit.problem.lower) & (fit.theta < fit.problem.upper)
+    r, basis = fit.r, _basis(fit, inside)
+    found = Spread(0.0, float(np.sqrt(r @ r / max(len(r) - basis.shape[1], 1))))
+    _, cluster, count = np.unique(fit.observations.clusters, return_inverse=True, return_counts=True)
+    if len(count) < len(r):
         found = _moments(r, basis, cluster, count) or found
-    residuals = points.residuals
+    residuals = fit.observations.residuals
     if isinstance(residuals, Binomial) and residuals.known_trials and found.whole < 1:
         return Spread(found.between, float(np.sqrt(1 - found.between**2)), known=True)
     return found
 
 
-def _basis(fit: Fit) -> Float[np.ndarray, "points free"]:
-    """Orthonormal directions in which the parameters that are not at a bound move the residuals."""
+def freedom_between(fit: Fit) -> int:
+    """Degrees of freedom between clusters: what the parameters leave of them.
+
+    Of clusters at a place each they take one for each parameter, those at a bound included; of such as all have the
+    same places, one in all.
+    """
+    _, cluster, count = np.unique(fit.observations.clusters, return_inverse=True, return_counts=True)
+    return int(
+        len(count) - _taken(_sums(_basis(fit, np.ones(len(fit.theta), dtype=bool)), cluster, count), count) + 1e-6
+    )
+
+
+def _basis(fit: Fit, which: Bool[np.ndarray, " parameters"]) -> Float[np.ndarray, "points directions"]:
+    """Orthonormal directions in which these parameters move the residuals."""
     at = fit.problem.linearised(fit.theta[None])
     jacobian = at.slope[0][:, None] * at.places.spread_out(at.jacobian)[0]
-    inside = (fit.theta > fit.problem.lower) & (fit.theta < fit.problem.upper)
     size = np.linalg.norm(jacobian, axis=0)
-    moves = jacobian[:, inside & (size > 0)] / size[inside & (size > 0)]
+    moves = jacobian[:, which & (size > 0)] / size[which & (size > 0)]
     left, values, _ = np.linalg.svd(moves, full_matrices=False)
     return left[:, values > 1e-9]
 
 
+def _sums(basis: np.ndarray, cluster: np.ndarray, count: np.ndarray) -> Float[np.ndarray, "clusters directions"]:
+    """Of each direction over the points of each cluster."""
+    found = [np.bincount(cluster, column, len(count)) for column in basis.T]
+    return np.stack(found, 1) if found else np.zeros((len(count), 0))
+
+
+def _taken(sums: np.ndarray, count: np.ndarray) -> float:
+    """The parameters' freedom that lies between clusters."""
+    return float((sums**2 / count[:, None]).sum())
+
+
 def _moments(r: np.ndarray, basis: np.ndarray, cluster: np.ndarray, count: np.ndarray) -> Spread | None:
     """None where clusters have nothing in common."""
-    sums = np.stack([np.bincount(cluster, column, len(count)) for column in basis.T], 1)  # clusters x free
-    means = np.bincount(cluster, r, len(count)) / np.sqrt(count)
-    between = float(means @ means)
+    sums = _sums(basis, cluster, count)
+    between = float((np.bincount(cluster, r, len(count)) ** 2 / count).sum())
     within = max(float(r @ r) - between, 0.0)
-    # Of a unit spread of points, and of clusters, what the residuals show between and within: M = 1 - basis basis',
-    # and the columns of `common` are M of each cluster's indicator.
-    unit = sums / np.sqrt(count)[:, None]
-    points_between = len(count) - float((unit**2).sum())
+    # What a unit spread of points, and one of clusters, would leave in these two sums: of the projection M that takes
+    # the parameters out, P that takes means over clusters and Z of the clusters' indicators, the traces of M P M and
+    # M (1 - P) M, and of Z' M P M Z and Z' M (1 - P) M Z.
+    points_between = len(count) - _taken(sums, count)
     points_within = len(r) - basis.shape[1] - points_between
-    common = np.eye(len(count))[cluster] - basis @ sums.T
-    shown = np.stack([np.bincount(cluster, column, len(count)) for column in common.T], 1) / np.sqrt(count)[:, None]
-    clusters_between = float((shown**2).sum())
-    clusters_within = float((common**2).sum()) - clusters_between
+    both = float((sums**2).sum())
+    clusters_between = len(r) - 2 * both + float(np.einsum("gi,ij,gj,g->", sums, sums.T @ sums, sums, 1 / count))
+    clusters_within = len(r) - both - clusters_between
     system = np.array([[points_between, clusters_between], [points_within, clusters_within]])
     if np.linalg.matrix_rank(system) < 2:
         return None

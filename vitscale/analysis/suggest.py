@@ -54,7 +54,7 @@ class Suggestion:
     """What it computes, with what its trunk lacks after the runs that were suggested before."""
     hours: float
     before: float
-    """Width of the forecast's 95 % interval, those suggested before included."""
+    """Width of the forecast's 95 % interval: that of now, or what is expected of it after those suggested before."""
     after: float
     """Expected with this run: the geometric mean over what it might measure."""
     why: str
@@ -99,7 +99,7 @@ def suggest(
         budget -= flops
         if best.trunk is not None:
             paid[best.trunk] = max(paid.get(best.trunk, 0.0), best.trunk_flops)
-        found[best.curve] = now.with_run(best)
+        found[best.curve] = now.with_run(best, expected)
 
 
 def _place(candidate: Candidate, found: Mapping[str, _Forecast]) -> tuple[str, tuple[float, ...], int | None]:
@@ -110,10 +110,11 @@ def _place(candidate: Candidate, found: Mapping[str, _Forecast]) -> tuple[str, t
 class _Forecast:
     """A fit, its interval at one place, and what that would be with one more point."""
 
-    def __init__(self, fit: Fit, at: np.ndarray, trunks: dict[str, int], seed: int) -> None:
+    def __init__(self, fit: Fit, at: np.ndarray, trunks: dict[str, int], seed: int, width: float | None = None) -> None:
+        """`width`: what is expected of the interval, where some of the points have not been measured yet."""
         self.fit, self.at, self.trunks, self.seed = fit, at, trunks, seed
         self.sample = sample(fit, seed=seed)
-        self.width = self._width(self.sample)
+        self.width = self._width(self.sample) if width is None else width
         self._paired: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def _width(self, drawn: Sample) -> float:
@@ -124,12 +125,15 @@ class _Forecast:
         """Of the points that share its trunk; None where none does."""
         return None if candidate.trunk is None else self.trunks.get(candidate.trunk)
 
-    def with_run(self, run: Candidate) -> _Forecast:
-        """As if the run had measured what the law says: what comes next must add to it."""
+    def with_run(self, run: Candidate, expected: float) -> _Forecast:
+        """As if the run had measured what the law says: what comes next must add to it.
+
+        No run does, and one more residual of 0 makes few others look smaller: the interval stays what was expected.
+        """
         inputs = np.array([run.inputs])
         fit = with_point(self.fit, inputs, self.fit.predict(inputs), self.fit.theta, self.cluster(run))
         trunks = self.trunks if run.trunk is None else {**self.trunks, run.trunk: int(fit.observations.clusters[-1])}
-        return _Forecast(fit, self.at, trunks, self.seed)
+        return _Forecast(fit, self.at, trunks, self.seed, expected)
 
     def expected(self, place: tuple[float, ...], cluster: int | None) -> float:
         """The width that is expected with one more run there, the geometric mean over what it might measure."""

@@ -119,9 +119,13 @@ def known(table: pd.DataFrame, names: Sequence[str]) -> None:
 
 def _single(table: pd.DataFrame, name: str) -> None:
     """Refuses lists and the like, which no curve can be named by."""
-    if table[name].dtype == object and not table[name].map(pd.api.types.is_hashable).all():
+    if not _is_single(table[name]):
         hint = "name a column with one value in each row"
         raise VitscaleError(f"column {name!r} holds lists, or what is like them", hint=hint, exit_code=MISSING)
+
+
+def _is_single(column: pd.Series) -> bool:
+    return column.dtype != object or bool(column.map(pd.api.types.is_hashable).all())
 
 
 def named(table: pd.DataFrame) -> str:
@@ -269,7 +273,8 @@ def _copies(rows: pd.DataFrame, columns: Columns) -> list[Fact]:
 
 def _varying(rows: pd.DataFrame, columns: Columns) -> list[Fact]:
     """What differs between points that the law takes for repetitions of one another."""
-    names = [name for name in VARYING if name in rows.columns and name not in columns.inputs]
+    told = [name for name in VARYING if name in rows.columns and name not in columns.inputs]
+    names = [name for name in told if _is_single(rows[name])]
     counts = rows.groupby(list(columns.inputs))[names].nunique().max()
     several = [f"{name} ({int(counts[name])} at one place)" for name in names if counts[name] > 1]
     if not several:

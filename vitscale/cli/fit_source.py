@@ -86,7 +86,7 @@ def _text(path: Path) -> pd.DataFrame:
         warnings.simplefilter("error", pd.errors.ParserWarning)
         # Of two columns of one name pandas renames the second.
         names = [str(name).strip() for name in pd.read_csv(path, header=None, nrows=1, **options).iloc[0]]
-        if len(names) == 1 and (other := next((mark for mark in ";\t|" if mark in names[0]), None)):
+        if other := next((mark for mark in ";\t|" if separator != mark and mark in names[0]), None):
             raise VitscaleError(
                 f"{path}: its columns are separated by {other!r}",
                 hint="save it with commas as .csv, or with tabs as .tsv",

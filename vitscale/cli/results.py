@@ -25,17 +25,18 @@ SPARE = (
     "role",
     "family",
     "task_version",
-    "examples_seen",
-    "n",
     "flops",
-    "init",
+    "n",
     "sd",
-    "protocol",
-    "examples",
-    "shots",
     "variant",
+    "protocol",
+    "init",
+    "shots",
+    "examples_seen",
+    "examples",
+    "metric",
 )
-"""Of the summary, what a narrow terminal does without."""
+"""Of the summary, what a narrow terminal does without: last what most often tells rows apart."""
 
 
 class Format(StrEnum):

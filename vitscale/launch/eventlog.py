@@ -36,6 +36,15 @@ def last_event(folder: Path, kind: str = "step") -> dict[str, Any] | None:
     return None
 
 
+def last_rate(folder: Path) -> float | None:
+    """Images per second of the newest line of numbers that an attempt's start-up is no part of."""
+    for line in _lines_from_the_end(folder / "events.jsonl"):
+        if b'"event": "step"' in line and b'"seconds_left": null' not in line:
+            with suppress(ValueError):
+                return float(json.loads(line)["images_per_second"])
+    return None
+
+
 def newest_steps(folder: Path, most: int | None = None) -> list[dict[str, Any]]:
     """Lines of numbers of the newest attempt, the last first: by their order, as a clock may jump."""
     found: list[dict[str, Any]] = []

@@ -10,11 +10,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from vitscale import lease
+from vitscale import checkpoints, lease
 from vitscale.errors import INVALID_STUDY, MISSING, VitscaleError
 from vitscale.failures import Failure, policy
 from vitscale.files import disk_errors, locked, write_whole
-from vitscale.launch import checkpoints, code, eventlog
+from vitscale.launch import code, eventlog
 from vitscale.launch.unusable import Unusable, append_nothing, in_the_way, written_to
 from vitscale.results import provenance
 from vitscale.study import describe
@@ -224,12 +224,12 @@ def prepare(job: Job, runs: Path, *, base: Path, machine: Mapping[str, Any], acc
 
 def stamped(told: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """What `run.json` will say, with the code that has trained the run so far, or the trunk that it starts from."""
-    saved, before, trunk = max(checkpoints.steps(folder), default=0), None, None
+    saved, before, trunk = checkpoints.last(folder) or 0, None, None
     if saved:
         before = document(folder)
     elif (branch := told.get("branch")) and (folder.parent / branch["trunk"] / "run.json").is_file():
         place = folder.parent / branch["trunk"]
-        trunk = document(place), max(checkpoints.steps(place), default=0)
+        trunk = document(place), checkpoints.last(place) or 0
     return {**told, **code.history(told["provenance"], before, saved, trunk)}
 
 

@@ -7,8 +7,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from vitscale import checkpoints
 from vitscale.config import PROBE_SHOTS, Transfer
-from vitscale.launch import checkpoints, eventlog
+from vitscale.launch import eventlog
 from vitscale.study.describe import variant, with_settings
 from vitscale.study.job import Job, trainings
 from vitscale.study.sharing import DURATIONS
@@ -118,19 +119,22 @@ def goes_on(folder: Path, job: Job) -> str:
 
     What it had logged behind its last checkpoint is lost. Of a trunk more may be needed than it was told.
     """
-    event = eventlog.last_event(folder)
-    if event is None:
+    if eventlog.last_event(folder) is None:
         return ""
+    rate = eventlog.last_rate(folder)
+
+    def left(images: float) -> str:
+        return f", {clock(images / rate)} left" if rate else ""
+
     transfer = job.run.transfer
     if transfer is not None:  # which saves nothing
-        images = transfer.steps * trainings(transfer) * transfer.batch_size
-        return f"begins again, {clock(images / event['images_per_second'])} left"
+        return f"begins again{left(transfer.steps * trainings(transfer) * transfer.batch_size)}"
     step = checkpoints.last(folder)
     if step is None:
         step = job.branch.step if job.branch else 0
     images = max(job.steps - step, 0) * job.run.recipe.batch_size
     where = f"goes on from step {step}/{max(job.steps, step)}" if step else "begins again"
-    return _and_damage(f"{where}, {clock(images / event['images_per_second'])} left", folder)
+    return _and_damage(where + left(images), folder)
 
 
 def passed_over(folder: Path) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from vitscale.launch import checkpoints, folders, trunks
+from vitscale import checkpoints
+from vitscale.launch import folders, trunks
 from vitscale.study.job import Job
 
 OPEN = ("to do", "stopped", "running")

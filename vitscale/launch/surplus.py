@@ -30,7 +30,7 @@ class Surplus:
 def surplus(runs: Path, *, milestones: bool = False) -> list[Surplus]:
     """What can be freed of all runs in a folder, run by run; with `milestones` also what `--keep-every` has kept.
 
-    Runs that are stopped, running, failed or cannot be read keep everything.
+    Runs that are stopped, running, failed or refused keep everything.
     """
     found = list(_unneeded(runs, milestones))
     freed = _freed([folder for folder, _ in found])
@@ -43,6 +43,8 @@ def _unneeded(runs: Path, milestones: bool) -> Iterator[tuple[Path, str]]:
         try:
             outcome, told = folders.result(run), folders.document(run)
         except VitscaleError:
+            continue
+        if folders.check(run) is not None:  # it is not the run of its name
             continue
         if outcome is None or outcome["status"] != "done" or not outcome.get("checkpoint") or folders.is_held(run):
             continue

@@ -6,8 +6,8 @@ from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from vitscale import branches
-from vitscale.launch import checkpoints, folders
+from vitscale import branches, checkpoints
+from vitscale.launch import folders
 from vitscale.launch.unusable import Unwritable, written_to
 from vitscale.study.cost import training_flops
 from vitscale.study.job import Branch, Job
@@ -92,8 +92,8 @@ def is_others(job: Job, state: str) -> bool:
 
 
 def reached(folder: Path) -> int:
-    """The step of a trunk's newest checkpoint."""
-    return max(checkpoints.steps(folder), default=0)
+    """The step of the checkpoint that a trunk wrote last."""
+    return checkpoints.last(folder) or 0
 
 
 def shares_left(jobs: Iterable[Job], runs: Path) -> dict[str, float]:

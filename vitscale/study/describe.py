@@ -36,7 +36,7 @@ def with_settings(label: str, job: Job) -> str:
 
 def variant(job: Job) -> str:
     """What tells a transfer from others of its task and protocol, as `vitscale results` says it; else empty."""
-    told = {key: value for key, value in job.varied.items() if key.startswith("transfer.")}
+    told = {key: value for key, value in job.varied.items() if key.startswith("transfer.") and value is not None}
     return ", ".join(f"{key.partition('.')[2]}={json.dumps(value).strip(chr(34))}" for key, value in told.items())
 
 

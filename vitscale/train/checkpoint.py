@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vitscale import checkpoints
 from vitscale.errors import MISSING, VitscaleError
 from vitscale.failures import Failure
 from vitscale.files import is_full, sync, write_whole
@@ -101,7 +102,7 @@ class Keep:
 
         Later ones than that of `progress` are whole but for their best one, which is trained again, or damaged.
         """
-        there = sorted(_steps(run / "checkpoints"))
+        there = sorted(checkpoints.steps(run))
         until = [step for step in there if step <= progress.step]
         later = [step for step in there[len(until) :] if step not in self.damaged]
         kept = {*until[-self.last :], progress.step, *filter(self.at, until), *later}
@@ -288,8 +289,9 @@ class Writer:
 
 
 def newest(run: Path, *, with_best: bool = False, passed_over: PassedOver = lambda *_: None) -> Path | None:
-    """The newest of `whole`; None where there is none."""
-    return next((found.folder for found in whole(run, with_best=with_best, passed_over=passed_over)), None)
+    """The newest of `whole`, of those written last before others; None where there is none."""
+    until = checkpoints.last(run)
+    return next((found.folder for found in whole(run, until, with_best=with_best, passed_over=passed_over)), None)
 
 
 def whole(
@@ -318,7 +320,7 @@ def whole(
             passed_over(step, error.problems[0].message)
             return None
 
-    steps = [step for step in _steps(run / "checkpoints") if until is None or step <= until]
+    steps = [step for step in checkpoints.steps(run) if until is None or step <= until]
     for step in sorted(steps, reverse=True):
         found = opened(step)
         if found is None:
@@ -401,11 +403,6 @@ def prune(folder: Path, keep: Collection[int]) -> None:
     for entry in folder.iterdir():
         if entry.is_dir() and entry.name not in names:
             shutil.rmtree(entry, ignore_errors=True)
-
-
-def _steps(folder: Path) -> list[int]:
-    names = [path.name.removeprefix("step-") for path in folder.glob("step-*")]
-    return [int(name) for name in names if name.isdecimal()]
 
 
 def _best_until(folder: Path) -> int | None:

@@ -116,8 +116,13 @@ class Loop:
                 tell()
             improved = False
             if self.validate is not None and self._validates_at(progress.step):
-                with meter.part("validate"):
-                    progress, improved = self._validated(progress, clock)
+                try:
+                    with meter.part("validate"):
+                        progress, improved = self._validated(progress, clock)
+                except Interrupted:
+                    if told != progress.step:
+                        tell()
+                    raise
             due = last or improved or self.saves_at(progress.step) or now - saved > self.save_every
             # Their clocks differ, and all of them save.
             stopping, due = (n > 0 for n in group.summed(self.stop.requested, due and group.is_first()))

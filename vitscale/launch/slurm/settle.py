@@ -14,10 +14,11 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from vitscale import checkpoints
 from vitscale.errors import DONE, HELD, INTERRUPTED, MISSING, RUN_FAILED, VitscaleError
 from vitscale.failures import Failure
 from vitscale.files import write_whole
-from vitscale.launch import checkpoints, folders
+from vitscale.launch import folders
 from vitscale.launch.local import cause, killed_by
 from vitscale.launch.slurm import submissions
 from vitscale.processes import STOP_SIGNALS

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from vitscale import checkpoints
 from vitscale.errors import RUN_FAILED, VitscaleError
 from vitscale.failures import Failure
 from vitscale.files import disk_errors, locked
-from vitscale.launch import checkpoints, folders, trunks
+from vitscale.launch import folders, trunks
 from vitscale.launch.board import Board, board
 from vitscale.launch.progress import title
 from vitscale.launch.slurm import cluster, submissions

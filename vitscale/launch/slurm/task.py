@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from vitscale import checkpoints
 from vitscale.errors import DONE, MISSING, RUN_FAILED, VitscaleError
 from vitscale.failures import Failure
 from vitscale.files import write_whole
-from vitscale.launch import checkpoints, folders
+from vitscale.launch import folders
 from vitscale.launch.local import Worker
 from vitscale.launch.placement import Place, place
 from vitscale.launch.single import take_part, wait, wait_for_holder

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vitscale.launch import checkpoints
+from vitscale import checkpoints
 
 
 def saved(folder: Path, *steps: int, latest: str | None = None) -> Path:

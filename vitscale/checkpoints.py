@@ -1,4 +1,4 @@
-"""What a run has saved, as whoever launches it sees it: by name, unread."""
+"""What a run has saved, by name: for whoever launches it, too, and without torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ def steps(folder: Path) -> list[int]:
 def last(folder: Path) -> int | None:
     """The step of the checkpoint that a run wrote last, or has latest; None without any.
 
-    Later ones are there where it went back to before a damaged one.
+    Later ones are there where it went back to before a damaged one. They are not gone on from once it has written
+    others: what it computed meanwhile would count as lost twice.
     """
     there = steps(folder)
     with suppress(OSError, ValueError):
