@@ -10,7 +10,8 @@ import pytest
 from vitscale.analysis.assess import places
 from vitscale.analysis.fits import Fit, Observations, fit
 from vitscale.analysis.forms import FORMS
-from vitscale.analysis.intervals import sample
+from vitscale.analysis.intervals import freedom_of, sample
+from vitscale.analysis.profiles import agreed, profiles
 from vitscale.analysis.residuals import Binomial, LogLoss
 from vitscale.analysis.spread import Spread, spread
 
@@ -87,6 +88,29 @@ def test_without_clusters_all_spread_is_the_points_own() -> None:
     found = least_squares(one_a_place(12, np.random.default_rng(0)))
     assert spread(found).between == 0
     assert spread(found).within == pytest.approx(np.sqrt(found.r @ found.r / 10))
+
+
+def test_clusters_at_the_same_places_leave_all_but_one_degree_of_freedom_between_them() -> None:
+    rng = np.random.default_rng(0)
+    assert freedom_of(least_squares(alike(4, rng))) == 3
+    assert freedom_of(least_squares(one_a_place(4, rng))) == 2
+    assert freedom_of(fit(FORMS["saturating"], alike(3, rng), least_squares=True)) == 2
+
+
+def test_one_degree_of_freedom_identifies_nothing() -> None:
+    found = least_squares(one_a_place(3, np.random.default_rng(0)))
+    drawn = sample(found)
+    assert (drawn.method, drawn.freedom) == ("t", 1)
+    assert profiles(found)["c"].identified
+    assert not any(end.identified for end in agreed(profiles(found), drawn).values())
+
+
+def test_thousands_of_clusters_take_no_matrix_of_points_by_clusters() -> None:
+    rng = np.random.default_rng(0)
+    x, cluster = rng.uniform(1e3, 1e6, 40_000), np.arange(40_000) // 2
+    points = Observations(x[:, None], LogLoss(law(x) * np.exp(0.01 * rng.standard_normal(40_000))), cluster)
+    found = spread(least_squares(points))  # 6 GB as a matrix
+    assert found.whole == pytest.approx(0.01, rel=0.05)
 
 
 def test_errors_differ_no_less_than_their_test_images_make_them() -> None:

@@ -156,3 +156,9 @@ def test_copied_rows_are_counted_and_said() -> None:
     for columns, frame in ((XY, rows), (Columns(inputs=("x",), y="acc", cluster="seed"), twice)):
         ((curve,), _) = curves_of(frame, columns)
         assert not [fact for fact in curve.facts if fact.kind == "copies"]
+
+
+def test_a_column_of_lists_that_nobody_named_is_left_alone() -> None:
+    for name in ("model", "dataset"):
+        ((curve,), _) = curves_of(table(**{name: [[1], [2], [3]]}), XY)
+        assert "varies" not in {fact.kind for fact in curve.facts}

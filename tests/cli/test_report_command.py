@@ -169,6 +169,8 @@ def test_a_named_folder_with_files_of_others_is_refused_and_nothing_written(
 @pytest.mark.parametrize("out", ["mine.md", "mine.md/drawn"])
 def test_a_file_for_a_folder_is_called_what_it_is(out: str) -> None:
     Path("mine.md").write_text("mine")
+    Path("nowhere").symlink_to("gone")
+    assert run("one", "--out", "nowhere").stderr.startswith("error: nowhere is a link to nothing, where a folder is")
     result = run("one", "--out", out)
     assert result.exit_code == MISSING
     assert result.stderr.startswith("error: mine.md is a file, where a folder is needed\nhint: move it away")

@@ -199,6 +199,19 @@ def test_what_a_run_is_worth_does_not_hang_on_the_seed() -> None:
     assert min(gains) > 0.1
 
 
+@pytest.mark.usefixtures("quick")
+def test_what_is_named_next_starts_from_what_is_expected_by_then() -> None:
+    """A run that met the law would make the few others look nearer to it than they are."""
+    few = observations().only(np.arange(3))
+    some = [candidate(str(n), x, 1.0) for n, x in enumerate((1e13, 5e13, 2e14))]
+    found = fit(FORMS["power"], few)
+    assert sample(found).method == "t"
+    first, *others = suggest({"vit": found}, {"vit": np.array([[1e15]])}, some, 1e16, most=3)
+    assert others
+    for before, after in pairwise([first, *others]):
+        assert after.before == before.after
+
+
 def test_resamples_with_one_more_run_are_the_same_ones_but_for_it() -> None:
     clusters, rng = np.array([0, 0, 1, 2, 3, 4, 5, 9]), np.random.default_rng(0)
     times = rng.multinomial(6, np.full(6, 1 / 6), size=20_000)

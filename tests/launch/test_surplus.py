@@ -1,18 +1,23 @@
 """What `vitscale clean` would free: never what a transfer or a restart reads."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
+from vitscale.cli.main import app
+from vitscale.errors import DONE
+from vitscale.launch import folders
 from vitscale.launch.surplus import free, surplus
+from vitscale.launch.unusable import Unusable
 
 
 @pytest.fixture
-def runs(tmp_path: Path) -> Path:
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run that is done, one that is stopped, one that failed and a transfer; four checkpoints each."""
+    monkeypatch.setattr(folders, "check", lambda _: None)  # their names are made up
     outcomes = {
         "done": {"status": "done", "checkpoint": "step-00000030"},
         "failed": {"status": "failed", "checkpoint": None},
@@ -65,9 +70,10 @@ def test_a_damaged_run_keeps_everything(runs: Path) -> None:
 
 
 def test_without_a_terminal_it_only_says_what_it_would_free(runs: Path) -> None:
-    def clean(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "vitscale", "clean", "--runs", str(runs), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=True)
+    def clean(*arguments: str) -> Result:
+        found = CliRunner().invoke(app, ["clean", "--runs", str(runs), *arguments])
+        assert found.exit_code == DONE
+        return found
 
     before = names(runs)
     said = clean()
@@ -78,6 +84,11 @@ def test_without_a_terminal_it_only_says_what_it_would_free(runs: Path) -> None:
     assert clean("--yes").stderr == "freed: 1 checkpoint, 0.0 MB\n"
     assert len(names(runs)) == len(before) - 1
     assert clean().stderr == f"nothing to free in {runs}\n"
+
+
+def test_a_refused_run_keeps_everything(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folders, "check", lambda folder: Unusable(f"{folder} holds another run", hint="", exit_code=3))
+    assert list(surplus(runs, milestones=True)) == []
 
 
 def test_a_trunk_keeps_its_checkpoints_until_its_branches_are_done(runs: Path) -> None:
