@@ -88,6 +88,15 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def text_of(path: Path) -> str:
+    """A file in UTF-8, without the mark that some editors put before it.
+
+    Raises:
+        UnicodeDecodeError, OSError: as `Path.read_text`.
+    """
+    return path.read_text("utf-8-sig")
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """The file at `path` is the old one or the new one at every moment."""
     with HashedFile(path) as file:

@@ -117,7 +117,7 @@ def test_wrong_words(images: Path, tmp_path: Path) -> None:
     assert_refused(run("pack", tmp_path / "gone", tmp_path / "a"), 5, "gone: no such file or folder")
     assert_refused(run("pack", images, tmp_path / "a", "--kind", "film"), 2, "'film' is no kind of source")
     (tmp_path / "file").write_text("")
-    assert_refused(run("pack", images, tmp_path / "file"), 5, "file: File exists")
+    assert_refused(run("pack", images, tmp_path / "file"), 5, "file is a file, where a folder is needed")
 
 
 @pytest.mark.parametrize(("text", "shards"), [("4", 3), ("200B", 4), ("1.5 GB", 1)])

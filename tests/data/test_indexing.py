@@ -120,7 +120,7 @@ def test_a_remote_index_and_a_cache_that_cannot_be_written_to(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("VITSCALE_CACHE", str(tmp_path / "file"))
-    with pytest.raises(VitscaleError, match=r"file/index/.*: Not a directory") as error:
+    with pytest.raises(VitscaleError, match=r"/file is a file, where a folder is needed") as error:
         build(locate(server.url))
     assert error.value.exit_code == 5
 

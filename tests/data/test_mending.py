@@ -255,7 +255,10 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
             "hint: it is gone, or cannot be made there: choose a folder that you may write to",
         ]
     (tmp_path / "file").write_text("")
-    with pytest.raises(VitscaleError, match="Not a directory"), disk_errors(tmp_path / "file" / "x"):
+    with (
+        pytest.raises(VitscaleError, match="is a file, where a folder is needed"),
+        disk_errors(tmp_path / "file" / "x"),
+    ):
         (tmp_path / "file" / "x").mkdir(parents=True)
 
 

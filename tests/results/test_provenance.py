@@ -54,7 +54,7 @@ def test_code_that_trains_changes_the_hash(package: Path, changed: str) -> None:
 
 
 NO_OUTCOME = {
-    "branches", "errors", "failures", "files", "lease", "locations", "peaks", "processes", "remember", "results.spent",
+    "branches", "checkpoints", "errors", "failures", "files", "lease", "locations", "peaks", "processes", "remember", "results.spent",
     "study.cost", "wording",
 }  # fmt: skip
 """What a worker imports that counts, prices, locks, names and remembers, and changes no weight and no accuracy."""

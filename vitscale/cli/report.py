@@ -157,7 +157,7 @@ def _all(results: Path) -> list[tuple[Path, Path | None]]:
 
 def _title(study: Path | None, name: str) -> str:
     """The study's own title; a report on results must not fail because a study file is being edited."""
-    from vitscale.study.toml import text_of
+    from vitscale.files import text_of
 
     try:
         title = tomllib.loads(text_of(study)).get("title") if study else None

@@ -18,10 +18,10 @@ from typing import Any
 from vitscale.config import Task
 from vitscale.errors import INVALID_STUDY, MISSING, USAGE, VitscaleError
 from vitscale.exclusions import Exclusions
+from vitscale.files import text_of
 from vitscale.locations import DESCRIPTION, Location, is_tar, locate
 from vitscale.study.fields import convert
 from vitscale.study.fields import types as field_types
-from vitscale.study.toml import text_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

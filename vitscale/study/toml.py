@@ -9,16 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vitscale.errors import INVALID_STUDY, MISSING, VitscaleError
+from vitscale.files import text_of
 from vitscale.study.lines import key_lines
-
-
-def text_of(path: Path) -> str:
-    """A file in UTF-8, without the mark that some editors put before it.
-
-    Raises:
-        UnicodeDecodeError, OSError: as `Path.read_text`.
-    """
-    return path.read_text("utf-8-sig")
 
 
 def parse(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
