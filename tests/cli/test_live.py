@@ -18,6 +18,7 @@ import pytest
 import tiny
 from vitscale.cli import live, status
 from vitscale.errors import DONE, INTERRUPTED
+from vitscale.launch import board as board_module
 from vitscale.launch import eventlog, folders, progress
 from vitscale.launch.board import Board, board
 from vitscale.launch.machine import Machine
@@ -87,6 +88,24 @@ def test_numbers_of_an_attempt_before_are_not_shown_as_those_of_this_one(planned
     now, runs = planned
     tell(runs / now.jobs[0].id, {"event": "start", "attempt": 2, "time": "2026-01-01T00:01:00"})
     assert seen(planned).lines[0].doing == "starting"
+
+
+def test_a_failure_that_may_be_tried_again_does_not_end_the_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stands(**counts: int) -> Board:
+        return Board(lines=(), counts={"done": 3, "running": 0, "failed": 0, "to do": 0, **counts}, seconds_left=None)
+
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    ended = board_module.Ending(stands(running=1))
+    assert not ended(stands(failed=1))
+    now += 5
+    assert not ended(stands(running=1))  # it was tried again
+    assert not ended(stands(failed=1))
+    now += 14
+    assert not ended(stands(failed=1))
+    now += 2
+    assert ended(stands(failed=1))
+    assert board_module.Ending(stands(failed=1))(stands(failed=1))  # which failed long before anybody looked
 
 
 @pytest.mark.parametrize("hours", [-1, 1])

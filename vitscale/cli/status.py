@@ -143,7 +143,7 @@ class Queue:
 
 def _watch(study: Study, runs: Path) -> None:
     """Until nothing is left, in whatever processes and on whatever hosts it runs."""
-    from vitscale.launch.board import board
+    from vitscale.launch.board import Ending, board
     from vitscale.launch.sweep import current_plan, everything
 
     def look() -> Board:
@@ -155,7 +155,8 @@ def _watch(study: Study, runs: Path) -> None:
     seen: list[Board] = []
     with view(sys.stdout) as shown, suppress(KeyboardInterrupt):
         shown.say(f"{study.title}: {look().summary()}")
-        while not seen[0].over:
+        ended = Ending(seen[0])
+        while not ended(seen[0]):
             shown.tick(look)
             time.sleep(1.0)
         shown.say(seen[0].summary())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,6 +58,26 @@ class Board:
         if self.seconds_left and not self.over:
             told.append(f"about {duration(self.seconds_left)} left")
         return ", ".join(filter(None, [*told, self.note]))
+
+
+class Ending:
+    """Whether a watched study is over for good: what has just failed may be about to be tried again."""
+
+    AGAIN = 15.0
+    """Seconds in which a sweep tries again, those included that the other processes of a run have to end in."""
+
+    def __init__(self, first: Board) -> None:
+        self._failed = first.counts["failed"]
+        self._since: float | None = None
+
+    def __call__(self, now: Board) -> bool:
+        if not now.over:
+            self._since = None
+            return False
+        if now.counts["failed"] <= self._failed:
+            return True
+        self._since = self._since or time.monotonic()
+        return time.monotonic() - self._since >= self.AGAIN
 
 
 def board(
