@@ -14,7 +14,7 @@ from vitscale.wording import count
 FEW_POINTS = 4
 FAR = 10.0  # times the largest compute
 OUTLYING = 3.0  # times the residuals' scale
-MANY_OUTLYING = 0.1  # of the points
+MANY_OUTLYING = 0.2  # of the points
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def _outlying(found: Fit) -> list[Fact]:
     inputs, y = found.observations.inputs[far], found.observations.y[far]
     details = tuple(f"{', '.join(f'{v:.4g}' for v in x)}: {value:.4g}" for x, value in zip(inputs, y, strict=True))
     text = f"{count(int(far.sum()), 'point')} further off than {OUTLYING:g} times the usual miss."
-    if far.sum() > MANY_OUTLYING * len(far):
+    if far.sum() > max(1, MANY_OUTLYING * len(far)):
         whole = f"{far.sum():,} of {count(len(far), 'point')} lie further off than {OUTLYING:g} times the usual miss"
         text = f"{whole}: the law follows the others, and does not describe these."
     return [Fact("outliers", text, details)]
