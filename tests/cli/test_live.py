@@ -192,6 +192,11 @@ def test_a_stopped_run_goes_on_from_its_checkpoint_whatever_it_has_logged(
         (runs / job.id / "checkpoints" / f"step-{saved:08d}").mkdir(parents=True)
         left = (12 - saved) * 16 / 0.5
         assert detail(job.id) == f"goes on from step {saved}/12, {progress.clock(left)} left"
+    tell(runs / job.id, STEP | {"step": 8, "images_per_second": 1e-3, "seconds_left": None})  # an attempt's first
+    assert detail(job.id) == f"goes on from step 7/12, {progress.clock(left)} left"
+    (runs / job.id / "events.jsonl").unlink()
+    tell(runs / job.id, STEP | {"step": 1, "images_per_second": 1e-3, "seconds_left": None})
+    assert detail(job.id) == "goes on from step 7/12"
     assert detail(tuned.id) == "begins again, 00:00:00 left"
 
 

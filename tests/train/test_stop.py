@@ -61,6 +61,7 @@ def test_a_validation_that_was_cut_short_comes_before_the_next_step(rundir: Make
         step=3, validation_due=True, device_seconds=latest(stopped).device_seconds
     )
     assert validations(stopped) == {}
+    assert [event["step"] for event in stopped.events() if event["event"] == "step"][-1] == 3
     assert work(stopped, Stop()) == DONE
     assert validations(stopped) == validations(undisturbed)
     assert (stopped.result() or {})["checkpoint"] == (undisturbed.result() or {})["checkpoint"]
