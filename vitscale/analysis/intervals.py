@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from scipy.special import chdtri, ndtri, stdtrit
 
 from vitscale.analysis.fits import Fit, Observations
-from vitscale.analysis.residuals import EXACT, clipped, scale
+from vitscale.analysis.residuals import EXACT, scale
 from vitscale.analysis.solver import distinct, solve
 from vitscale.analysis.spread import freedom_between, spread
 
@@ -21,7 +21,6 @@ MANY = 30  # degrees of freedom from which on a new run's noise is that of the r
 RESAMPLES = 1000
 TRADE_OFF = 0.9  # size of a correlation from which two parameters must be read together
 DRAWS = 100
-SMALLEST_RISE = 1e-18  # of residuals that are rounding
 
 Method = Literal["bootstrap", "t", "none"]
 
@@ -192,50 +191,6 @@ def enough_places(
     """Whether a resample has as many distinct places as the law has parameters, or all there are."""
     places = distinct(points.inputs)
     return (places.sums(weights) > 0).sum(1) >= min(parameters, len(places.z))
-
-
-def covariance(fit: Fit) -> Float[np.ndarray, "parameters parameters"]:
-    """Of theta, from the curvature at the fit: that of an M-estimator whose residuals are alike everywhere."""
-    normal = fit.problem.linearised(fit.theta[None]).normal()[0]
-    return dispersion(fit) * inverse(normal)
-
-
-def inverse(normal: Float[np.ndarray, "*batch k k"]) -> Float[np.ndarray, "*batch k k"]:
-    """The pseudo-inverse, scaled to a unit diagonal meanwhile: parameters differ by many orders of magnitude."""
-    size = np.sqrt(np.einsum("...ii->...i", normal))
-    unit = np.where(size > 0, 1 / np.where(size > 0, size, 1.0), 1.0)
-    # One side after the other: a square of the unit itself may have no number.
-    across, down = unit[..., :, None], unit[..., None, :]
-    with np.errstate(over="ignore"):  # a spread beyond any number is infinite
-        return np.linalg.pinv(normal * across * down, hermitian=True) * across * down
-
-
-def dispersion(fit: Fit) -> float:
-    """sum psi^2 / (points - parameters), over the squared mean of psi'."""
-    points, parameters = len(fit.observations), len(fit.theta)
-    pull = clipped(fit.r, fit.problem.delta)
-    return float((pull**2).sum() / max(points - parameters, 1) / _curved(fit) ** 2)
-
-
-def unit_of_rise(fit: Fit) -> float:
-    """Twice the rise of Huber's objective over this is as F-distributed as that of least squares over its variance."""
-    points, parameters = len(fit.observations), len(fit.theta)
-    pull = clipped(fit.r, fit.problem.delta)
-    return max(float((pull**2).sum() / max(points - parameters, 1) / _curved(fit)), SMALLEST_RISE)
-
-
-def _curved(fit: Fit) -> float:
-    """The mean of psi', i.e. the share of residuals within delta.
-
-    The parameters bring as many residuals near 0 as there are of them: those do not count. Where delta is small beside
-    the residuals, few are left, so the share is that of a window half their scale wide, times delta over the window.
-    """
-    delta, points = fit.problem.delta, len(fit.observations)
-    if not np.isfinite(delta):
-        return 1.0
-    window = max(delta, scale(fit.r, len(fit.theta)) / 2)
-    size = np.sort(np.abs(fit.r))[min(len(fit.theta), points - 1) :]
-    return max(float((size <= window).mean()), 1 / points) * delta / window
 
 
 def _simulated(fit: Fit, resamples: int, seed: int) -> Float[np.ndarray, "B parameters"]:

@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import stdtrit
 
 from vitscale.analysis.fits import Fit
-from vitscale.analysis.intervals import LEVEL, Interval, Sample, covariance, freedom_of, inverse, unit_of_rise
+from vitscale.analysis.intervals import LEVEL, Interval, Sample, freedom_of
+from vitscale.analysis.residuals import clipped, scale
 from vitscale.analysis.solver import solve
 
 ROUNDS = 60
@@ -19,6 +20,7 @@ NOWHERE = 50.0  # a logarithm that may be off by as much has no end
 WIDE = 10.0  # ends further apart, as a ratio, say nothing of a parameter's size
 WIDE_IN_LOG = 1e6  # far from x = 1 a coefficient takes up its exponent's doubt: at x = 1e18 a third of it
 NEAR = 1e-6  # of its value: as close to a bound an interval touches it
+SMALLEST_RISE = 1e-18  # of residuals that are rounding
 LEAST_FREEDOM = 2  # with one, the residual tells nothing of its own size
 FLOORS = {"a", "E", "floor"}
 ZERO_MEANS = ("a", "E", "d", "floor", "m")  # parameters that may well be 0: no floor, no shift
@@ -50,7 +52,7 @@ def profiles(fit: Fit) -> dict[str, Profile]:
     if fit.observations.place_count <= len(fit.theta):
         return dict.fromkeys(fit.form.parameters, Profile(None, None, down_to_zero=False))
     freedom = max(freedom_of(fit), 1)
-    allowed = unit_of_rise(fit) * float(stdtrit(freedom, (1 + LEVEL) / 2)) ** 2 / 2
+    allowed = _unit_of_rise(fit) * float(stdtrit(freedom, (1 + LEVEL) / 2)) ** 2 / 2
     names = fit.form.parameters
     coefficients = np.isin(names, fit.form.logged) & ~np.isin(names, fit.form.places)
     found = _profiles(fit, np.flatnonzero(~coefficients), allowed)
@@ -180,7 +182,7 @@ def _begin(fit: Fit, which: np.ndarray) -> _Ends:
     names = np.array(fit.form.parameters)[which]
     value = fit.theta[which]
     in_log = np.isin(names, fit.form.logged) & ~np.isin(names, fit.form.logs) & (value > 0)
-    se = np.sqrt(np.maximum(np.diag(covariance(fit)), 0.0))[which]
+    se = np.sqrt(np.maximum(np.diag(_covariance(fit)), 0.0))[which]
     at = np.where(in_log, np.log(np.where(in_log, value, 1.0)), value)
     se = np.where(in_log, se / np.where(in_log, value, 1.0), se)
     far = np.where(in_log | np.isin(names, fit.form.logs), NOWHERE, 1e3 * fit.observations.y.max())
@@ -241,7 +243,7 @@ def _along_ridge(fit: Fit, ends: _Ends, target: np.ndarray) -> np.ndarray:
     held[rows, ends.which] = True
     across = np.where(held, 0.0, normal[rows, ends.which])
     within = np.where(held[:, :, None] | held[:, None, :], 0.0, normal)
-    move = -(inverse(within) @ across[..., None])[..., 0] * (target - ends.near)[:, None]
+    move = -(_inverse(within) @ across[..., None])[..., 0] * (target - ends.near)[:, None]
     grown = near * np.exp(np.clip(np.where(in_log, move, 0.0), -NOWHERE, NOWHERE))
     return np.clip(np.where(in_log, grown, near + move), lower, upper)
 
@@ -257,3 +259,47 @@ def _in_units_of_equation(fit: Fit) -> Fit:
     moved = replace(problem, z=np.log(fit.observations.inputs), lower=lower, upper=upper)
     theta = form.moved(fit.theta[None], fit.log_x0)[0]
     return replace(fit, problem=moved, log_x0=np.zeros_like(fit.log_x0), theta=theta)
+
+
+def _covariance(fit: Fit) -> Float[np.ndarray, "parameters parameters"]:
+    """Of theta, from the curvature at the fit: that of an M-estimator whose residuals are alike everywhere."""
+    normal = fit.problem.linearised(fit.theta[None]).normal()[0]
+    return _dispersion(fit) * _inverse(normal)
+
+
+def _inverse(normal: Float[np.ndarray, "*batch k k"]) -> Float[np.ndarray, "*batch k k"]:
+    """The pseudo-inverse, scaled to a unit diagonal meanwhile: parameters differ by many orders of magnitude."""
+    size = np.sqrt(np.einsum("...ii->...i", normal))
+    unit = np.where(size > 0, 1 / np.where(size > 0, size, 1.0), 1.0)
+    # One side after the other: a square of the unit itself may have no number.
+    across, down = unit[..., :, None], unit[..., None, :]
+    with np.errstate(over="ignore"):  # a spread beyond any number is infinite
+        return np.linalg.pinv(normal * across * down, hermitian=True) * across * down
+
+
+def _dispersion(fit: Fit) -> float:
+    """sum psi^2 / (points - parameters), over the squared mean of psi'."""
+    points, parameters = len(fit.observations), len(fit.theta)
+    pull = clipped(fit.r, fit.problem.delta)
+    return float((pull**2).sum() / max(points - parameters, 1) / _curved(fit) ** 2)
+
+
+def _unit_of_rise(fit: Fit) -> float:
+    """Twice the rise of Huber's objective over this is as F-distributed as that of least squares over its variance."""
+    points, parameters = len(fit.observations), len(fit.theta)
+    pull = clipped(fit.r, fit.problem.delta)
+    return max(float((pull**2).sum() / max(points - parameters, 1) / _curved(fit)), SMALLEST_RISE)
+
+
+def _curved(fit: Fit) -> float:
+    """The mean of psi', i.e. the share of residuals within delta.
+
+    The parameters bring as many residuals near 0 as there are of them: those do not count. Where delta is small beside
+    the residuals, few are left, so the share is that of a window half their scale wide, times delta over the window.
+    """
+    delta, points = fit.problem.delta, len(fit.observations)
+    if not np.isfinite(delta):
+        return 1.0
+    window = max(delta, scale(fit.r, len(fit.theta)) / 2)
+    size = np.sort(np.abs(fit.r))[min(len(fit.theta), points - 1) :]
+    return max(float((size <= window).mean()), 1 / points) * delta / window

@@ -75,19 +75,14 @@ class Loop:
 
     def _steps(self, progress: Progress, reader: Reader[int, Batch], clock: _Clock, meter: Meter) -> Progress:
         """From `progress.step` to the last one."""
-        saved = logged = time.monotonic()
-        first, began = progress.step, 0.0
-        told = first
-        kept = first or None
+        saved = time.monotonic()
+        first = progress.step
+        kept, lines = first or None, _Lines(first)
 
         def tell() -> None:
-            nonlocal logged, told, began
-            logged, told = time.monotonic(), progress.step
-            if told == first + 1:  # compilation and the first fetches are in it: it tells nothing of the others
-                began, per_step = clock.here(), None
-            else:
-                per_step = (clock.here() - began) / (told - first - 1)
-            self.log("step", self._facts(progress, meter, stepped, per_step))
+            if lines.told != progress.step:
+                per_step = lines.seconds_per_step(progress.step, clock.here())
+                self.log("step", self._facts(progress, meter, stepped, per_step))
 
         for step in range(first, self.steps):
             self.stop.at(f"waiting for the data of step {step + 1}", slow=step == first)
@@ -98,8 +93,7 @@ class Loop:
                 self.stop.at(f"in step {step + 1}", slow=step == first, together=True)
                 stepped = self.engine.step(batch, lr, self.stop.asked)
             except Interrupted:
-                if told != progress.step:
-                    tell()
+                tell()
                 if kept != progress.step:
                     self._save(progress)
                 self._wait_for_writing()
@@ -112,7 +106,7 @@ class Loop:
             progress = replace(progress, step=step + 1, device_seconds=clock.seconds())
             now = time.monotonic()
             last = progress.step == self.steps
-            if last or now - logged > self.log_seconds or step == first:
+            if last or now - lines.at > self.log_seconds or step == first:
                 tell()
             improved = False
             if self.validate is not None and self._validates_at(progress.step):
@@ -120,13 +114,12 @@ class Loop:
                     with meter.part("validate"):
                         progress, improved = self._validated(progress, clock)
                 except Interrupted:
-                    if told != progress.step:
-                        tell()
+                    tell()
                     raise
             due = last or improved or self.saves_at(progress.step) or now - saved > self.save_every
             # Their clocks differ, and all of them save.
             stopping, due = (n > 0 for n in group.summed(self.stop.requested, due and group.is_first()))
-            if stopping and told != progress.step:
+            if stopping:
                 tell()
             if due or stopping:
                 with meter.part("checkpoint"):
@@ -210,6 +203,25 @@ class Loop:
             exit_code=RUN_FAILED,
             failure=Failure.NOT_FINITE,
         )
+
+
+class _Lines:
+    """The lines of numbers of one attempt, each of which tells how long a step takes."""
+
+    def __init__(self, first: int) -> None:
+        self.told, self.at = first, time.monotonic()
+        self._first, self._began = first, 0.0
+
+    def seconds_per_step(self, step: int, here: float) -> float | None:
+        """For a line of this step, so many seconds after the attempt began to train; None for its first step.
+
+        Compilation and the first fetches are in that: it tells nothing of the others.
+        """
+        self.told, self.at = step, time.monotonic()
+        if step == self._first + 1:
+            self._began = here
+            return None
+        return (here - self._began) / (step - self._first - 1)
 
 
 class _Clock:
