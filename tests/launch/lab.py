@@ -81,6 +81,12 @@ class Lab:
 
         until(begins)
 
+    def tell(self, folder: Path) -> None:
+        """Of a test that failed: what pytest shows with it."""
+        print(self.say("squeue", "-l", check=False))
+        for path in sorted(folder.glob("*/runs/slurm/*/*.txt")):
+            print(path, path.read_text()[-2000:], sep="\n")
+
     def clear(self) -> None:
         for process in self.sweeps:
             process.kill()
