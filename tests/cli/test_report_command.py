@@ -12,6 +12,7 @@ from vitscale.cli.report import report
 from vitscale.errors import MISSING, USAGE
 from vitscale.report import figures
 from vitscale.results.store import Held, write_part, write_plan
+from vitscale.wording import NOT_HELD
 
 
 def run(*arguments: object) -> Result:
@@ -115,9 +116,7 @@ def test_a_plan_leaves_out_the_runs_that_it_does_not_hold(small: Path) -> None:
     result = run("one", "--json")
     (one,) = json.loads(result.stdout)["reports"]
     assert one["table"][0]["Upstream, test set"] == "80.0 ± 0.0"
-    assert "1 run left out: recorded here, but not in the study: edited, or swept with --set." in [
-        note["text"] for note in one["notes"]
-    ]
+    assert f"1 run left out: recorded here, but {NOT_HELD}." in [note["text"] for note in one["notes"]]
 
 
 @pytest.mark.usefixtures("small")

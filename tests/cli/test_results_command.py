@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from vitscale.cli.results import results
 from vitscale.errors import MISSING, USAGE
 from vitscale.results.store import Held, write_part, write_plan
+from vitscale.wording import NOT_HELD
 
 Run = Callable[..., Result]
 
@@ -131,4 +132,4 @@ def test_runs_that_left_the_study_are_left_out_with_one_line(tmp_path: Path, arg
     result = CliRunner().invoke(app, ["study", "--results", str(tmp_path), *arguments])
     assert result.exit_code == 0
     assert len(result.stdout.splitlines()) == 2
-    assert result.stderr == f"2 runs left out: in {tmp_path}/study, but not in the study: edited, or swept with --set\n"
+    assert result.stderr == f"2 runs left out: in {tmp_path}/study, but {NOT_HELD}\n"

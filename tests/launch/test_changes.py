@@ -51,6 +51,22 @@ def test_runs_that_are_gone_are_told_apart(swept: dict[tuple[float, int], Job], 
     assert len({*gone.values()}) == len(gone) == 4
 
 
+def test_a_folder_that_was_tampered_with_tells_nothing(swept: dict[tuple[float, int], Job], tmp_path: Path) -> None:
+    """Its rows do, and a new run is compared with others."""
+    wrong = swept[0.1, 1]
+    path = tmp_path / "runs" / wrong.id / "run.json"
+    told = json.loads(path.read_text())
+    told["config"]["recipe"]["lr"] = 0.12
+    path.write_text(json.dumps(told))
+    (tmp_path / "study.toml").write_text(CELLS.replace("[0.01, 0.1]", "[0.12]").replace("[0, 1]", "[1]"))
+    now = current_plan(load(tmp_path / "study.toml", base=tmp_path), tmp_path / "runs")
+    found = list(changes(now, Held(frozenset(job.id for job in swept.values())), tmp_path / "runs"))
+    assert [change.words() for change in found if change.state == "new"] == [
+        f"recipe.lr: 0.01 -> 0.12 (from {swept[0.01, 1].id})"
+    ]
+    assert wrong.id not in {change.id for change in found}  # there are no rows of it
+
+
 def test_a_new_run_is_told_from_the_one_whose_numbers_are_nearest(
     swept: dict[tuple[float, int], Job], tmp_path: Path
 ) -> None:

@@ -105,7 +105,7 @@ def test_numbers_count_what_a_scheduler_has_left(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-5a")
     assert named("0,1") == ("4", "GPU-5a")
     assert named("GPU-5a") == ("GPU-5a",)
-    for wrong, code in (("2", MISSING), ("0,0", USAGE), (",", USAGE)):
+    for wrong, code in (("2", MISSING), ("0,0", USAGE), (",", USAGE), ("0,a", USAGE)):
         with pytest.raises(VitscaleError) as error:
             named(wrong)
         assert error.value.exit_code == code

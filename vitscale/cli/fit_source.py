@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vitscale.cli.report import results_folder
 from vitscale.cli.results import matching
 from vitscale.errors import MISSING, USAGE, VitscaleError
-from vitscale.wording import count
+from vitscale.wording import NOT_HELD, count
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,10 +42,7 @@ def table(source: str, results: Path) -> tuple[pd.DataFrame, list[Fact], bool]:
     table, facts = measured(frame)
     gone = everything["run_id"].nunique() - frame["run_id"].nunique()
     if gone:
-        facts = [
-            Fact("excluded", f"{count(gone, 'run')} left out: not in the study, which was edited or swept with --set."),
-            *facts,
-        ]
+        facts = [Fact("excluded", f"{count(gone, 'run')} left out: {NOT_HELD}."), *facts]
     return table, facts, True
 
 

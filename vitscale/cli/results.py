@@ -13,7 +13,7 @@ import typer
 from vitscale.cli.report import results_folder
 from vitscale.cli.screen import print_json, print_table, reports_errors, say
 from vitscale.errors import USAGE, VitscaleError
-from vitscale.wording import count
+from vitscale.wording import NOT_HELD, count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,7 +78,7 @@ def results(
     frame = of_plan(everything, store.read_plan(folder))
     gone = everything["run_id"].nunique() - frame["run_id"].nunique()
     if gone:
-        say(f"{count(gone, 'run')} left out: in {folder}, but not in the study: edited, or swept with --set")
+        say(f"{count(gone, 'run')} left out: in {folder}, but {NOT_HELD}")
     if where:
         frame = matching(frame, where)
     if columns is None:

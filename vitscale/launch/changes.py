@@ -9,7 +9,6 @@ from operator import ne
 from pathlib import Path
 from typing import Any, Literal
 
-from vitscale.errors import VitscaleError
 from vitscale.launch import folders
 from vitscale.results import store
 from vitscale.results.store import Held
@@ -110,9 +109,8 @@ def _recorded(ids: Collection[str], results: Path | None) -> Iterator[Change]:
 
 
 def _document(folder: Path) -> Mapping[str, Any] | None:
-    """That of a pre-training run; None where none can be read."""
-    try:
-        told = folders.document(folder)
-    except VitscaleError:
+    """That of a pre-training run; None where none can be read, or it is not the one that the folder's name says."""
+    if folders.check(folder) is not None:
         return None
+    told = folders.document(folder)
     return told if told["kind"] == "pretrain" else None

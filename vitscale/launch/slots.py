@@ -57,13 +57,15 @@ def named(gpus: str) -> tuple[str, ...]:
     """`0,1` as CUDA knows them: numbers count those that this process may see.
 
     Raises:
-        VitscaleError: one is named twice, or none is (exit 2); it is not there (exit 5).
+        VitscaleError: one is named twice, none is, or a name is no GPU's (exit 2); it is not there (exit 5).
     """
     names = [name.strip() for name in gpus.split(",") if name.strip()]
-    if not names or len(set(names)) < len(names):
+    unlike = [name for name in names if not name.isdecimal() and not name.startswith(("GPU-", "MIG-"))]
+    if not names or unlike or len(set(names)) < len(names):
+        what = f"{unlike[0]!r}, which is no GPU" if unlike else "one twice" if names else "none"
         raise VitscaleError(
-            f"--gpus {gpus!r} names {'one twice' if names else 'none'}",
-            hint="for example --gpus 0,1; --per-gpu 2 runs two on each",
+            f"--gpus {gpus!r} names {what}",
+            hint="numbers or names of nvidia-smi -L, for example --gpus 0,1; --per-gpu 2 runs two on each",
             exit_code=USAGE,
         )
     visible = _visible()

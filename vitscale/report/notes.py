@@ -16,7 +16,7 @@ from vitscale.analysis.measured import at_edge
 from vitscale.analysis.variants import REPLICATE
 from vitscale.report.lines import BASELINE_NAMES, measure_title
 from vitscale.results.store import Held
-from vitscale.wording import count
+from vitscale.wording import NOT_HELD, count
 
 SAME_COST = 1.10  # families whose FLOPs an image differ by more are not compared at equal compute
 
@@ -59,7 +59,7 @@ def plan_notes(everything: pd.DataFrame, plan: Held | None) -> list[Note]:
     elif absent:
         found.append(Note(f"Unfinished: {absent:,} of the study's {count(total, 'run')} have no result yet."))
     if gone:
-        text = f"{count(len(gone), 'run')} left out: recorded here, but not in the study: edited, or swept with --set."
+        text = f"{count(len(gone), 'run')} left out: recorded here, but {NOT_HELD}."
         found.append(Note(text, tuple(sorted(gone))))
     return found
 
