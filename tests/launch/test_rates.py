@@ -27,7 +27,7 @@ from vitscale.study.bill import Terms, disk_bytes
 from vitscale.study.cost import KEPT
 from vitscale.study.job import Job
 from vitscale.study.load import load
-from vitscale.train.checkpoint import Keep
+from vitscale.train.keeping import Keep
 
 
 @pytest.fixture

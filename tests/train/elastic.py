@@ -14,9 +14,10 @@ from torch import nn
 from vitscale import models
 from vitscale.config import Recipe
 from vitscale.data.order import device_slots
-from vitscale.train import checkpoint, group
-from vitscale.train.checkpoint import Keep, Progress
+from vitscale.train import checkpoint, group, keeping
+from vitscale.train.checkpoint import Progress
 from vitscale.train.engine import STAGES, Engine
+from vitscale.train.keeping import Keep
 from vitscale.train.objective import Batch
 
 WORLDS = (1, 2, 3)
@@ -53,7 +54,7 @@ def save(folder: Path, engine: Engine, step: int) -> None:
     weights, averages, optimizer = engine.weights(), engine.averaged_weights(), engine.state()
     if group.is_first():
         progress = Progress(step=step)
-        checkpoint.save(folder, progress, weights=weights, averages=averages, optimizer=optimizer, keep=Keep(last=9))
+        keeping.save(folder, progress, weights=weights, averages=averages, optimizer=optimizer, keep=Keep(last=9))
 
 
 def save_all(folder: Path) -> None:

@@ -20,7 +20,7 @@ from vitscale.launch.surplus import free, surplus
 from vitscale.study.job import Job
 from vitscale.study.load import load
 from vitscale.study.plan import plan
-from vitscale.train import checkpoint
+from vitscale.train import checkpoint, keeping
 from vitscale.train.checkpoint import Checkpoint
 from vitscale.train.rundir import RunDir
 from vitscale.train.stop import Stop
@@ -149,7 +149,7 @@ def test_a_trunk_that_lets_go_of_its_best_meanwhile_costs_compute_and_no_result(
     jobs = train(study([4, 16]), "moving", share=True)
     (last,) = [job for job in jobs if job.steps == 16]
     shutil.rmtree(tmp_path / "moving" / last.id)
-    whole, gone = checkpoint.whole, []
+    whole, gone = keeping.whole, []
 
     def moving(run: Path, *arguments: Any, **more: Any) -> Iterator[Checkpoint]:
         for found in whole(run, *arguments, **more):
@@ -159,7 +159,7 @@ def test_a_trunk_that_lets_go_of_its_best_meanwhile_costs_compute_and_no_result(
                 shutil.rmtree(checkpoint.folder_of(run, best))
             yield found
 
-    monkeypatch.setattr(checkpoint, "whole", moving)
+    monkeypatch.setattr(keeping, "whole", moving)
     train(study([4, 16]), "moving", share=True)
     assert gone, "else this shows nothing"
     monkeypatch.undo()

@@ -12,18 +12,19 @@ from torch import nn
 
 from vitscale.errors import MISSING, VitscaleError
 from vitscale.failures import Failure
-from vitscale.train import checkpoint
-from vitscale.train.checkpoint import Checkpoint, Keep, NotSaved, Progress
+from vitscale.train import checkpoint, keeping
+from vitscale.train.checkpoint import Checkpoint, NotSaved, Progress
+from vitscale.train.keeping import Keep
 
 
 def save(run: Path, step: int, best: int | None = None, *, keep: Keep = Keep()) -> Path:  # noqa: B008  # frozen
     weights = {"w": torch.full((3, 2), float(step))}
     optimizer = {"w.exp_avg": torch.ones(2)}
-    return checkpoint.save(run, Progress(step=step, best_step=best), weights=weights, optimizer=optimizer, keep=keep)
+    return keeping.save(run, Progress(step=step, best_step=best), weights=weights, optimizer=optimizer, keep=keep)
 
 
 def newest(run: Path) -> Checkpoint:
-    folder = checkpoint.newest(run)
+    folder = keeping.newest(run)
     assert folder is not None
     return checkpoint.load(folder)
 
@@ -88,16 +89,16 @@ def test_whole_checkpoints_whose_best_one_is_damaged_stay(tmp_path: Path) -> Non
     data = weights.read_bytes()
     weights.write_bytes(data[:-1])
     passed: list[int] = []
-    start = checkpoint.newest(tmp_path, with_best=True, passed_over=lambda step, _: passed.append(step))
+    start = keeping.newest(tmp_path, with_best=True, passed_over=lambda step, _: passed.append(step))
     assert start == checkpoint.folder_of(tmp_path, 2)
     assert passed == [4]  # once, and not those that name it
     weights.write_bytes(data)
-    assert checkpoint.newest(tmp_path, with_best=True) == checkpoint.folder_of(tmp_path, 9)
+    assert keeping.newest(tmp_path, with_best=True) == checkpoint.folder_of(tmp_path, 9)
     weights.write_bytes(data[:-1])
     save(tmp_path, 3, 2, keep=Keep(last=2, every=2, damaged=frozenset(passed)))
     assert kept(tmp_path) == [2, 3, 4, 6, 8, 9]
     weights.write_bytes(data)
-    assert checkpoint.newest(tmp_path, with_best=True) == checkpoint.folder_of(tmp_path, 3)  # what is lost is counted
+    assert keeping.newest(tmp_path, with_best=True) == checkpoint.folder_of(tmp_path, 3)  # what is lost is counted
 
 
 @pytest.mark.parametrize("state", ["null", '{"progress": {"best_step": 1.5}}', '{"progress": 7}', "{"])
@@ -110,7 +111,7 @@ def test_a_damaged_one_that_is_only_kept_is_in_no_checkpoint_s_way(tmp_path: Pat
 
 
 def test_checkpoints_are_written_in_turn_while_the_caller_goes_on(tmp_path: Path) -> None:
-    with checkpoint.Writer(tmp_path, Keep(last=9)) as writer:
+    with keeping.Writer(tmp_path, Keep(last=9)) as writer:
         for step in range(1, 5):
             writer.submit(Progress(step=step), weights={"w": torch.full((3,), float(step))}, optimizer={})
     assert kept(tmp_path) == [1, 2, 3, 4]
@@ -121,7 +122,7 @@ def test_what_refuses_a_checkpoint_is_said_when_the_writer_is_next_asked(tmp_pat
     """It fails the run, as more space would not help it; a full disk does not."""
     save(tmp_path, 1)
     (tmp_path / "checkpoints" / "step-00000002").write_text("in the way")
-    with checkpoint.Writer(tmp_path, Keep()) as writer:
+    with keeping.Writer(tmp_path, Keep()) as writer:
         writer.submit(Progress(step=2), weights={"w": torch.ones(1)}, optimizer={})
         with pytest.raises(VitscaleError, match="no checkpoint could be written") as caught:
             writer.wait()
@@ -145,7 +146,7 @@ def test_a_full_disk_is_no_failure_of_the_run(
 
 
 def test_no_checkpoint_is_none(tmp_path: Path) -> None:
-    assert checkpoint.newest(tmp_path) is None
+    assert keeping.newest(tmp_path) is None
 
 
 @pytest.mark.parametrize("name", [checkpoint.MODEL, checkpoint.OPTIMIZER, checkpoint.STATE])
@@ -175,7 +176,7 @@ def test_a_number_of_the_state_that_was_altered_is_noticed(tmp_path: Path, wrong
     told = json.loads(state.read_text())
     state.write_text(json.dumps({**told, "progress": {**told["progress"], **wrong}}))
     passed: list[int] = []
-    found = checkpoint.newest(tmp_path, passed_over=lambda step, _: passed.append(step))
+    found = keeping.newest(tmp_path, passed_over=lambda step, _: passed.append(step))
     assert found == checkpoint.folder_of(tmp_path, 1)
     assert passed == [2]
 
@@ -213,7 +214,7 @@ def test_checkpoints_from_before_their_state_had_a_checksum_are_read(tmp_path: P
     state.write_text(json.dumps({**told, "schema": checkpoint.SEALED - 1}))
     assert newest(tmp_path).progress.step == 2
     state.write_text(json.dumps(told))
-    assert checkpoint.newest(tmp_path) is None
+    assert keeping.newest(tmp_path) is None
 
 
 def test_a_crash_while_writing_leaves_nothing_to_be_taken_for_a_checkpoint(tmp_path: Path) -> None:

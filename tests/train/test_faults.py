@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from tiny import edit
 from vitscale.errors import DONE, MISSING
-from vitscale.train import checkpoint
+from vitscale.train import checkpoint, keeping
 from vitscale.train.rundir import RunDir
 
 Make = Callable[..., RunDir]
@@ -102,7 +102,7 @@ def test_a_disk_that_fills_during_a_save_keeps_the_last_checkpoint(rundir: Make,
     assert lines[0].startswith("error: ")
     assert "No space left on device" in lines[0]
     assert lines[1].startswith("hint: ")
-    kept = checkpoint.newest(run.folder)
+    kept = keeping.newest(run.folder)
     assert kept is not None, "it is whole: `newest` looks at its checksums"
     (small_disk / "others").unlink()
     assert finish(run) == DONE

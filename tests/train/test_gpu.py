@@ -15,7 +15,7 @@ from vitscale.config import Recipe
 from vitscale.errors import DONE, INTERRUPTED
 from vitscale.models.counts import Head
 from vitscale.peaks import gpu_peak
-from vitscale.train import checkpoint, group
+from vitscale.train import checkpoint, group, keeping
 from vitscale.train.capacity import Work, choose
 from vitscale.train.device import is_out_of_memory
 from vitscale.train.engine import Engine
@@ -78,7 +78,7 @@ def test_an_interrupted_run_resumes_to_the_bit(
     assert work(resumed, StopAfter(4)) == INTERRUPTED
     assert work(resumed, Stop()) == DONE
     for name in (checkpoint.MODEL, checkpoint.AVERAGES, checkpoint.OPTIMIZER):
-        last = checkpoint.newest(resumed.folder), checkpoint.newest(undisturbed.folder)
+        last = keeping.newest(resumed.folder), keeping.newest(undisturbed.folder)
         ours, theirs = (load_file(folder / name) for folder in last if folder is not None)
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)

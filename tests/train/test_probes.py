@@ -19,7 +19,7 @@ from vitscale.launch.progress import progress
 from vitscale.study.datasets import load_task
 from vitscale.study.job import Job
 from vitscale.study.plan import transfer_job
-from vitscale.train import checkpoint
+from vitscale.train import checkpoint, keeping
 from vitscale.train.rundir import RunDir
 from vitscale.train.stop import Stop
 from vitscale.train.worker import work
@@ -33,7 +33,7 @@ def probes(run: RunDir) -> dict[int, float]:
 
 
 def tensors(run: RunDir) -> dict[str, torch.Tensor]:
-    folder = checkpoint.newest(run.folder)
+    folder = keeping.newest(run.folder)
     assert folder is not None
     return {f"{path.stem}.{k}": v for path in folder.glob("*.safetensors") for k, v in load_file(path).items()}
 
@@ -108,7 +108,7 @@ def test_a_probe_that_was_cut_short_comes_before_the_next_step_and_moves_nothing
     for looks in (6, 3, 9):
         assert work(stopped, StopAfter(looks)) == INTERRUPTED
         assert probes(stopped) == {}
-        folder = checkpoint.newest(stopped.folder)
+        folder = keeping.newest(stopped.folder)
         assert folder is not None
         assert checkpoint.load(folder).progress.validation_due
     assert work(stopped, Stop()) == DONE

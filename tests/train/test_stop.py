@@ -17,7 +17,7 @@ from vitscale.data import images
 from vitscale.errors import DONE, INTERRUPTED
 from vitscale.launch.local import Worker
 from vitscale.processes import STOP_SIGNALS
-from vitscale.train import checkpoint, reader, upstream
+from vitscale.train import checkpoint, keeping, reader, upstream
 from vitscale.train.objective import Batch
 from vitscale.train.rundir import RunDir
 from vitscale.train.stop import Stop
@@ -27,7 +27,7 @@ Make = Callable[..., RunDir]
 
 
 def latest(run: RunDir) -> checkpoint.Progress:
-    folder = checkpoint.newest(run.folder)
+    folder = keeping.newest(run.folder)
     assert folder is not None
     return checkpoint.load(folder).progress
 

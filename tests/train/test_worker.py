@@ -17,7 +17,7 @@ from tiny import edit
 from vitscale.errors import DONE, INTERRUPTED, MISSING, RUN_FAILED
 from vitscale.launch.progress import progress
 from vitscale.study.job import Job
-from vitscale.train import checkpoint, loop, pretrain, upstream
+from vitscale.train import checkpoint, keeping, loop, pretrain, upstream
 from vitscale.train.engine import Engine
 from vitscale.train.finetune import _Tuner
 from vitscale.train.objective import Batch
@@ -87,7 +87,7 @@ def test_an_averaged_run_at_a_zero_stage_resumes_to_the_bit_and_is_transferred(r
     result = done(resumed)
     assert measured(result) == measured(expected)
     for name in (checkpoint.MODEL, checkpoint.AVERAGES, checkpoint.OPTIMIZER):
-        last = checkpoint.newest(resumed.folder), checkpoint.newest(undisturbed.folder)
+        last = keeping.newest(resumed.folder), keeping.newest(undisturbed.folder)
         ours, theirs = (load_file(folder / name) for folder in last if folder is not None)
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
@@ -314,7 +314,7 @@ def test_checkpoints_of_another_run_are_refused(rundir: Make) -> None:
 def test_checkpoints_of_a_later_version_are_refused_and_kept(rundir: Make) -> None:
     run = rundir()
     assert work(run, StopAfter(4)) == INTERRUPTED
-    folder = checkpoint.newest(run.folder)
+    folder = keeping.newest(run.folder)
     assert folder is not None
     later = {**json.loads((folder / "state.json").read_text()), "schema": checkpoint.SCHEMA + 1}
     edit(folder / "state.json", **{**later, "seal": checkpoint._seal(later)})
@@ -368,7 +368,7 @@ def test_steps_that_are_not_finite_are_skipped_as_often_as_is_allowed(
 def test_lost_work_after_a_crash_is_counted(rundir: Make) -> None:
     run = rundir()
     assert work(run, StopAfter(4)) == INTERRUPTED
-    folder = checkpoint.newest(run.folder)
+    folder = keeping.newest(run.folder)
     assert folder is not None
     saved = checkpoint.load(folder)
     run.log("lost", {"steps": 2})  # of an earlier attempt
@@ -382,7 +382,7 @@ def test_lost_work_after_a_crash_is_counted(rundir: Make) -> None:
 def test_what_a_validation_cost_that_no_checkpoint_holds_is_counted(rundir: Make) -> None:
     run = rundir()
     assert work(run, StopAfter(4)) == INTERRUPTED
-    folder = checkpoint.newest(run.folder)
+    folder = keeping.newest(run.folder)
     assert folder is not None
     saved = checkpoint.load(folder).progress
     spent = {"device_seconds": saved.device_seconds + 1800, "flops_eval": saved.flops_eval + 1e15}
@@ -396,7 +396,7 @@ def test_what_a_validation_cost_that_no_checkpoint_holds_is_counted(rundir: Make
 def test_a_damaged_checkpoint_is_an_event_and_a_word_of_the_progress(rundir: Make) -> None:
     run = rundir()
     assert work(run, StopAfter(4)) == INTERRUPTED
-    folder = checkpoint.newest(run.folder)
+    folder = keeping.newest(run.folder)
     assert folder is not None
     edit(folder / "state.json", run=run.id, progress={"step": 1})
     done(run)

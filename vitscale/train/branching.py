@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vitscale.errors import VitscaleError
-from vitscale.train import checkpoint
+from vitscale.train import checkpoint, keeping
 from vitscale.train.checkpoint import Checkpoint, ForeignError, Progress
 from vitscale.train.rundir import RunDir
 
@@ -18,7 +18,7 @@ DAMAGED = "damaged_checkpoint"
 def start_of(rundir: RunDir) -> Path | None:
     """The checkpoint from which the run goes on; None where it starts with nothing."""
     damaged: dict[int, str] = {}
-    own = checkpoint.newest(rundir.folder, with_best=_keeps_best(rundir), passed_over=damaged.__setitem__)
+    own = keeping.newest(rundir.folder, with_best=_keeps_best(rundir), passed_over=damaged.__setitem__)
     start = own or _branched_off(rundir)
     begins = checkpoint.step_of(start) if start else 0
     for step, reason in damaged.items():
@@ -38,7 +38,7 @@ def _branched_off(rundir: RunDir) -> Path | None:
     if rundir.branch is None:
         return None
     trunk, leaves_at = rundir.branch
-    for start in checkpoint.whole(trunk.folder, leaves_at, with_best=_keeps_best(rundir)):
+    for start in keeping.whole(trunk.folder, leaves_at, with_best=_keeps_best(rundir)):
         with suppress(FileNotFoundError):  # the trunk trains on, and has let go of it meanwhile
             _adopt_best(start, rundir)  # first: it would do as a start, too, should the process end here
             adopted = checkpoint.adopt(start, rundir.folder, _counted_from_here(start.progress))

@@ -20,10 +20,11 @@ from vitscale.study.subsets import num_classes
 from vitscale.train import checkpoint, group
 from vitscale.train.branching import damaged_at_start, start_of
 from vitscale.train.capacity import Work, engine_settings
-from vitscale.train.checkpoint import Keep, Progress, Writer
+from vitscale.train.checkpoint import Progress
 from vitscale.train.device import peak_flops, random_states, restore_random_states
 from vitscale.train.engine import Engine
 from vitscale.train.evaluate import Score
+from vitscale.train.keeping import Keep, Writer
 from vitscale.train.loop import Loop
 from vitscale.train.masked import MaskedScore
 from vitscale.train.monitors import Monitors

@@ -1,0 +1,161 @@
+"""The checkpoints of one run: which of them stay, which can be gone on from, and who writes them meanwhile."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from vitscale import checkpoints
+from vitscale.errors import VitscaleError
+from vitscale.study.cost import KEPT
+from vitscale.train import checkpoint
+from vitscale.train.checkpoint import STATE, Checkpoint, ForeignError, Progress, folder_of
+
+PassedOver = Callable[[int, str], None]
+"""(step, what is wrong with its checkpoint)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """Which checkpoints survive, the best one apart."""
+
+    last: int = KEPT
+    """So many of the latest."""
+    every: int | None = None
+    """Those of every so many steps."""
+    branches: Callable[[], frozenset[int]] = frozenset
+    """Of a trunk: those that other runs start from, of which there may be more as it trains."""
+    damaged: frozenset[int] = frozenset()
+    """Those that this attempt could not read as it began."""
+
+    def at(self, step: int) -> bool:
+        """Whether there is to be one of this step, and to stay."""
+        return bool(self.every and step % self.every == 0) or step in self.branches()
+
+    def steps(self, run: Path, progress: Progress) -> set[int]:
+        """The steps to be kept of those that a run has, and the best one until each of them.
+
+        Later ones than that of `progress` are whole but for their best one, which is trained again, or damaged.
+        """
+        there = sorted(checkpoints.steps(run))
+        until = [step for step in there if step <= progress.step]
+        later = [step for step in there[len(until) :] if step not in self.damaged]
+        kept = {*until[-self.last :], progress.step, *filter(self.at, until), *later}
+        best = {progress.best_step, *(_best_until(folder_of(run, step)) for step in kept)}
+        return kept | {step for step in best if step is not None}
+
+
+def save(
+    run: Path,
+    progress: Progress,
+    *,
+    keep: Keep = Keep(),  # frozen
+    check: Callable[[], None] = lambda: None,
+    **tensors: Mapping[str, Tensor],
+) -> Path:
+    """Writes one more, of the `tensors` that `checkpoint.save` takes; then those go that need not stay.
+
+    Raises:
+        As `checkpoint.save`, and whatever `check` raises.
+    """
+    final = checkpoint.save(run, progress, check=check, **tensors)
+    check()
+    prune(final.parent, keep.steps(run, progress))
+    return final
+
+
+class Writer:
+    """Writes checkpoints one after another while training goes on."""
+
+    def __init__(self, run: Path, keep: Keep, check: Callable[[], None] = lambda: None) -> None:
+        self._run, self._keep, self._check = run, keep, check
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[Path] | None = None
+
+    def submit(self, progress: Progress, **tensors: Mapping[str, Tensor]) -> None:
+        """Takes tensors that nobody changes any more.
+
+        Raises:
+            NotSaved: the one before could not be written (exit 5).
+        """
+        self.wait()
+        self._writing = self._threads.submit(save, self._run, progress, keep=self._keep, check=self._check, **tensors)
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._threads.shutdown(wait=True)
+
+    def wait(self) -> None:
+        """Until all is on the disk. Raises as `submit`."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+
+def newest(run: Path, *, with_best: bool = False, passed_over: PassedOver = lambda *_: None) -> Path | None:
+    """The newest of `whole`, of those written last before others; None where there is none."""
+    until = checkpoints.last(run)
+    return next((found.folder for found in whole(run, until, with_best=with_best, passed_over=passed_over)), None)
+
+
+def whole(
+    run: Path, until: int | None = None, *, with_best: bool = False, passed_over: PassedOver = lambda *_: None
+) -> Iterator[Checkpoint]:
+    """The checkpoints that can be gone on from, not after step `until`, the newest first; damaged ones are passed over.
+
+    `with_best`: and whose best until then is whole as well. `passed_over` is told of each damaged one.
+
+    Raises:
+        ForeignError: there is one that does not belong here (exit 5).
+    """
+    checkpoint.put_back(run / "checkpoints")
+    damaged: set[int] = set()
+
+    def opened(step: int) -> Checkpoint | None:
+        if step in damaged:
+            return None
+        try:
+            return checkpoint.load(folder_of(run, step))
+        except ForeignError:
+            raise
+        except VitscaleError as error:
+            damaged.add(step)
+            print(error.problems[0].message, flush=True)
+            passed_over(step, error.problems[0].message)
+            return None
+
+    steps = [step for step in checkpoints.steps(run) if until is None or step <= until]
+    for step in sorted(steps, reverse=True):
+        found = opened(step)
+        if found is None:
+            continue
+        best = found.progress.best_step if with_best else None
+        if best in (None, step) or opened(best) is not None:
+            yield found
+        else:
+            print(f"checkpoint {step} passed over: checkpoint {best}, the best until then, cannot be used", flush=True)
+
+
+def prune(folder: Path, keep: Collection[int]) -> None:
+    """Removes all checkpoints but those of the steps `keep`, and what was left half written."""
+    names = {f"step-{step:08d}" for step in keep}
+    for entry in folder.iterdir():
+        if entry.is_dir() and entry.name not in names:
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def _best_until(folder: Path) -> int | None:
+    """The best step that its state names; None where there is none, or it cannot be read."""
+    with suppress(OSError, ValueError, KeyError, TypeError):  # one that is kept may have been altered since
+        best = json.loads((folder / STATE).read_text())["progress"]["best_step"]
+        return best if isinstance(best, int) else None
+    return None
