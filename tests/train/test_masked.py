@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -19,18 +18,18 @@ from vitscale import models
 from vitscale.cli.main import app
 from vitscale.config import MaskedTarget, Recipe
 from vitscale.data.masking import MASK
-from vitscale.errors import DONE, INTERRUPTED
+from vitscale.errors import INTERRUPTED
 from vitscale.models import convert
 from vitscale.models.masked import outputs
-from vitscale.train import checkpoint, pretrain, upstream
+from vitscale.train import pretrain, upstream
 from vitscale.train.engine import Engine
 from vitscale.train.finetune import fine_tuning_net
 from vitscale.train.masked import MaskedPatches, per_image_accuracy, per_image_loss, targets
 from vitscale.train.objective import Batch
 from vitscale.train.optim import make_optimizer
 from vitscale.train.rundir import RunDir
-from vitscale.train.stop import Stop
 from vitscale.train.worker import work
+from worked import done, weights
 
 Make = Callable[..., RunDir]
 TARGETS: list[MaskedTarget] = ["mean-colour", "4x4", "pixels"]
@@ -167,19 +166,6 @@ def test_the_mask_token_does_not_decay() -> None:
     net = net_of()
     kept = {id(p) for p in make_optimizer(net, RECIPE, "adamw").param_groups[1]["params"]}
     assert id(net.mask_token) in kept
-
-
-def done(rundir: RunDir) -> dict[str, Any]:
-    assert work(rundir, Stop()) == DONE
-    result = rundir.result()
-    assert result is not None
-    return result
-
-
-def weights(rundir: RunDir) -> dict[str, Tensor]:
-    result = rundir.result()
-    assert result is not None
-    return load_file(rundir.folder / "checkpoints" / result["checkpoint"] / checkpoint.MODEL)
 
 
 def best_constant(truth: Tensor) -> float:
