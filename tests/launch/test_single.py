@@ -1,5 +1,6 @@
 """How one run's command takes the end of its worker."""
 
+import json
 import subprocess
 import threading
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from vitscale.launch.machine import Machine, Places
 from vitscale.study.load import load
 from vitscale.study.plan import plan
 
-Run = Callable[[], bool]
+Run = Callable[..., bool]
 
 
 @pytest.fixture
@@ -32,11 +33,15 @@ def run_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, 
                 survivor = ExitStack()
                 survivor.enter_context(lease.hold(self.work[0]))
                 threading.Timer(held, survivor.close).start()
-                self.process = subprocess.Popen(["sh", "-c", word])
+                self.process = subprocess.Popen(["sh", "-c", word], cwd=self.work[0])
 
         monkeypatch.setattr(single, "Worker", ShortWorker)
         machine = Machine(jobs=1, threads=1)
-        return lambda: single.run_single(job, places=places, machine=machine, study="single", say=lambda _: None)
+
+        def run(say: Callable[[str], None] = lambda _: None) -> bool:
+            return single.run_single(job, places=places, machine=machine, study="single", say=say)
+
+        return run
 
     return given
 
@@ -66,3 +71,15 @@ def test_a_death_that_nobody_could_record_is_no_stop(
 def test_a_worker_that_a_signal_has_stopped_is_a_stop(tmp_path: Path, run_with: Callable[[str, float], Run]) -> None:
     assert run_with(f"exit {INTERRUPTED}", 0.0)()
     assert outcome(tmp_path) is None
+
+
+def test_a_damaged_checkpoint_is_said_once_of_a_run_that_ends_before_its_first_line(
+    run_with: Callable[[str, float], Run],
+) -> None:
+    begun = json.dumps({"event": "start", "attempt": 2, "time": 0})
+    damaged = json.dumps({"event": "damaged_checkpoint", "step": 8, "begins": 4, "reason": "cut short", "time": 1})
+    word = f"printf '%s\\n' '{begun}' '{damaged}' >> events.jsonl; exit {INTERRUPTED}"
+    said: list[str] = []
+    assert run_with(word, 0.0)(said.append)
+    (line,) = (line for line in said if "damaged" in line)
+    assert line.endswith("checkpoint 8 was damaged: trained again from step 4")
