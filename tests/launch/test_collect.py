@@ -274,3 +274,10 @@ def test_a_trunk_s_rows_say_how_far_each_attempt_came(tmp_path: Path) -> None:
         assert (found["epochs"] == found["examples_seen"] / job.examples).all()
         assert found["flops_standalone"].isna().all()
     assert found["examples_seen"].to_dict() == {1: 12 * 16, 2: 24 * 16, 3: 30 * 16}
+
+
+def test_outcomes_that_were_put_aside_come_in_the_order_of_their_attempts(tmp_path: Path) -> None:
+    told = {"status": "done", "rows": [], "started": "", "ended": ""}
+    for attempt in (10, 2, 9, 11):
+        (tmp_path / f"result-{attempt}.json").write_text(json.dumps({**told, "attempt": attempt}))
+    assert [each["attempt"] for each in folders.put_aside(tmp_path)] == [2, 9, 10, 11]

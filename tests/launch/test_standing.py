@@ -126,6 +126,29 @@ def test_a_failed_trunk_holds_back_those_that_had_yet_to_leave_it(planned: Plann
     assert {found[job.id] for job in now.jobs if job.parent == last} == {f"waits for failed {trunk.id}"}
 
 
+def test_a_failed_trunk_s_trials_hold_no_choice_back(planned: Planned) -> None:
+    """As they would not had each trained alone, and failed."""
+    at = 'at = { "recipe.steps" = [8, 16, 24] }\n'
+    text = SHARED.replace("lr = 1e-2\n", "") + SELECT.replace('["model.name"]', '["model.name", "recipe.steps"]') + at
+    now, runs = planned(text)
+    bad, good = (job for job in now.jobs if job.role == "trunk")
+    ended(bad, runs, "failed")
+    trials = [job for job in now.jobs if job.branch and job.branch.trunk == good.id]
+    assert len(trials) == 3
+    row = [{"flops_segment": float(good.flops_per_step), "trunk_id": good.id}]
+    for job in trials[:-1]:
+        ended(job, runs, score=0.5, rows=row)
+    assert planned(text)[0].waiting  # the last trial of the good rate is still to come
+    ended(trials[-1], runs, score=0.5, rows=row)
+    chosen, _ = planned(text)
+    assert not chosen.waiting
+    assert {job.id for job in chosen.jobs if job.role == "cell" and job.kind == "pretrain"} == {*(j.id for j in trials)}
+    assert {one["recipe.lr"]: one["score"] for one in chosen.jobs[0].tried} == {
+        bad.run.recipe.lr: None,
+        good.run.recipe.lr: 0.5,
+    }
+
+
 def test_nothing_waits_for_a_selection_whose_runs_have_all_failed(planned: Planned) -> None:
     now, runs = planned(tiny.STUDY.replace("lr = 1e-2\n", "") + SELECT)
     assert now.waiting

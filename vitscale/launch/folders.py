@@ -118,12 +118,12 @@ def _foreign(folder: Path) -> Unusable:
 def put_aside(folder: Path) -> list[dict[str, Any]]:
     """The outcomes of attempts that were followed by others; what is damaged is left out."""
     found = []
-    for path in sorted(folder.glob("result-*.json")):
+    for path in folder.glob("result-*.json"):
         with suppress(OSError, ValueError, KeyError, TypeError):
             ended = json.loads(path.read_text())
             ended["status"], ended["rows"], ended["attempt"], ended["started"], ended["ended"]
             found.append(ended)
-    return found
+    return sorted(found, key=lambda ended: ended["attempt"])  # of which names have not the order from ten on
 
 
 def is_held(folder: Path) -> bool:

@@ -49,6 +49,22 @@ def _needs(job: Job, runs: Path, *, refused: bool) -> bool:
     return not checkpoints.steps(runs / job.id) if refused else trunks.waits(job, runs)
 
 
+def scores(jobs: Iterable[Job], runs: Path, *, shared: bool) -> dict[str, float | None]:
+    """Of the tuning runs among these that have ended, as `folders.scores`; `shared`: where trunks are.
+
+    One whose trunk has failed has no score either: it would have failed at the same step.
+    """
+    of = {job.id: job for job in jobs}
+    tuning = [job for job in of.values() if job.role == "tuning"]
+    found = folders.scores(runs, (job.id for job in tuning))
+    if shared:
+        own = {job.id: folders.state_of(job, runs) for job in of.values() if job.role == "trunk"}
+        open_jobs = (job for job in tuning if job.id not in found)
+        by = {job.id: stopper(job, of, own, runs) for job in open_jobs}
+        found |= {id_: None for id_, trunk in by.items() if trunk is not None and own[trunk.id] == "failed"}
+    return found
+
+
 def can_choose(jobs: Iterable[Job], states: Mapping[str, str]) -> bool:
     """Whether a tuning run is still to be done, so that what waits for [select] may come."""
     return any(states[job.id] in OPEN for job in jobs if job.role == "tuning")

@@ -21,7 +21,7 @@ from vitscale.launch.collect import collect, collect_orphan
 from vitscale.launch.machine import Machine, Places
 from vitscale.launch.progress import summary, title
 from vitscale.launch.record import Record
-from vitscale.launch.standing import OPEN, can_choose, states, stopper, stuck, with_causes
+from vitscale.launch.standing import OPEN, can_choose, scores, states, stopper, stuck, with_causes
 from vitscale.launch.unusable import Unusable, Unwritable
 from vitscale.lease import Watch
 from vitscale.processes import STOP_SIGNALS
@@ -72,9 +72,8 @@ def current_plan(
     Without `share` every run trains alone. `ended`: trunks that nobody here can train further.
     """
     now = plan(study, {})
-    tuning = [job.id for job in now.jobs if job.role == "tuning"]
-    if tuning:
-        now = plan(study, folders.scores(runs, tuning))
+    if study.select is not None:
+        now = plan(study, scores(now.jobs, runs, shared=share))
     if not share:
         return Plan(jobs=tuple(trunks.alone(now.jobs)), waiting=tuple(trunks.alone(now.waiting)))
     return replace(now, jobs=tuple(trunks.as_needed(now.jobs, runs, wanted, ended)))
