@@ -1,4 +1,4 @@
-"""Branches that are asked of a trunk while it trains: a study that was extended meanwhile has more of them.
+"""Branches that are asked of a trunk once it has a folder: a study that was extended meanwhile has more of them.
 
 `branches/<step>-<run id>` in the trunk's folder; who trains it looks there as well as into its `run.json`.
 """

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import Result
@@ -55,6 +56,20 @@ def test_what_a_crash_left_half_written_is_surplus_of_a_finished_run(runs: Path)
         (runs / run / "checkpoints" / ".step-00000050.partial").mkdir()
     assert ".step-00000050.partial" in [each.folder.name for each in surplus(runs)]
     assert all(each.folder.parent.parent.name == "done" for each in surplus(runs))
+
+
+def test_what_a_sweep_needs_by_the_time_of_the_answer_stays(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def confirmed(*_: object, **__: object) -> bool:
+        (runs / "done" / "branches").mkdir()
+        (runs / "done" / "branches" / "10-stopped").touch()
+        return True
+
+    monkeypatch.setattr("typer.confirm", confirmed)
+    monkeypatch.setattr("vitscale.cli.clean.sys", SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True)))
+    before = names(runs)
+    found = CliRunner().invoke(app, ["clean", "--runs", str(runs)])
+    assert found.stderr == "freed: 0 checkpoints, 0.0 MB\n"
+    assert names(runs) == before
 
 
 def test_freeing_removes_it_and_nothing_else(runs: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from vitscale import branches, lease
 from vitscale.launch import folders, trunks
 from vitscale.launch.changes import changes
 from vitscale.launch.progress import clock, goes_on
+from vitscale.launch.surplus import surplus
 from vitscale.launch.sweep import current_plan
 from vitscale.launch.trunks import is_others, shares_left
 from vitscale.results.store import Held
@@ -210,18 +212,37 @@ per = ["model.name"]
     assert sum(job.flops for job in alone.waiting) == pytest.approx(one * 90)
 
 
-def test_a_trunk_at_work_is_asked_for_branches_that_it_was_not_told_of(planned: Callable, tmp_path: Path) -> None:
-    trunk, _ = planned(50, 150)
+@pytest.mark.parametrize("held", [False, True])
+def test_a_trunk_at_work_or_in_a_queue_is_asked_for_branches_that_it_was_not_told_of(
+    planned: Callable, tmp_path: Path, held: bool
+) -> None:
+    trunk, runs = planned(50, 150)
+    trunks.ask(runs.values(), tmp_path)
+    assert not (tmp_path / trunk.id).exists()  # who begins it will be told
     folder = begin(trunk, tmp_path, 40)
-    trunk, runs = planned(50, 100, 150)
-    trunks.ask([trunk], tmp_path)
-    assert branches.asked(folder) == frozenset()  # nobody trains it: who does will be told
-    with lease.hold(folder):
+    with lease.hold(folder) if held else nullcontext():
         for _ in range(2):
-            trunk, runs = planned(50, 100, 150)
-            trunks.ask([trunk], tmp_path)
+            _, runs = planned(50, 100, 150)
+            trunks.ask(runs.values(), tmp_path)
     assert branches.asked(folder) == {(80, runs[100].id)}
     assert left_at(runs[100]) == 80
+
+
+def test_what_runs_that_join_a_finished_trunk_will_start_from_is_kept(planned: Callable, tmp_path: Path) -> None:
+    trunk, runs = planned(50, 100)
+    folder = begin(trunk, tmp_path, 40, 80)
+    finish(trunk, tmp_path, steps=80)
+    result = {**json.loads((folder / "result.json").read_text()), "checkpoint": "step-00000080"}
+    (folder / "result.json").write_text(json.dumps(result))
+    for job in runs.values():
+        finish(job, tmp_path, steps=job.steps // 5, trunk=trunk.id)
+    assert [each.folder.name for each in surplus(tmp_path)] == ["step-00000040"]
+    _, runs = planned(50, 55, 100)
+    trunks.ask(runs.values(), tmp_path)
+    assert branches.asked(folder) == {(40, runs[55].id)}
+    assert not surplus(tmp_path)
+    finish(runs[55], tmp_path, steps=15, trunk=trunk.id)
+    assert [each.folder.name for each in surplus(tmp_path)] == ["step-00000040"]
 
 
 def test_a_trunk_that_must_go_further_is_a_change(base: Path, planned: Callable, tmp_path: Path) -> None:

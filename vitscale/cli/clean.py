@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vitscale.cli import options
 from vitscale.cli.screen import print_json, print_table, reports_errors, say
 from vitscale.errors import MISSING, VitscaleError
+from vitscale.wording import count
+
+if TYPE_CHECKING:
+    from vitscale.launch.surplus import Surplus
 
 
 @reports_errors
@@ -32,19 +37,25 @@ def clean(
         hint = "run it where the study's folder of runs lies, or name that with --runs"
         raise VitscaleError(f"there is no folder {runs}", hint=hint, exit_code=MISSING)
     found = list(surplus(runs, milestones=milestones))
-    total = sum(each.bytes for each in found)
     if json:
         rows = [{"folder": str(each.folder), "bytes": each.bytes, "why": each.why} for each in found]
-        print_json({"bytes": total, "freed": yes, "checkpoints": rows})
+        print_json({"bytes": sum(each.bytes for each in found), "freed": yes, "checkpoints": rows})
     else:
         print_table([(str(each.folder), f"{each.bytes:,}", each.why) for each in found], ["checkpoint", "bytes", "why"])
-    size = f"{total / 1e9:,.2f} GB" if total >= 1e8 else f"{total / 1e6:,.1f} MB"
-    amount = f"{len(found)} checkpoint{'' if len(found) == 1 else 's'}, {size}"
     if not found:
         say(f"nothing to free in {runs}")
-    elif yes or (sys.stdin.isatty() and not json and typer.confirm(f"free {amount}?", err=True)):
-        for each in found:
+    elif yes or (sys.stdin.isatty() and not json and typer.confirm(f"free {_amount(found)}?", err=True)):
+        # Meanwhile a sweep may have begun that needs some of it.
+        still = {each.folder for each in surplus(runs, milestones=milestones)}
+        freed = [each for each in found if each.folder in still]
+        for each in freed:
             free(each)
-        say(f"freed: {amount}")
+        say(f"freed: {_amount(freed)}")
     else:
-        say(f"{amount} could be freed; --yes does it")
+        say(f"{_amount(found)} could be freed; --yes does it")
+
+
+def _amount(found: Sequence[Surplus]) -> str:
+    total = sum(each.bytes for each in found)
+    size = f"{total / 1e9:,.2f} GB" if total >= 1e8 else f"{total / 1e6:,.1f} MB"
+    return f"{count(len(found), 'checkpoint')}, {size}"

@@ -127,7 +127,7 @@ class Sweep(ABC):
 
     def _plan(self) -> Plan:
         now = current_plan(self.study, self.places.runs, self.only, share=self.share, ended=self.closed)
-        for id_, error in trunks.ask(now.jobs, self.places.runs).items():
+        for id_, error in trunks.ask(filter(self.only, now.jobs), self.places.runs).items():
             if id_ not in self.deaf:
                 self.deaf.add(id_)
                 self.say(f"{error.problems[0].message}: what leaves trunk {id_} starts from the checkpoint before")

@@ -56,22 +56,30 @@ def as_needed(
 
 
 def ask(jobs: Iterable[Job], runs: Path) -> dict[str, Unwritable]:
-    """Has trunks that are being trained save where branches will leave them of which they were not told.
+    """Tells trunks of the runs among these that will leave them, and of which they were not told.
 
-    Returns, by their ids, those that cannot be told: their branches start from the checkpoint before.
+    Those that train, or wait in a queue, save where that is; those that have ended keep what is there (`surplus`).
+    Returns, by their ids, those that cannot be told and are still to come there: their branches start from the
+    checkpoint before.
     """
-    deaf = {}
+    leaving: dict[str, list[tuple[int, str]]] = {}
     for job in jobs:
-        folder = runs / job.id
-        if job.role == "trunk" and job.branches and folders.is_held(folder):
-            known = {*map(tuple, folders.document(folder).get("branches", [])), *branches.asked(folder)}
-            try:
-                with written_to(folder):
-                    for step, id_ in job.branches:
-                        if (step, id_) not in known:
-                            branches.ask(folder, step, id_)
-            except Unwritable as error:
-                deaf[job.id] = error
+        if job.branch is not None and not _has_begun(runs / job.id):
+            leaving.setdefault(job.branch.trunk, []).append((job.branch.step, job.id))
+    deaf = {}
+    for trunk, ends in leaving.items():
+        folder = runs / trunk
+        if not (folder / "run.json").is_file() or folders.check(folder) is not None:
+            continue  # who begins it will be told, or a person has to look
+        known = {*map(tuple, folders.document(folder).get("branches", [])), *branches.asked(folder)}
+        try:
+            with written_to(folder):
+                for step, id_ in ends:
+                    if (step, id_) not in known:
+                        branches.ask(folder, step, id_)
+        except Unwritable as error:
+            if max(ends)[0] > reached(folder):
+                deaf[trunk] = error
     return deaf
 
 
