@@ -69,6 +69,7 @@ def test_the_index_of_the_same_shards_is_the_same_one(tmp_path: Path) -> None:
     [
         ("s4://b/a.tar", "unknown scheme 's4://'", "did you mean 's3://'?"),
         ("htps://h/a.tar", "unknown scheme 'htps://'", "did you mean 'https://'?"),
+        ("x" * 300, "no file has a name of more than 255 bytes", "a folder, a .tar"),
         ("http://", "names no host", "http://host/folder/"),
         ("s3://", "names no bucket", "s3://bucket/folder/"),
         ("s3:///set/a.tar", "names no bucket", "s3://bucket/folder/"),

@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -22,6 +23,7 @@ SCHEMES = {  # and what has to follow each
     "hf": ("repository", "datasets/people/set/"),
 }
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+LONGEST = 255  # bytes of a name, on all usual file systems
 MOST_SHARDS = 1_000_000  # a pattern with more is a slip of the keyboard, and its names alone would fill the memory
 CACHE_SIZE = 100 * 10**9  # bytes: most of ImageNet-1k, on the disk of most workstations
 UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
@@ -123,6 +125,8 @@ def _wrong(message: str, hint: str) -> VitscaleError:
 def _absolute(part: str, base: Path) -> str:
     scheme = _SCHEME.match(part)
     if scheme is None:
+        if "{" not in part and any(len(os.fsencode(name)) > LONGEST for name in part.split("/")):
+            raise _wrong(f"{part[:40]}...: no file has a name of more than {LONGEST} bytes", f"for example {EXAMPLES}")
         return os.path.realpath(base / part) if part else part  # of a plan of thousands of runs `resolve` takes a tenth
     if scheme[1].lower() == "file":
         return str(Path(part[len(scheme[0]) :]).resolve())
@@ -143,7 +147,10 @@ def _is_folder(part: str) -> bool:
     if is_url(part):
         return not is_tar(part) and not part.endswith(".txt")
     path = Path(part)
-    return path.is_dir() or not (is_tar(part) or (part.endswith(".txt") and path.is_file()))
+    with suppress(OSError):  # a pattern may be longer than a name
+        if path.is_dir():
+            return True
+    return not (is_tar(part) or (part.endswith(".txt") and path.is_file()))
 
 
 def _listed(path: Path) -> list[str]:

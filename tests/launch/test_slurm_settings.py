@@ -92,7 +92,7 @@ def test_a_run_has_time_before_it_must_save(tmp_path: Path, monkeypatch: pytest.
             "launcher.slurm.time: '5' is 300 s, and runs save and end 300 s before",
             "give jobs",
         ),
-        ('time = "1\\n#SBATCH --x"', "launcher.slurm.time: '1\\n#SBATCH --x' has more than one line", "see"),
+        ('time = "1\\n#SBATCH --x"', "launcher.slurm.time: '1\\n#SBATCH --x' holds '\\n'", "'time' takes a text"),
     ],
 )
 def test_a_mistake_in_the_table_names_its_line(tmp_path: Path, table: str, error: str, hint: str) -> None:

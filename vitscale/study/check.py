@@ -275,8 +275,8 @@ def check_size(name: str, numbers: Any, known: Sequence[str]) -> list[Complaint]
             close = get_close_matches(key, known, 1)
             hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
             found.append(Complaint(f"{where}.{key}", f"unknown key '{where}.{key}'", hint))
-        elif not _positive(value):
-            hint = "blocks is a list of whole numbers, the others are whole numbers, all above 0"
+        elif isinstance(value, list) != (key == "blocks") or not _positive(value):
+            hint = "blocks is a list of whole numbers, the others are one each, all above 0"
             found.append(Complaint(f"{where}.{key}", f"{where}.{key} is {value!r}", hint))
     if "blocks" not in numbers:
         missing = [key for key in ("width", "depth", "mlp", "heads") if key not in numbers]

@@ -45,6 +45,9 @@ def convert(hint: Any, value: Any) -> Any:
         value = tuple(
             float(v) if isinstance(v, int) and "float" in str(hint) and not isinstance(v, bool) else v for v in value
         )
+    for text in value if isinstance(value, tuple) else [value]:
+        if isinstance(text, str) and (control := next((c for c in text if c < " " and c != "\t"), None)):
+            raise ValueError(f"{text!r} holds {control!r}")  # which no path may hold, and no message in one line
     try:
         return _adapter(hint).validate_python(value, strict=True)
     except ValidationError as error:

@@ -124,9 +124,6 @@ def _unfit(key: str, value: Any) -> str | None:
     """Why a value of the right type cannot be; None: it can."""
     if isinstance(value, int) and value < LEAST[key]:
         return f"is less than {LEAST[key]}"
-    if key == "time" and "\n" not in value and seconds(value) is None:
+    if key == "time" and seconds(value) is None:
         return "is no time limit"
-    if key == "container" and _is_open(value):
-        return "has a quote that is not closed"
-    lines = value if isinstance(value, tuple) else (value,)
-    return "has more than one line" if any(isinstance(line, str) and "\n" in line for line in lines) else None
+    return "has a quote that is not closed" if key == "container" and _is_open(value) else None
