@@ -1,6 +1,7 @@
 """What a person sees of a sweep: on a real terminal, in a log file, and from another terminal."""
 
 import io
+import json
 import os
 import pty
 import re
@@ -22,6 +23,8 @@ from vitscale.launch import board as board_module
 from vitscale.launch import eventlog, folders, progress
 from vitscale.launch.board import Board, board
 from vitscale.launch.machine import Machine
+from vitscale.launch.slurm.cluster import Entry
+from vitscale.launch.slurm.submissions import Place, Submission
 from vitscale.launch.sweep import current_plan, everything
 from vitscale.study.load import load
 from vitscale.study.plan import Plan
@@ -48,8 +51,6 @@ def planned(tmp_path: Path) -> tuple[Plan, Path]:
 
 
 def tell(folder: Path, *events: dict[str, Any]) -> None:
-    import json
-
     with (folder / "events.jsonl").open("a") as file:
         for number, event in enumerate(events):
             file.write(json.dumps({"time": f"2026-01-01T00:00:0{number}", **event}) + "\n")
@@ -198,6 +199,23 @@ def test_a_stopped_run_goes_on_from_its_checkpoint_whatever_it_has_logged(
     tell(runs / job.id, STEP | {"step": 1, "images_per_second": 1e-3, "seconds_left": None})
     assert detail(job.id) == "goes on from step 7/12"
     assert detail(tuned.id) == "begins again, 00:00:00 left"
+
+
+def test_a_run_whose_job_has_just_started_is_running_and_those_behind_it_are_queued(
+    planned: tuple[Plan, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, runs = planned
+    monkeypatch.chdir(runs.parent)
+    first, second, *others = [job.id for job in now.jobs]
+    task = Submission(name="0001", study="study", array=False, tasks={0: ("gone", first, second)}, job="7")
+    waits = Submission(name="0002", study="study", array=False, tasks={0: (others[0],)}, job="8")
+    places = {id_: Place(task, 0, Entry("7", "RUNNING")) for id_ in (first, second)}
+    places[others[0]] = Place(waits, 0, Entry("8", "PENDING", "Priority"))
+    monkeypatch.setattr("vitscale.launch.slurm.submissions.standing", lambda *_: places)
+    status.status(Path("study.toml"), json=True)
+    states = {run["run"]: run["state"] for run in json.loads(capsys.readouterr().out)["runs"]}
+    assert [states[id_] for id_ in (first, second, others[0])] == ["running", "queued", "queued"]
+    assert {states[id_] for id_ in others[1:]} == {"to do"}
 
 
 def test_a_table_has_what_someone_watching_needs(planned: tuple[Plan, Path]) -> None:

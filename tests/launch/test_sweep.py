@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -15,6 +16,9 @@ import tiny
 from vitscale.analysis.curves import curves
 from vitscale.errors import DONE, INTERRUPTED, INVALID_STUDY, MISSING, RUN_FAILED, USAGE
 from vitscale.launch import folders
+from vitscale.launch.local import Worker
+from vitscale.launch.local_sweep import LocalSweep
+from vitscale.launch.machine import Machine, Places
 from vitscale.launch.sweep import current_plan
 from vitscale.results.store import Held, read, read_plan
 from vitscale.study.load import load
@@ -298,3 +302,33 @@ def test_two_sweeps_at_once_run_nothing_twice_and_lose_nothing(finished: Path, t
 def _workers(parent: int) -> list[int]:
     path = Path(f"/proc/{parent}/task/{parent}/children")
     return [int(pid) for pid in path.read_text().split()] if path.exists() else []
+
+
+def test_what_is_left_goes_down_by_one_with_each_word_of_it(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while the transfers of a run, which one worker works off, have ended and are not told of yet."""
+
+    class Instant(Worker):
+        """Ends one more run at each look, and with the last of them."""
+
+        def __post_init__(self) -> None:
+            self.waiting = list(self.work)
+
+        def ended(self) -> int | None:
+            if self.waiting:
+                shutil.copy(finished / "runs" / self.waiting[0].name / "result.json", self.waiting.pop(0))
+            return None if self.waiting else DONE
+
+        def record_death(self) -> None:
+            pass
+
+    monkeypatch.setattr("vitscale.launch.local_sweep.Worker", Instant)
+    said: list[str] = []
+    places = Places(runs=tmp_path / "runs", results=tmp_path / "results")
+    study = load(finished / "study.toml", base=finished)
+    machine = Machine(jobs=3, threads=1)
+    ended = LocalSweep(study=study, places=places, machine=machine, say=said.append).run()
+    left = [int(found[1]) for line in said if (found := re.search(r"\((\d+) left\)$", line))]
+    assert left == list(reversed(range(ended.done)))
+    assert any("fewshot" in line for line in said)

@@ -95,8 +95,12 @@ def _in_slurm(jobs: Sequence[Job], runs: Path) -> Mapping[str, Place]:
 
 
 def _state(job: Job, states: Mapping[str, str], in_slurm: Mapping[str, Place]) -> str:
+    """Of a run that nobody holds what Slurm says of its job: one that has just started has yet to load Python."""
     state, place = states[job.id], in_slurm.get(job.id)
-    return "queued" if state in ("stopped", "to do") and place is not None and place.is_live else state
+    if state not in ("stopped", "to do") or place is None or not place.is_live:
+        return state
+    next_of_task = next(id_ for id_ in place.submission.tasks[place.task] if id_ in in_slurm)
+    return "running" if place.is_running and job.id == next_of_task else "queued"
 
 
 def _detail(job: Job, runs: Path, in_slurm: Mapping[str, Place]) -> str:

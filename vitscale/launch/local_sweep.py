@@ -49,7 +49,7 @@ class LocalSweep(Sweep):
                         break
             finally:
                 self._stop_workers()
-        return self._ended()
+            return self._ended()
 
     def _start(self, now: Plan) -> None:
         for jobs in ready(now, self.places.runs, self.only):
@@ -93,13 +93,19 @@ class LocalSweep(Sweep):
             if worker.ended() == HELD:
                 self.tries.subtract(job.id for job in jobs)
             done = [job for job in jobs if self._collect(job) and not self._again(job)]
-            left = self._left(now) if done else 0
+            # What others have done and nobody has told yet is left until it is: the number goes down by one each time.
+            left = self._left(now) + self._untold() if done else 0
             for after, job in enumerate(done, 1 - len(done)):  # one after another, as they have ended
                 self._report(job, left - after)
             if worker.ended() == MISSING and not self.stopping:
                 self._full_disk(jobs)
             if worker.ended() == INTERRUPTED and not self.stopping:
                 self._say_preempted(jobs)
+
+    def _untold(self) -> int:
+        """Jobs of workers at work that have ended: the transfers of a run share one."""
+        runs = self.places.runs
+        return sum(folders.outcome_of(job, runs) is not None for jobs in self.workers.values() for job in jobs)
 
     def _say_preempted(self, jobs: Sequence[Job]) -> None:
         """Of a worker that a signal stopped which the sweep did not get: a scheduler has its reasons."""

@@ -117,6 +117,10 @@ class Place:
         return self.entry is not None and self.entry.is_live
 
     @property
+    def is_running(self) -> bool:
+        return self.entry is not None and self.entry.state == "RUNNING"
+
+    @property
     def job(self) -> str:
         return self.entry.job if self.entry else self.submission.job_of(self.task)
 

@@ -73,8 +73,8 @@ class SlurmSweep(Sweep):
                 if self.stopping or self.detach or not (self.watched or self._others_at_work(now)):
                     break
                 self._wait(now)
-        self._say_what_goes_on()
-        return self._ended()
+            self._say_what_goes_on()
+            return self._ended()
 
     def _say_once(self, words: str) -> None:
         """Of what may come again at every look."""
@@ -102,10 +102,15 @@ class SlurmSweep(Sweep):
             self.watched[id_] = checkpoints.names(runs / id_)
         # What other sweeps have submitted may have ended before it began.
         gone = (self.watched.keys() | self.standing.keys()) - live
-        left = self._left(now) if gone else 0
-        for job in [job for id_, job in wanted.items() if id_ in gone]:
+        ended = [job for id_, job in wanted.items() if id_ in gone]
+        for job in ended:
             self._record_what_the_job_could_not(job)
+        # What has ended and nobody has told yet is left until it is: the number goes down by one each time.
+        untold = {id_ for id_ in self.watched if id_ in wanted and folders.outcome_of(wanted[id_], runs) is not None}
+        left = self._left(now) + len(untold) if ended else 0
+        for job in ended:
             if job.id in self.watched:
+                left -= job.id in untold
                 self._left_the_queue(job, left)
             elif not self.looked:
                 self._say_how_it_was_left(job)
