@@ -16,6 +16,7 @@ from vitscale import branches
 from vitscale.errors import DONE, INTERRUPTED
 from vitscale.launch import trunks
 from vitscale.launch.folders import prepare
+from vitscale.launch.progress import passed_over
 from vitscale.launch.surplus import free, surplus
 from vitscale.study.job import Job
 from vitscale.study.load import load
@@ -141,6 +142,48 @@ def test_a_damaged_trunk_costs_compute_and_no_result(train: Callable[..., list[J
     for job in jobs:
         if job.branch:
             assert_same(tmp_path / "torn" / job.id, tmp_path / "alone" / job.id)
+    late = next(job for job in jobs if job.branch and job.steps == 8)
+    words = f"checkpoint 6 of trunk {trunk.id} was damaged: trained again from step 3"
+    assert passed_over(tmp_path / "torn" / late.id) == words
+
+
+@pytest.mark.parametrize("taken", ["the start", "the start and the best"])
+def test_a_process_that_ends_while_it_takes_a_trunk_s_checkpoints_costs_nothing(
+    train: Callable[..., list[Job]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: str
+) -> None:
+    jobs = train(study([4, 16]), "runs", share=True)
+    (trunk,) = [job for job in jobs if job.role == "trunk"]
+    late = next(job for job in jobs if job.steps == 16)
+    expected = outcome(tmp_path / "runs" / late.id)["rows"]
+    checkpoints = tmp_path / "runs" / late.id / "checkpoints"
+    best = json.loads((tmp_path / "runs" / trunk.id / "checkpoints" / "step-00000012" / "state.json").read_text())
+    assert 0 < best["progress"]["best_step"] < 12
+    shutil.rmtree(checkpoints.parent)
+    adopt, calls = checkpoint.adopt, []
+
+    def dying(*arguments: Any) -> Path:
+        calls.append(arguments)
+        if taken == "the start" and len(calls) == 2:
+            raise KeyboardInterrupt
+        return adopt(*arguments)
+
+    log = RunDir.log
+
+    def dying_then(rundir: RunDir, event: str, *more: Any) -> None:
+        if event == "branch":
+            raise KeyboardInterrupt
+        log(rundir, event, *more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "adopt", dying)
+        patched.setattr(RunDir, "log", dying_then)
+        with pytest.raises(KeyboardInterrupt):
+            train(study([4, 16]), "runs", share=True)
+    assert len(calls) == 2
+    train(study([4, 16]), "runs", share=True)
+    rows = outcome(tmp_path / "runs" / late.id)["rows"]
+    assert [row["flops_segment"] for row in rows] == [row["flops_segment"] for row in expected]
+    assert "damaged" not in (checkpoints.parent / "events.jsonl").read_text()
 
 
 def test_a_trunk_that_lets_go_of_its_best_meanwhile_costs_compute_and_no_result(

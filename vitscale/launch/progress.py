@@ -142,10 +142,16 @@ def passed_over(folder: Path) -> str:
     damaged = eventlog.of_attempt(folder, "damaged_checkpoint")
     if not damaged:
         return ""
-    steps = ", ".join(str(event["step"]) for event in damaged)
-    which = f"checkpoint {steps} was" if len(damaged) == 1 else f"checkpoints {steps} were"
+    trunks = sorted({event.get("trunk") or "" for event in damaged})
+    words = [_damaged([each for each in damaged if (each.get("trunk") or "") == trunk], trunk) for trunk in trunks]
     begins = damaged[0].get("begins")  # which events of before do not have
-    return f"{which} damaged: " + ("passed over" if begins is None else f"trained again from step {begins}")
+    again = "passed over" if begins is None else f"trained again from step {begins}"
+    return f"{', '.join(words)} damaged: {again}"
+
+
+def _damaged(events: Sequence[dict[str, Any]], trunk: str) -> str:
+    steps, of = ", ".join(str(event["step"]) for event in events), f" of trunk {trunk}" if trunk else ""
+    return f"checkpoint {steps}{of} was" if len(events) == 1 else f"checkpoints {steps}{of} were"
 
 
 def _and_damage(words: str, folder: Path) -> str:

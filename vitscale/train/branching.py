@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,12 +17,15 @@ DAMAGED = "damaged_checkpoint"
 
 def start_of(rundir: RunDir) -> Path | None:
     """The checkpoint from which the run goes on; None where it starts with nothing."""
-    damaged: dict[int, str] = {}
-    own = keeping.newest(rundir.folder, with_best=_keeps_best(rundir), passed_over=damaged.__setitem__)
-    start = own or _branched_off(rundir)
+    own: dict[int, str] = {}
+    of_trunk: dict[int, str] = {}
+    start = keeping.newest(rundir.folder, with_best=_keeps_best(rundir), passed_over=own.__setitem__)
+    start = start or _branched_off(rundir, of_trunk)
     begins = checkpoint.step_of(start) if start else 0
-    for step, reason in damaged.items():
-        rundir.log(DAMAGED, {"step": step, "begins": begins, "reason": reason})
+    trunk = rundir.branch[0].id if rundir.branch else None
+    for damaged, of in ((own, None), (of_trunk, trunk)):
+        for step, reason in damaged.items():
+            rundir.log(DAMAGED, {"step": step, "trunk": of, "begins": begins, "reason": reason})
     return start
 
 
@@ -30,20 +33,29 @@ def damaged_at_start(rundir: RunDir) -> frozenset[int]:
     """The checkpoints that this attempt could not read, as `start_of` has told."""
     events = rundir.events()
     begun = max((at for at, event in enumerate(events) if event["event"] == "start"), default=0)
-    return frozenset(event["step"] for event in events[begun:] if event["event"] == DAMAGED)
+    damaged = (event for event in events[begun:] if event["event"] == DAMAGED)
+    return frozenset(event["step"] for event in damaged if not event["trunk"])
 
 
-def _branched_off(rundir: RunDir) -> Path | None:
-    """The trunk's last checkpoint that this run passes too, made its own: the trunk's may go."""
+def _branched_off(rundir: RunDir, damaged: dict[int, str]) -> Path | None:
+    """The trunk's last checkpoint that this run passes too, made its own: the trunk's may go.
+
+    `damaged`: takes those that cannot be used, by their steps, and why.
+    """
     if rundir.branch is None:
         return None
     trunk, leaves_at = rundir.branch
-    for start in keeping.whole(trunk.folder, leaves_at, with_best=_keeps_best(rundir)):
-        with suppress(FileNotFoundError):  # the trunk trains on, and has let go of it meanwhile
-            _adopt_best(start, rundir)  # first: it would do as a start, too, should the process end here
+    found = keeping.whole(trunk.folder, leaves_at, with_best=_keeps_best(rundir), passed_over=damaged.__setitem__)
+    for start in found:
+        try:
+            # First, as the best alone would do as a start, too, should the process end in between.
             adopted = checkpoint.adopt(start, rundir.folder, _counted_from_here(start.progress))
-            rundir.log("branch", {"trunk": trunk.id, "step": start.progress.step})
-            return adopted
+            _adopt_best(start, rundir)
+        except FileNotFoundError:  # the trunk trains on, and has let go of it meanwhile
+            shutil.rmtree(checkpoint.folder_of(rundir.folder, start.progress.step), ignore_errors=True)
+            continue
+        rundir.log("branch", {"trunk": trunk.id, "step": start.progress.step})
+        return adopted
     return None
 
 

@@ -139,10 +139,18 @@ def whole(
         if found is None:
             continue
         best = found.progress.best_step if with_best else None
+        if _is_half_adopted(run, found, best):
+            continue
         if best in (None, step) or opened(best) is not None:
             yield found
         else:
             print(f"checkpoint {step} passed over: checkpoint {best}, the best until then, cannot be used", flush=True)
+
+
+def _is_half_adopted(run: Path, start: Checkpoint, best: int | None) -> bool:
+    """Whether a process ended that had taken it from a trunk, and had yet to take the best one."""
+    from_trunk = start.progress.branched_at == start.progress.step > 0
+    return from_trunk and best is not None and not folder_of(run, best).exists()
 
 
 def prune(folder: Path, keep: Collection[int]) -> None:
