@@ -66,7 +66,7 @@ def test_a_board_counts_the_study_and_shows_who_works(planned: tuple[Plan, Path]
     found = seen(planned)
     assert dict(found.counts) == {"done": 0, "running": 1, "failed": 0, "to do": len(planned[0].jobs) - 1}
     assert found.summary().startswith(f"0 done, 1 running, 0 failed, {len(planned[0].jobs) - 1} to do, about ")
-    assert "step 40/1200, loss 1.250" in found.lines[0].words
+    assert "step 40/1,200, loss 1.250" in found.lines[0].words
     assert "27:46:40 left" in found.lines[0].words, "more than a day"
     assert not found.over
 
@@ -116,7 +116,7 @@ def test_a_clock_that_jumps_hides_no_run(planned: tuple[Plan, Path], hours: int)
     tell(folder, {"event": "start", "attempt": 2}, STEP | {"seconds_left": 5.0, "time": f"2026-01-0{2 + hours}T00:00"})
     with folders.lease.hold(folder):
         (line,) = board(now, runs, everything).lines
-        assert "step 40/1200" in line.words
+        assert "step 40/1,200" in line.words
 
 
 def test_silence_is_what_the_watcher_has_seen(planned: tuple[Plan, Path], monkeypatch: pytest.MonkeyPatch) -> None:

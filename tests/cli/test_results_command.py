@@ -133,3 +133,13 @@ def test_runs_that_left_the_study_are_left_out_with_one_line(tmp_path: Path, arg
     assert result.exit_code == 0
     assert len(result.stdout.splitlines()) == 2
     assert result.stderr == f"2 runs left out: in {tmp_path}/study, but {NOT_HELD}\n"
+
+
+def test_a_study_of_which_only_a_trunk_is_done_has_nothing_measured_and_says_so(tmp_path: Path) -> None:
+    row = {"status": "done", "role": "trunk", "family": "vit", "model": "ViT", "protocol": "pretrain", "seed": 0}
+    write_part([row], tmp_path / "study", run_id="trunk", attempt=1)
+    app = typer.Typer()
+    app.command()(results)
+    result = CliRunner().invoke(app, ["study", "--results", str(tmp_path)])
+    assert result.exit_code == 0
+    assert result.stderr == "nothing measured yet in 1 row; --columns all prints them as they were written\n"

@@ -83,6 +83,8 @@ def results(
         frame = matching(frame, where)
     if columns is None:
         table = summary(frame).dropna(axis="columns", how="all")
+        if table.empty:
+            say(f"nothing measured yet in {count(len(frame), 'row')}; --columns all prints them as they were written")
     else:
         names = list(frame.columns) if columns == "all" else [name.strip() for name in columns.split(",")]
         _known(names, frame)

@@ -133,7 +133,7 @@ def goes_on(folder: Path, job: Job) -> str:
     if step is None:
         step = job.branch.step if job.branch else 0
     images = max(job.steps - step, 0) * job.run.recipe.batch_size
-    where = f"goes on from step {step}/{max(job.steps, step)}" if step else "begins again"
+    where = f"goes on from step {step:,}/{max(job.steps, step):,}" if step else "begins again"
     return _and_damage(where + left(images), folder)
 
 
@@ -167,7 +167,7 @@ def progress_words(event: dict[str, Any], silent: float | None = None, probe: di
     shares = probe["accuracy"].items() if probe else ()
     probed = "".join(f", {task} {PROBE_SHOTS}-shot {share:.1%}" for task, share in shares)
     return (
-        f"step {event['step']}/{event['steps']}, loss {loss}, lr {event['lr']:.2g}, "
+        f"step {event['step']:,}/{event['steps']:,}, loss {loss}, lr {event['lr']:.2g}, "
         f"{event['images_per_second']:,.0f} images/s{mfu}{probed}{left}{quiet}"
     )
 
