@@ -19,12 +19,14 @@ import cpuinfo
 import numpy as np
 import scipy
 from scipy.optimize import minimize
+from scipy.special import ndtri
 from tables import at_least, table
 
 from vitscale.analysis.assess import assess
 from vitscale.analysis.fits import Fit, Observations, fit
 from vitscale.analysis.forms import FORMS
 from vitscale.analysis.intervals import sample
+from vitscale.analysis.isoflop import isoflop
 from vitscale.analysis.profiles import profiles
 from vitscale.analysis.residuals import Binomial, LogLoss, seed_spread
 from vitscale.analysis.selftest import CHINCHILLA, ladder_fit, theta_of
@@ -53,6 +55,10 @@ INSIDE = {  # the range of the designs
     "saturating": np.geomspace(3e3, 3e8, 5)[:, None],
     "power": np.geomspace(1e15, 1e18, 5)[:, None],
 }
+PROFILES = ((6, 4, 1), (6, 7, 1), (9, 9, 1), (4, 5, 3))  # budgets, sizes, seeds
+PROFILE_NOISE = 0.002
+MOST = 1e21  # FLOPs
+OPTIMUM = CHINCHILLA["beta"] / (CHINCHILLA["alpha"] + CHINCHILLA["beta"])
 OF_SEEDS = "saturating, seeds differ by {}"
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(40)
 
@@ -201,6 +207,42 @@ def coverage_rows(draws: int, resamples: int, points: int) -> list[list[str]]:
     return rows
 
 
+def profile_rows(draws: int, resamples: int) -> list[list[str]]:
+    """How often 95 % intervals hold the exponent of the best size, and that size at ten times the largest compute."""
+    rows = []
+    for budgets, sizes, seeds in PROFILES:
+        hits, widths, found = np.zeros(2), [], []
+        for draw in range(draws):
+            one = isoflop(at_equal_compute(budgets, sizes, seeds, draw), resamples=resamples, seed=draw)
+            there = one.size_interval(10 * MOST)
+            if one.interval is None or one.a is None or there is None:
+                raise SystemExit("error: a law of the best size has no interval")
+            hits += [one.interval.low <= OPTIMUM <= one.interval.high, there.low <= optimum(10 * MOST) <= there.high]
+            widths.append(one.interval.width)
+            found.append(one.a)
+        shares = hits / draws
+        verdict = "" if all(COVERED[0] <= share for share in shares) else f"below {COVERED[0]:.0%}"
+        ratio = np.median(widths) / (2 * ndtri(0.975) * np.std(found))
+        name = f"{budgets} budgets of {sizes} sizes" + (f", {seeds} seeds each" if seeds > 1 else "")
+        rows.append([name, *(f"{100 * share:.1f} %" for share in shares), f"{ratio:.2f}", verdict])
+    return rows
+
+
+def at_equal_compute(budgets: int, sizes: int, seeds: int, seed: int) -> Observations:
+    """The published law at sizes from a quarter to four times the best one of each budget."""
+    compute = np.repeat(np.geomspace(MOST / 1e3, MOST, budgets), sizes * seeds)
+    size = optimum(compute) * np.tile(np.repeat(np.geomspace(1 / 4, 4, sizes), seeds), budgets)
+    loss = law("parametric", np.stack([size, compute / 6 / size], -1))
+    noise = np.exp(PROFILE_NOISE * np.random.default_rng(seed).standard_normal(len(loss)))
+    return Observations(np.stack([compute, size], -1), LogLoss(loss * noise), np.arange(len(loss)))
+
+
+def optimum(compute: np.ndarray | float) -> np.ndarray:
+    """The best size at 6 N D = compute, as the published law has it."""
+    power = CHINCHILLA["alpha"] * CHINCHILLA["A"] / (CHINCHILLA["beta"] * CHINCHILLA["B"])
+    return np.asarray(power ** (1 / (CHINCHILLA["alpha"] + CHINCHILLA["beta"])) * (np.asarray(compute) / 6) ** OPTIMUM)
+
+
 def coverage(design: Design, draws: int, resamples: int, points: int) -> tuple[float, float]:
     """How often 95 % intervals hold the law, and one more run of it, at five places inside the range."""
     hits = np.zeros(2)
@@ -255,8 +297,11 @@ def main() -> None:
     if options.only in (None, "coverage"):
         columns = ("law", "the law is inside", "one more run is inside", "")
         rows = coverage_rows(options.draws, options.resamples, options.points)
-        print(table(columns, rows, markdown=options.markdown))
-        if any(row[-1] for row in rows):
+        print(table(columns, rows, markdown=options.markdown), flush=True)
+        columns = ("isoFLOP profiles", "a is inside", "the best size is inside", "width / spread of a", "")
+        more = profile_rows(options.draws, options.resamples)
+        print(table(columns, more, markdown=options.markdown))
+        if any(row[-1] for row in [*rows, *more]):
             raise SystemExit("error: an interval is not what it says")
 
 

@@ -234,6 +234,28 @@ def test_isoflop_profiles(run: Run, tmp_path: Path) -> None:
     assert answer(run(*options, "--json"))["curves"][0]["a"] == pytest.approx(0.5, abs=1e-3)
     dearer = answer(run(*options, "--from", "9e18", "--json"))["curves"][0]
     assert [b["compute"] for b in dearer["budgets"]] == pytest.approx([1e19, 1e20])
+    assert "A forecast 1.0e+07 times beyond the largest measured point" in run(*options, "--at", "1e27").stderr
+    assert "A forecast" not in run(*options, "--at", "1e21").stderr
+
+
+def test_a_budget_whose_best_size_was_not_measured_has_no_number_for_it(run: Run, tmp_path: Path) -> None:
+    """The optimum lies above the sizes of the first, below those of the second; the third has none."""
+    c = np.repeat([1e18, 1e19, 1e20], 6)
+    step = np.tile(np.arange(6.0), 3)
+    loss = np.concatenate(
+        [3 - 0.2 * step[:6] + 0.01 * step[:6] ** 2, 3 + 0.2 * step[6:12], 3 - 0.01 * (step[12:] - 2.5) ** 2]
+    )
+    pd.DataFrame({"c": c, "n": 1e6 * 2**step, "loss": loss}).to_csv(tmp_path / "iso.csv", index=False)
+    options = (str(tmp_path / "iso.csv"), "--form", "isoflop", "--x", "c", "--n", "n", "--y", "loss", *FEW)
+    (budgets,) = tables(run(*options).stdout)
+    assert [row[""] for row in budgets] == [
+        "above its largest size",
+        "below its smallest size",
+        "its profile has no minimum",
+    ]
+    assert {row[name] for row in budgets for name in ("best size", "95% low", "95% high", "value there")} == {""}
+    told = answer(run(*options, "--json"))["curves"][0]["budgets"]
+    assert [(b["best_size"], b["value"], b["interval"], b["at_edge"]) for b in told] == 3 * [(None, None, None, True)]
 
 
 def test_a_parameter_that_is_not_identified_has_no_number(run: Run, tmp_path: Path) -> None:

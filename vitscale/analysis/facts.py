@@ -90,22 +90,28 @@ def _far(found: Fit, at: np.ndarray) -> list[Fact]:
     """Forecasts further than `FAR` times outside of what was measured, and errors that no run can have."""
     if not len(at):
         return []
-    computes, asked = found.observations.compute, at.prod(1)
-    with np.errstate(over="ignore"):
-        beyond, below = asked.max() / computes.max(), computes.min() / asked.min()
-    told = [
-        Fact(
-            "extrapolation",
-            f"A forecast {_times(ratio)} times {where} measured point: further than {FAR:g} times is a guess.",
-        )
-        for ratio, where in ((beyond, "beyond the largest"), (below, "below the smallest"))
-        if ratio > FAR
-    ]
+    told = far(found.observations.compute, at.prod(1))
     highest, value = found.observations.residuals.highest, float(found.predict(at).max())
     if value > highest:
         text = f"The law passes {highest:g} at a forecast ({value:.4g}), and no error can: it does not hold there."
         told.append(Fact("impossible", text))
     return told
+
+
+def far(computes: np.ndarray, asked: np.ndarray) -> list[Fact]:
+    """Forecasts further than `FAR` times outside of the computes that were measured."""
+    if not len(asked):
+        return []
+    with np.errstate(over="ignore"):
+        beyond, below = asked.max() / computes.max(), computes.min() / asked.min()
+    return [
+        Fact(
+            "extrapolation",
+            f"A forecast {_times(ratio)} times {where} measured point: further than {FAR:g} times is a guess.",
+        )
+        for ratio, where in ((beyond, "beyond the largest"), (below, "below the smallest"))
+        if ratio > FAR * (1 + 1e-9)  # of a mean of logarithms
+    ]
 
 
 def _times(ratio: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -140,7 +141,7 @@ def sample(fit: Fit, *, resamples: int = RESAMPLES, seed: int = 0) -> Sample:
         return Sample(fit, "none", fit.theta[None], 0)
     if fit.observations.cluster_count >= fewest_clusters(parameters):
         return Sample(fit, "bootstrap", bootstrap(fit, resamples, seed), freedom)
-    return Sample(fit, "t", _simulated(fit, resamples, seed), freedom)
+    return Sample(fit, "t", _simulated([fit], resamples, seed)[0], freedom)
 
 
 def freedom_of(fit: Fit) -> int:
@@ -193,19 +194,34 @@ def enough_places(
     return (places.sums(weights) > 0).sum(1) >= min(parameters, len(places.z))
 
 
-def _simulated(fit: Fit, resamples: int, seed: int) -> Float[np.ndarray, "B parameters"]:
-    """The fit's parameters had its points, and what those of a cluster share, been off by as much another way.
+def together(fits: Sequence[Fit], *, resamples: int = RESAMPLES, seed: int = 0) -> list[Sample]:
+    """Of each of several fits, of points apart that lie off them alike: few points of one say little of their spread.
+
+    Of all by simulation: a resample of few points is often one that a law cannot miss.
+    """
+    freedom = freedom_between(*fits)
+    if freedom < 1:
+        return [Sample(fit, "none", fit.theta[None], 0) for fit in fits]
+    drawn = _simulated(fits, resamples, seed)
+    return [Sample(fit, "t", theta, freedom) for fit, theta in zip(fits, drawn, strict=True)]
+
+
+def _simulated(fits: Sequence[Fit], resamples: int, seed: int) -> list[Float[np.ndarray, "B parameters"]]:
+    """The fits' parameters had their points, and what those of a cluster share, been off by as much another way.
 
     Refitted, so that a law keeps to its bounds, and its parameters to the ridge along which they trade off.
     """
     rng = np.random.default_rng(seed)
-    size, points = spread(fit), fit.observations
-    _, cluster = np.unique(points.clusters, return_inverse=True)
+    size, ends = spread(*fits), np.cumsum([len(fit.observations) for fit in fits])
+    names, cluster = np.unique(np.concatenate([fit.observations.clusters for fit in fits]), return_inverse=True)
     # A row a point: with one more of them the others stay as they were.
-    own = rng.standard_normal((len(points), resamples))
-    shared = np.random.default_rng((seed, 1)).standard_normal((points.cluster_count, resamples))[cluster]
-    noise = (size.within * own + size.between * shared).T
-    return solve(fit.problem, np.repeat(fit.theta[None], resamples, 0), shift=noise - fit.r, tolerance=1e-6).theta
+    own = rng.standard_normal((ends[-1], resamples))
+    shared = np.random.default_rng((seed, 1)).standard_normal((len(names), resamples))[cluster]
+    noise = np.split((size.within * own + size.between * shared).T, ends[:-1], axis=1)
+    return [
+        solve(fit.problem, np.repeat(fit.theta[None], resamples, 0), shift=off - fit.r, tolerance=1e-6).theta
+        for fit, off in zip(fits, noise, strict=True)
+    ]
 
 
 def quantiles(values: np.ndarray) -> Interval:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy.linalg import block_diag
 
 from vitscale.analysis.fits import Fit
 from vitscale.analysis.residuals import Binomial
@@ -27,33 +29,41 @@ class Spread:
         return float(np.hypot(self.between, self.within))
 
 
-def spread(fit: Fit) -> Spread:
-    """By the method of moments: the squares between and within clusters are what the fit's own freedom leaves of them.
+def spread(*fits: Fit) -> Spread:
+    """By the method of moments: the squares between and within clusters are what the fits' own freedom leaves of them.
 
-    Errors differ by no less than their test images make them, where their number is known.
+    `fits`: of points apart that lie off them alike, as those of several budgets do. Errors differ by no less than their
+    test images make them, where their number is known.
     """
-    inside = (fit.theta > fit.problem.lower) & (fit.theta < fit.problem.upper)
-    r, basis = fit.r, _basis(fit, inside)
+    inside = [_basis(fit, (fit.theta > fit.problem.lower) & (fit.theta < fit.problem.upper)) for fit in fits]
+    r, basis = np.concatenate([fit.r for fit in fits]), block_diag(*inside)
     found = Spread(0.0, float(np.sqrt(r @ r / max(len(r) - basis.shape[1], 1))))
-    _, cluster, count = np.unique(fit.observations.clusters, return_inverse=True, return_counts=True)
+    cluster, count = _clusters(fits)
     if len(count) < len(r):
         found = _moments(r, basis, cluster, count) or found
-    residuals = fit.observations.residuals
-    if isinstance(residuals, Binomial) and residuals.known_trials and found.whole < 1:
+    residuals = [fit.observations.residuals for fit in fits]
+    known = all(isinstance(each, Binomial) and each.known_trials for each in residuals)
+    if known and found.whole < 1:
         return Spread(found.between, float(np.sqrt(1 - found.between**2)), known=True)
     return found
 
 
-def freedom_between(fit: Fit) -> int:
+def freedom_between(*fits: Fit) -> int:
     """Degrees of freedom between clusters: what the parameters leave of them.
 
     Of clusters at a place each they take one for each parameter, those at a bound included; of such as all have the
-    same places, one in all.
+    same places, one in all. `fits`: as of `spread`.
     """
-    _, cluster, count = np.unique(fit.observations.clusters, return_inverse=True, return_counts=True)
-    return int(
-        len(count) - _taken(_sums(_basis(fit, np.ones(len(fit.theta), dtype=bool)), cluster, count), count) + 1e-6
-    )
+    cluster, count = _clusters(fits)
+    basis = block_diag(*(_basis(fit, np.ones(len(fit.theta), dtype=bool)) for fit in fits))
+    return int(len(count) - _taken(_sums(basis, cluster, count), count) + 1e-6)
+
+
+def _clusters(fits: Sequence[Fit]) -> tuple[np.ndarray, np.ndarray]:
+    """Of each point the number of its cluster, and of each cluster how many points it has."""
+    names = np.concatenate([fit.observations.clusters for fit in fits])
+    _, cluster, count = np.unique(names, return_inverse=True, return_counts=True)
+    return cluster, count
 
 
 def _basis(fit: Fit, which: Bool[np.ndarray, " parameters"]) -> Float[np.ndarray, "points directions"]:

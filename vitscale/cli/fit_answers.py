@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -12,11 +11,11 @@ import numpy as np
 from vitscale.analysis.assess import Assessed, assess
 from vitscale.analysis.facts import Fact
 from vitscale.analysis.frontier import Choice, choose, configurations, frontier, without_law
-from vitscale.analysis.isoflop import IsoFlop, isoflop
+from vitscale.analysis.isoflop import Budget, IsoFlop, isoflop
 from vitscale.analysis.multiplier import Multiplier, multiplier
 from vitscale.analysis.tables import Curve
 from vitscale.cli import fit_optimum
-from vitscale.cli.fit_screen import Table, document, ends, finite, number, pair, show, tables
+from vitscale.cli.fit_screen import Table, document, ends, finite, number, or_nan, pair, show, tables
 from vitscale.cli.screen import print_json
 from vitscale.errors import USAGE, VitscaleError
 
@@ -82,9 +81,10 @@ def laws(
 
 
 def isoflops(curves: Sequence[Curve], at: np.ndarray, draws: Draws) -> Answer:
-    found = [(c, isoflop(c.observations, resamples=draws.resamples, seed=draws.seed)) for c in curves]
+    asked = at.tolist()
+    found = [(c, isoflop(c.observations, at=asked, resamples=draws.resamples, seed=draws.seed)) for c in curves]
     facts = tuple((curve.name, fact) for curve, one in found for fact in (*curve.facts, *one.facts))
-    return Answer(isoflop_tables(found, at.tolist()), {"curves": isoflop_document(found, at.tolist())}, facts)
+    return Answer(isoflop_tables(found, asked), {"curves": isoflop_document(found, asked)}, facts)
 
 
 def frontier_tables(curves: Sequence[Curve], budgets: Sequence[float]) -> list[Table]:
@@ -168,21 +168,26 @@ def isoflop_tables(found: Sequence[tuple[Curve, IsoFlop]], at: Sequence[float]) 
     budgets, laws, sizes = [], [], []
     for curve, one in found:
         for b in one.budgets:
-            interval = b.sample.parameters().get("p")
-            edge = "at the edge of its sizes" if b.at_edge else ""
-            row = [number(b.compute), number(b.best_size), *ends(interval), number(b.best_value), edge]
-            budgets.append([curve.name, *row])
+            row = [number(b.compute), number(or_nan(b.best_size)), *ends(b.interval), number(or_nan(b.best_value))]
+            budgets.append([curve.name, *row, _why_not(b)])
         if one.a is not None and one.k is not None:
             laws.append([curve.name, "a", number(one.a), *ends(one.interval)])
             laws.append([curve.name, "k", number(one.k), "", ""])
-        sizes += [
-            [curve.name, number(c), number(one.best_size(c) or math.nan), *ends(one.size_interval(c))] for c in at
-        ]
+        sizes += [[curve.name, number(c), number(or_nan(one.best_size(c))), *ends(one.size_interval(c))] for c in at]
     return [
         (["curve", "compute", "best size", "95% low", "95% high", "value there", ""], budgets),
         (["curve", "size = k compute^a", "value", "95% low", "95% high"], laws),
         (["curve", "at", "best size", "95% low", "95% high"], sizes),
     ]
+
+
+def _why_not(budget: Budget) -> str:
+    """What a budget has instead of a best size; empty where it has one."""
+    if not budget.at_edge:
+        return "its runs do not tell it" if budget.is_open else ""
+    if budget.fit.parameters["h"] <= 0:
+        return "its profile has no minimum"
+    return "above its largest size" if budget.minimum >= budget.largest else "below its smallest size"
 
 
 def isoflop_document(found: Sequence[tuple[Curve, IsoFlop]], at: Sequence[float]) -> list[dict[str, Any]]:
@@ -194,7 +199,7 @@ def isoflop_document(found: Sequence[tuple[Curve, IsoFlop]], at: Sequence[float]
                 {
                     "compute": b.compute,
                     "best_size": b.best_size,
-                    "interval": pair(b.sample.parameters().get("p")),
+                    "interval": pair(b.interval),
                     "value": b.best_value,
                     "at_edge": b.at_edge,
                     "sizes": [b.smallest, b.largest],

@@ -89,7 +89,7 @@ def _parameters(a: Assessed) -> list[list[Any]]:
     rows = []
     for name, value in a.fit.parameters.items():
         end = a.profiles[name]
-        shown = intervals.get(name) if end.identified else Interval(_or_nan(end.low), _or_nan(end.high))
+        shown = intervals.get(name) if end.identified else Interval(or_nan(end.low), or_nan(end.high))
         note = "" if end.identified else "not identified"
         if end.identified and end.down_to_zero:
             note = "0 fits as well"
@@ -168,7 +168,7 @@ def number(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.4g}"
 
 
-def _or_nan(value: float | None) -> float:
+def or_nan(value: float | None) -> float:
     return math.nan if value is None else value
 
 

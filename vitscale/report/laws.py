@@ -336,6 +336,6 @@ def _draw_profile(axes: Axes, budget: Budget, color: str) -> Annotation:
     sizes = np.geomspace(budget.smallest, budget.largest, GRID)
     curve = 100 * budget.fit.predict(sizes[:, None])
     axes.plot(sizes, curve, color=color, linewidth=1.3)
-    if not budget.at_edge:
+    if budget.best_size is not None and budget.best_value is not None:
         axes.plot(budget.best_size, 100 * budget.best_value, marker="x", color=color, markersize=7, zorder=4)
     return end_label(axes, scientific(budget.compute), sizes[-1], curve[-1], color, 7)
