@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
@@ -31,6 +33,34 @@ def signal_at_parent_death(number: signal.Signals) -> None:
     """Has the kernel send this signal to the calling process when its parent dies, however it dies; Linux only."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, int(number))
+
+
+@contextmanager
+def left_at_a_signal(requested: Callable[[], bool]) -> Iterator[None]:
+    """While this process waits in a library for others and has nothing to save: a stop signal ends it at once.
+
+    Python's own handlers would run when the main thread is back from there. `requested`: whether one came before.
+    """
+    heard, told = socket.socketpair()
+    told.setblocking(False)
+    before = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+    thread = Thread(target=_leave_at_a_signal, args=(heard,), daemon=True)
+    thread.start()
+    try:
+        if requested():
+            os._exit(INTERRUPTED)
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        told.close()
+        thread.join()
+        heard.close()
+
+
+def _leave_at_a_signal(heard: socket.socket) -> None:
+    while numbers := heard.recv(1):
+        if numbers[0] in STOP_SIGNALS:
+            os._exit(INTERRUPTED)
 
 
 class Together:
@@ -77,6 +107,8 @@ class Together:
             left -= 1
             if not self.killed:
                 codes[number] = code
+                if code == INTERRUPTED:  # in training all stop together; while they meet one may be told alone
+                    self.stop()
                 if code not in (DONE, INTERRUPTED) and end is None:
                     end = time.monotonic() + self.GRACE
         return codes

@@ -1,11 +1,13 @@
 """Which of several processes one is, by what torchrun and srun put into its environment."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 from vitscale.errors import USAGE, VitscaleError
-from vitscale.launch.placement import Place, place
+from vitscale.launch.local import Worker
+from vitscale.launch.placement import OF_PROCESS, Place, place
 
 STEP = {
     "SLURM_JOB_ID": "12",
@@ -31,7 +33,7 @@ TORCHRUN = {
 @pytest.fixture(autouse=True)
 def nothing_told(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
-        if name.startswith("SLURM_") or name in TORCHRUN:
+        if name.startswith("SLURM_") or name in (*OF_PROCESS, *TORCHRUN):
             monkeypatch.delenv(name)
 
 
@@ -51,11 +53,12 @@ def test_a_process_that_nobody_placed_is_alone(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_torchrun_s_processes_have_their_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert told(monkeypatch, **TORCHRUN) == Place(rank=3, world_size=4, local_size=2)
+    assert told(monkeypatch, **TORCHRUN) == Place(rank=3, world_size=4, local_size=2, environment=TORCHRUN)
 
 
 def test_torchrun_inside_a_step_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert told(monkeypatch, **STEP, **TORCHRUN) == Place(rank=3, world_size=4, local_size=2)
+    found = told(monkeypatch, **STEP, **TORCHRUN)
+    assert found == Place(rank=3, world_size=4, local_size=2, environment=TORCHRUN)
 
 
 def test_a_task_of_a_step_gets_what_torchrun_would_give_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,3 +104,47 @@ def test_what_must_be_a_number_and_is_none_is_an_error_of_use(monkeypatch: pytes
     with pytest.raises(VitscaleError, match=f"{name} is 'many' in the environment") as caught:
         told(monkeypatch, **{**TORCHRUN, name: "many"})
     assert caught.value.exit_code == USAGE
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        (
+            {"WORLD_SIZE": "2"},
+            "WORLD_SIZE is 2 in the environment, and RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT are not",
+        ),
+        ({**TORCHRUN, "MASTER_PORT": None}, "WORLD_SIZE is 4 in the environment, and MASTER_PORT is not there"),
+        ({**TORCHRUN, "RANK": "5"}, "RANK is 5 in the environment, and of 4 processes it is 0 to 3"),
+        ({**TORCHRUN, "RANK": "-1"}, "RANK is -1 in the environment"),
+        ({**TORCHRUN, "LOCAL_WORLD_SIZE": "0"}, "LOCAL_WORLD_SIZE is 0 in the environment"),
+        ({**TORCHRUN, "LOCAL_RANK": "2"}, "LOCAL_RANK is 2 in the environment"),
+        ({**TORCHRUN, "MASTER_PORT": "99999"}, "MASTER_PORT is 99999 in the environment"),
+        ({"GROUP_WORLD_SIZE": "x"}, "GROUP_WORLD_SIZE is 'x' in the environment, and must be a number"),
+        ({**STEP, "SLURM_JOB_ID": None}, "SLURM_STEP_NUM_TASKS is 7 in the environment, and SLURM_JOB_ID is not there"),
+        ({**STEP, "SLURM_PROCID": "x"}, "SLURM_PROCID is 'x' in the environment, and must be a number"),
+        ({**STEP, "SLURM_PROCID": "7"}, "RANK is 7 in the environment"),
+        ({**STEP, "SLURM_NODEID": "3"}, "SLURM_NODEID is 3 in the environment, and the step has 3 nodes"),
+    ],
+)
+def test_what_says_half_of_a_place_or_one_that_cannot_be_is_an_error_of_use(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str | None], message: str
+) -> None:
+    with pytest.raises(VitscaleError) as caught:
+        told(monkeypatch, **{name: value for name, value in environment.items() if value is not None})
+    assert caught.value.exit_code == USAGE
+    assert message in caught.value.problems[0].message
+    assert "leave all of it to torchrun or srun" in caught.value.problems[0].hint
+
+
+def test_a_worker_hears_nothing_of_a_place_that_its_command_has_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "3")
+    seen: list[dict[str, str]] = []
+    monkeypatch.setattr("vitscale.launch.local.subprocess.Popen", lambda *_, env, **__: seen.append(env))
+    assert place() is None
+    Worker([tmp_path], 1)
+    Worker([tmp_path], 1, environment=TORCHRUN)
+    assert not {"LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"} & set(seen[0])
+    assert seen[1].items() >= TORCHRUN.items()

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -180,6 +181,30 @@ def test_a_signal_to_one_of_several_processes_stops_all_at_the_same_step(rundir:
     assert worker.process.wait(timeout=30) == INTERRUPTED
     assert latest(run).step > 0
     assert run.result() is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_a_process_that_waits_for_one_that_never_comes_ends_it_at_once(
+    rundir: Make, number: signal.Signals
+) -> None:
+    run = rundir()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    told = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    worker = Worker([run.folder], threads=1, environment=told)
+    wait_for(lambda: is_listening(int(port)), worker)
+    time.sleep(0.5)  # until it waits for the other
+    began = time.monotonic()
+    worker.process.send_signal(number)
+    assert worker.process.wait(timeout=30) == INTERRUPTED
+    assert time.monotonic() - began < 20  # it would wait for five minutes
+    assert run.result() is None
+
+
+def is_listening(port: int) -> bool:
+    return f":{port:04X} 00000000:0000 0A" in Path("/proc/net/tcp").read_text() or (
+        f":{port:04X} 00000000000000000000000000000000:0000 0A" in Path("/proc/net/tcp6").read_text()
+    )
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from vitscale.failures import Failure
 from vitscale.files import FULL
 from vitscale.launch import folders, over_ssh
 from vitscale.launch.hostfile import Host
+from vitscale.launch.placement import OF_PROCESS
 from vitscale.processes import STOP_SIGNALS, signal_at_parent_death
 
 SATED = ("no space left", *map(os.strerror, FULL))
@@ -45,7 +46,9 @@ class Worker:
     asked_to_stop: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        environment = {**os.environ, **self.environment, "OMP_NUM_THREADS": str(self.threads), "PYTHONUNBUFFERED": "1"}
+        # Of its place it hears what was found here, and not what else may stand in a user's environment.
+        around = {name: value for name, value in os.environ.items() if name not in OF_PROCESS}
+        environment = {**around, **self.environment, "OMP_NUM_THREADS": str(self.threads), "PYTHONUNBUFFERED": "1"}
         with (self.work[0] / "log.txt").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", *self._module(), *map(str, self.work)],

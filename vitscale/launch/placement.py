@@ -8,17 +8,20 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vitscale.errors import MISSING, USAGE, VitscaleError
 from vitscale.processes import signal_at_parent_death
 
-NUMBERS = {
-    **dict.fromkeys(("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT"), int),
-    "DEEPSPEED_TIMEOUT": float,
-}
+OF_PROCESS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE")
+"""What torchrun tells a process of its place; of one that is alone it says nothing."""
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+OF_STEP = ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_JOB_ID", "SLURM_STEP_NODELIST")
+NUMBERS = {**dict.fromkeys((*OF_PROCESS, "MASTER_PORT"), int), "DEEPSPEED_TIMEOUT": float}
+NUMBERS_OF_STEP = dict.fromkeys((*OF_STEP[:4], "SLURM_STEP_ID", "SLURM_STEP_NUM_NODES", "SLURM_NODEID"), int)
 FIRST_PORT, PORTS = 20_000, 12_000  # below those that systems hand out themselves
+LAST_PORT = 65_535
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,19 +43,65 @@ def place() -> Place | None:
     """None: this process is alone.
 
     Raises:
-        VitscaleError: what must be a number in the environment is none (exit 2); the first host of a Slurm step has no
-            address (exit 5).
+        VitscaleError: the environment says half of it, or what cannot be (exit 2); the first host of a Slurm step has
+            no address (exit 5).
     """
     told = os.environ
-    _check_numbers(told)
-    if {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} <= set(told):
-        local_size = int(told.get("LOCAL_WORLD_SIZE", "1"))
-        found = Place(rank=int(told["RANK"]), world_size=int(told["WORLD_SIZE"]), local_size=local_size)
-    elif "SLURM_STEP_NUM_TASKS" in told and "SLURM_PROCID" in told:  # of srun; a batch script has not the former
-        found = _in_a_step(told)
-    else:
+    _check_numbers(told, NUMBERS)
+    if set(TORCHRUN) <= set(told):
+        return _checked(_of_torchrun(told))
+    if "SLURM_STEP_NUM_TASKS" in told and "SLURM_PROCID" in told:  # of srun; a batch script has not the former
+        _check_numbers(told, NUMBERS_OF_STEP)
+        if int(told["SLURM_STEP_NUM_TASKS"] or 0) <= 1:
+            return None
+        _check_whole(told, OF_STEP)
+        return _checked(_in_a_step(told))
+    if int(told.get("WORLD_SIZE") or 0) > 1:
+        _check_whole(told, TORCHRUN)
+    return None
+
+
+def _of_torchrun(told: Mapping[str, str]) -> Place:
+    environment = {name: told[name] for name in (*OF_PROCESS, *TORCHRUN) if name in told}
+    return Place(
+        rank=int(told["RANK"] or 0),
+        world_size=int(told["WORLD_SIZE"] or 0),
+        local_size=int(told.get("LOCAL_WORLD_SIZE") or 1),
+        environment=environment,
+    )
+
+
+def _checked(found: Place) -> Place | None:
+    """Refuses a place that is none, as of a script that sets some of it for another number of processes."""
+    if found.world_size <= 1:
         return None
-    return found if found.world_size > 1 else None
+    local, port = int(found.environment["LOCAL_RANK"] or 0), int(found.environment["MASTER_PORT"] or 0)
+    most = found.local_size if "LOCAL_WORLD_SIZE" in found.environment else found.world_size
+    for what, value, low, high in (
+        ("RANK", found.rank, 0, found.world_size - 1),
+        ("LOCAL_WORLD_SIZE", found.local_size, 1, found.world_size),
+        ("LOCAL_RANK", local, 0, most - 1),
+        ("MASTER_PORT", port, 1, LAST_PORT),
+    ):
+        if not low <= value <= high:
+            among = f"of {found.world_size} processes it is {low} to {high}"
+            raise _wrong(f"{what} is {value} in the environment, and {among}")
+    return found
+
+
+def _check_whole(told: Mapping[str, str], names: Sequence[str]) -> None:
+    """Of a command that is one of several: else each would train the run alone, or wait for the others for ever."""
+    if missing := [name for name in names if name not in told]:
+        given = next(name for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS") if name in names)
+        raise _wrong(f"{given} is {told[given]} in the environment, and {', '.join(missing)} {_is(missing)} not there")
+
+
+def _is(names: Sequence[str]) -> str:
+    return "is" if len(names) == 1 else "are"
+
+
+def _wrong(message: str) -> VitscaleError:
+    return VitscaleError(message, hint="unset what is there, or leave all of it to torchrun or srun", exit_code=USAGE)
 
 
 def stop_with_torchrun() -> None:
@@ -64,16 +113,12 @@ def stop_with_torchrun() -> None:
         signal_at_parent_death(signal.SIGTERM)
 
 
-def _check_numbers(told: Mapping[str, str]) -> None:
-    for name, kind in NUMBERS.items():
+def _check_numbers(told: Mapping[str, str], kinds: Mapping[str, type]) -> None:
+    for name, kind in kinds.items():
         try:
             kind(told.get(name) or 0)
         except ValueError:
-            raise VitscaleError(
-                f"{name} is {told[name]!r} in the environment, and must be a number",
-                hint=f"unset {name}, or leave it to torchrun or srun",
-                exit_code=USAGE,
-            ) from None
+            raise _wrong(f"{name} is {told[name]!r} in the environment, and must be a number") from None
 
 
 def _in_a_step(told: Mapping[str, str]) -> Place:
@@ -82,6 +127,8 @@ def _in_a_step(told: Mapping[str, str]) -> Place:
     counts = re.findall(r"(\d+)(?:\(x(\d+)\))?", told.get("SLURM_STEP_TASKS_PER_NODE", str(world_size)))
     each = [int(count) for count, times in counts for _ in range(int(times or 1))]
     node = int(told.get("SLURM_NODEID", "0"))
+    if not 0 <= node < len(each):
+        raise _wrong(f"SLURM_NODEID is {node} in the environment, and the step has {len(each)} nodes")
     job = int(told["SLURM_JOB_ID"]) * 8 + int(told.get("SLURM_STEP_ID", "0"))
     environment = {
         "RANK": told["SLURM_PROCID"],

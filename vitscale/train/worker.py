@@ -22,7 +22,7 @@ from vitscale.errors import BEREFT, BUG, DONE, INTERRUPTED, RUN_FAILED, Vitscale
 from vitscale.failures import Failure
 from vitscale.files import FULL, disk_errors
 from vitscale.lease import Lost
-from vitscale.processes import signal_at_parent_death
+from vitscale.processes import left_at_a_signal, signal_at_parent_death
 from vitscale.train import group
 from vitscale.train.checkpoint import NotSaved
 from vitscale.train.device import device_name, is_out_of_memory
@@ -42,10 +42,13 @@ def main(folders: list[str]) -> int:
     """Works on each folder in turn; returns the worst exit code."""
     stop = Stop()
     stop.listen()
-    if group.is_one_of_several():
+    several = group.is_one_of_several()
+    if several:
         signal_at_parent_death(signal.SIGKILL)  # the launcher's own death sends its spawner a SIGTERM first
     try:
-        with group.process_group() as lost:
+        with contextlib.ExitStack() as stack:
+            with left_at_a_signal(lambda: stop.requested) if several else contextlib.nullcontext():
+                lost = stack.enter_context(group.process_group())
             code = _work_on_all(folders, stop, lost)
             if code in (DONE, INTERRUPTED):  # where one fails it leaves at once, which ends the others
                 group.wait_for_all()
