@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,6 +36,11 @@ def branched_at(folder: Path) -> int | None:
             state = json.loads((folder / "checkpoints" / f"step-{step:08d}" / "state.json").read_text())
             return int(state["progress"].get("branched_at", 0))
     return None
+
+
+def is_own(name: str) -> bool:
+    """Whether a folder among a run's checkpoints is one, or a beginning of one: others are a person's."""
+    return re.fullmatch(r"step-\d+|\.step-\d+\..+", name) is not None
 
 
 def names(folder: Path) -> frozenset[str]:

@@ -131,7 +131,7 @@ class Recipe:
     cooldown_shape: Literal["linear", "sqrt"] = "linear"
     """Of the rate's fall in the cool-down: linear, or fast at first, as 1 - sqrt(share done)."""
     end_lr: float = 0.0
-    """Learning rate at the end of the schedule."""
+    """Learning rate at the end of a linear or cosine schedule, or of a cool-down; without either it means nothing."""
     weight_decay: float = 0.1
     """Decoupled (AdamW), scaled by the learning rate, on matrices and kernels only."""
     beta1: float = 0.9

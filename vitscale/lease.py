@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO
 from uuid import uuid4
 
-from vitscale.errors import HELD, VitscaleError
+from vitscale.errors import HELD, MISSING, VitscaleError
 
 BEAT = 10.0
 """Seconds between two movements of the counter."""
@@ -35,7 +35,7 @@ PREFIX = "lease-"
 
 
 class Lost(VitscaleError):  # noqa: N818
-    """Somebody has taken the run over; this process may not write to it any more."""
+    """Somebody has taken the run over, or away; this process may not write to it any more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,14 +78,22 @@ class Claim:
         """Before anything is written.
 
         Raises:
-            Lost: the run was taken over (exit 75).
+            Lost: the run was taken over (exit 75), or its folder is gone (exit 5).
         """
+        if not self.path.parent.is_dir():
+            raise gone(self.path.parent)
         if not self.holds():
             raise Lost(
                 f"run {self.path.parent.name} was taken over: this process had not moved for {STILL * BEAT:g} s",
                 hint="nothing to do: whoever took it over goes on from the last checkpoint",
                 exit_code=HELD,
             )
+
+
+def gone(folder: Path) -> Lost:
+    """Of a run whose folder was removed, or moved away, while it trained."""
+    hint = "put it back, or start the same command again: the run is then trained anew"
+    return Lost(f"{folder}: the run's folder is gone", hint=hint, exit_code=MISSING)
 
 
 @cache

@@ -83,6 +83,16 @@ def test_what_does_not_change_the_outcome_keeps_the_id(tmp_path: Path, old: str,
     assert ids(planned(tmp_path, text)) == ids(planned(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("schedule", "matters"),
+    [("'constant'", False), ("'rsqrt'", False), ("'rsqrt'\ncooldown = 0.2", True), ("'cosine'", True)],
+)
+def test_an_end_that_the_rate_never_falls_to_is_no_part_of_the_id(tmp_path: Path, schedule: str, matters: bool) -> None:
+    text = STUDY.replace("lr = 1e-3\n", f"lr = 1e-3\nschedule = {schedule}\n")
+    ended = text.replace("lr = 1e-3\n", "lr = 1e-3\nend_lr = 1e-5\n")
+    assert (ids(planned(tmp_path, text)) != ids(planned(tmp_path, ended))) is matters
+
+
 TRANSFER = """
 [[transfer]]
 task = "digits"

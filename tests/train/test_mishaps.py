@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from stopping import StopAfter
 from tiny import edit
 from vitscale.errors import INTERRUPTED, MISSING, RUN_FAILED
 from vitscale.launch.progress import progress
+from vitscale.launch.surplus import surplus
 from vitscale.train import checkpoint, keeping, pretrain, upstream
+from vitscale.train.engine import Engine
 from vitscale.train.objective import Batch
 from vitscale.train.rundir import RunDir
 from vitscale.train.stop import Stop
@@ -175,3 +178,37 @@ def test_a_half_written_event_is_left_out_and_not_glued_to_the_next(rundir: Make
         file.write('{"event": "st')
     run.log("done", {})
     assert [event["event"] for event in run.events()] == ["start", "done"]
+
+
+def test_a_folder_that_a_person_has_put_beside_the_checkpoints_stays(rundir: Make) -> None:
+    run = rundir("recipe.keep=last")
+    assert work(run, StopAfter(4)) == INTERRUPTED
+    folder = keeping.newest(run.folder)
+    assert folder is not None
+    copies = [folder.with_name(name) for name in (f"{folder.name}.bak", "mine")]
+    for copy in copies:
+        shutil.copytree(folder, copy)
+    done(run)
+    assert all((copy / checkpoint.MODEL).is_file() for copy in copies)
+    assert not [each for each in surplus(run.folder.parent) if each.folder in copies]
+
+
+def test_a_run_whose_folder_is_moved_away_says_so_and_leaves_nothing_at_its_place(
+    rundir: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = rundir("recipe.keep=last", runs="moved")
+    away = run.folder.with_name("away")
+    step = Engine.step
+
+    def moving(engine: Engine, *arguments: object) -> object:
+        if run.folder.exists():
+            run.folder.rename(away)
+        return step(engine, *arguments)
+
+    monkeypatch.setattr(Engine, "step", moving)
+    assert work(run, Stop()) == MISSING
+    assert f"error: {run.folder}: the run's folder is gone\nhint: put it back" in capsys.readouterr().out
+    assert not run.folder.exists()
+    away.rename(run.folder)
+    monkeypatch.undo()
+    assert done(run)["status"] == "done"

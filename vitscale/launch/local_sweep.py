@@ -132,6 +132,9 @@ class LocalSweep(Sweep):
         if job is None:
             return
         folder = self.places.runs / job.id
+        if not folder.is_dir():  # somebody has removed it
+            self.say(f"stopped  {title(job)}: {folder} is gone; it begins again")
+            return
         if (problem := trouble(folder)) is not None:
             self._refuse(job, problem, MISSING)
             return

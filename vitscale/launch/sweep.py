@@ -23,7 +23,7 @@ from vitscale.launch.progress import summary, title
 from vitscale.launch.record import Record
 from vitscale.launch.standing import OPEN, can_choose, scores, states, stopper, stuck, with_causes
 from vitscale.launch.unusable import Unusable, Unwritable
-from vitscale.lease import Watch
+from vitscale.lease import Watch, gone
 from vitscale.processes import STOP_SIGNALS
 from vitscale.study.job import Job
 from vitscale.study.load import Study
@@ -272,7 +272,9 @@ class Sweep(ABC):
 
 
 def not_saved(folder: Path) -> VitscaleError:
-    """Of a worker that ended because the disk refused what it wrote."""
+    """Of a worker that ended because the disk refused what it wrote, or its folder is no longer there."""
+    if not folder.is_dir():
+        return gone(folder)
     if not os.access(folder, os.W_OK):
         return VitscaleError(
             f"{folder}: it takes no files any more",

@@ -18,7 +18,7 @@ from vitscale.config import Data, Model, Recipe, Run, Task, Transfer
 from vitscale.sampling import fraction_of
 from vitscale.study.archs import IN_ARCH, default_head_bias
 from vitscale.study.datasets import Dataset, task_identity
-from vitscale.study.schedule import total_steps
+from vitscale.study.schedule import knows_its_end, total_steps
 from vitscale.study.subsets import available, num_classes, subset_seed, training_examples
 
 SCHEMA = 1
@@ -111,6 +111,8 @@ def origin_identity(origin: Origin) -> dict[str, Any]:
         recipe["validate_steps"] = max(run.recipe.validate_every // run.recipe.batch_size, 1)
     if not run.recipe.cooldown:
         recipe.pop("cooldown_shape", None)
+        if not knows_its_end(run.recipe):  # nor does its rate fall to any end
+            recipe.pop("end_lr", None)
     predicts_patches = run.recipe.objective == "masked-patch"
     if not predicts_patches:
         for key in OF_MASKED:

@@ -117,9 +117,10 @@ def save(
     """
     final = folder_of(run, progress.step)
     temporary = _temporary(final)
+    check()
     files = {MODEL: weights, OPTIMIZER: optimizer, **({AVERAGES: averages} if averages else {})}
     try:
-        temporary.mkdir(parents=True)
+        _make(temporary)
         for name, tensors in files.items():
             save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, temporary / name)
         _write_state(temporary, run, progress, {name: _sha256(temporary / name) for name in files})
@@ -148,7 +149,7 @@ def adopt(source: Checkpoint, run: Path, progress: Progress) -> Path:
     temporary = _temporary(final)
     state = json.loads((source.folder / STATE).read_text())
     try:
-        temporary.mkdir(parents=True)
+        _make(temporary)
         for name in state["sha256"]:
             _link(source.folder / name, temporary / name)
         _write_state(temporary, run, progress, state["sha256"])
@@ -170,6 +171,12 @@ def _write_state(folder: Path, run: Path, progress: Progress, sums: Mapping[str,
 def _temporary(final: Path) -> Path:
     """Another one each time: where processes are few, what a killed one has left may have the same number."""
     return final.with_name(f".{final.name}.{os.getpid()}{secrets.randbelow(10**6):06}")
+
+
+def _make(temporary: Path) -> None:
+    """Not the run's own folder: one that was moved away is not begun again at its old place."""
+    temporary.parent.mkdir(exist_ok=True)
+    temporary.mkdir()
 
 
 def _seal(state: Mapping[str, Any]) -> str:

@@ -157,7 +157,7 @@ def prune(folder: Path, keep: Collection[int]) -> None:
     """Removes all checkpoints but those of the steps `keep`, and what was left half written."""
     names = {f"step-{step:08d}" for step in keep}
     for entry in folder.iterdir():
-        if entry.is_dir() and entry.name not in names:
+        if entry.is_dir() and entry.name not in names and checkpoints.is_own(entry.name):
             shutil.rmtree(entry, ignore_errors=True)
 
 

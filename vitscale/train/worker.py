@@ -21,7 +21,7 @@ import torch
 from vitscale.errors import BEREFT, BUG, DONE, INTERRUPTED, RUN_FAILED, VitscaleError
 from vitscale.failures import Failure
 from vitscale.files import FULL, disk_errors
-from vitscale.lease import Lost
+from vitscale.lease import Lost, gone
 from vitscale.processes import left_at_a_signal, signal_at_parent_death
 from vitscale.train import group
 from vitscale.train.checkpoint import NotSaved
@@ -127,6 +127,9 @@ def work(rundir: RunDir, stop: Stop, lost: group.Lost = lambda: None) -> int:
         except Exception as error:
             if isinstance(error, OSError) and error.errno in FULL:
                 raise  # as NotSaved: the run has not failed
+            if not rundir.folder.is_dir():
+                print(lost_folder := gone(rundir.folder), flush=True)
+                return lost_folder.exit_code
             traceback.print_exc()
             if group.is_of_a_lost_peer(error):
                 return _bereft(rundir, facts, error)
