@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -14,19 +13,14 @@ from jaxtyping import Float
 from vitscale.analysis.facts import Fact
 from vitscale.analysis.fits import Observations
 from vitscale.analysis.frontier import Configuration, surpassed
+from vitscale.analysis.measures import Measure, fitted, measure_of, metrics, percent
 from vitscale.analysis.residuals import Binomial, LogLoss, Residuals, seed_spread
 from vitscale.errors import MISSING, USAGE, VitscaleError
 from vitscale.wording import count
 
-Measure = Literal["accuracy", "error", "loss"]
 MIXED = ("metric", "task_version", "task", "protocol", "shots", "init")  # a curve has one value of each
 SURPASSED = "surpassed"  # a kind of fact
 VARYING = ("model", "examples", "examples_seen", "dataset", "resolution", "code_hash")
-WORDS: tuple[tuple[str, Measure], ...] = (
-    ("loss", "loss"), ("nll", "loss"), ("perplexity", "loss"),
-    ("err", "error"),
-    ("acc", "accuracy"), ("top1", "accuracy"), ("top-1", "accuracy"), ("top_1", "accuracy"),
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +83,7 @@ def curves_of(
     kept = table[~bare].assign(**{name: values[~bare] for name, values in numbers.items()})
     for name in columns.inputs:
         _positive(kept, name)
-    percent = _percent(table if whole is None else whole, columns.y)
+    units = percent(table if whole is None else whole, columns.y)
     found, refused = [], []
     for name, rows in _groups(kept, columns.by):
         rows, without = _with_trials(rows, columns, name)
@@ -97,7 +91,7 @@ def curves_of(
         _one_measure(rows, name)
         too_few = _too_few(rows, columns, name)
         if too_few is None:
-            found.append(_curve(name, rows, columns, percent=percent[_metric(rows).iloc[0]]))
+            found.append(_curve(name, rows, columns, in_percent=units[metrics(rows).iloc[0]]))
         else:
             refused.append(too_few)
     if not found:
@@ -155,20 +149,6 @@ def numeric(table: pd.DataFrame, name: str) -> pd.Series:
     return values.where(np.isfinite(values))
 
 
-def _percent(table: pd.DataFrame, y: str) -> dict[str, bool]:
-    """Of each metric whether it is in percent: in one table an error of 0.9 beside one of 3 is, whatever its curve.
-
-    What cannot be a percentage, infinity or 999 for what is missing, says nothing of the others.
-    """
-    values = pd.to_numeric(table[y], errors="coerce")
-    largest = values.where(values <= 100).groupby(_metric(table)).max()
-    return {str(metric): bool(value > 1) for metric, value in largest.items()}
-
-
-def _metric(rows: pd.DataFrame) -> pd.Series:
-    return rows["metric"].astype("string").fillna("") if "metric" in rows.columns else pd.Series("", rows.index)
-
-
 def _positive(rows: pd.DataFrame, name: str) -> None:
     wrong = rows[rows[name] <= 0]
     if len(wrong):
@@ -198,7 +178,7 @@ def _with_trials(rows: pd.DataFrame, columns: Columns, name: str) -> tuple[pd.Da
     if columns.trials is not None or "n_test" not in rows.columns:
         return rows, []
     bare = rows["n_test"].isna()
-    if not bare.any() or bare.all() or (columns.measure or _measure(rows, columns.y)) == "loss":
+    if not bare.any() or bare.all() or (columns.measure or measure_of(rows, columns.y)) == "loss":
         return rows, []
     text = f"{f'{name}: ' if name else ''}{count(int(bare.sum()), 'row')} left out without a number in n_test."
     return rows[~bare], [Fact("nan_rows", text)]
@@ -243,9 +223,9 @@ def _too_few(rows: pd.DataFrame, columns: Columns, name: str) -> Fact | None:
     return None
 
 
-def _curve(name: str, rows: pd.DataFrame, columns: Columns, *, percent: bool) -> Curve:
-    measure = columns.measure or _measure(rows, columns.y)
-    y, what = _fitted(rows[columns.y].to_numpy(dtype=float), columns.y, measure, percent=percent)
+def _curve(name: str, rows: pd.DataFrame, columns: Columns, *, in_percent: bool) -> Curve:
+    measure = columns.measure or measure_of(rows, columns.y)
+    y, what = fitted(rows[columns.y].to_numpy(dtype=float), columns.y, measure, percent=in_percent)
     inputs = rows[list(columns.inputs)].to_numpy(dtype=float)
     cluster = rows[columns.cluster].astype("string") if columns.cluster else pd.Series(range(len(rows)))
     clusters = pd.factorize(cluster, use_na_sentinel=False)[0].astype(np.int64)
@@ -306,46 +286,6 @@ def _labels(rows: pd.DataFrame, columns: Columns) -> tuple[str, ...]:
         rows[name].map(lambda value: f"{value:,}" if isinstance(value, int) else str(value)) for name in columns.labels
     ]
     return tuple(", ".join(row) for row in zip(*parts, strict=True))
-
-
-def _measure(rows: pd.DataFrame, y: str) -> Measure:
-    name = str(rows["metric"].iloc[0]) if "metric" in rows.columns and y == "value" else y
-    for word, measure in WORDS:
-        if word in name.lower():
-            return measure
-    if rows[y].max() > 1:
-        raise VitscaleError(
-            f"column {y!r} holds values up to {rows[y].max():g}, and {name!r} does not say what they are",
-            hint="say --y-is accuracy, error or loss (accuracies and errors above 1 are read as percent)",
-            exit_code=USAGE,
-        )
-    return "accuracy"
-
-
-def _fitted(values: np.ndarray, name: str, measure: Measure, *, percent: bool) -> tuple[np.ndarray, str]:
-    """What the law is of: the loss, or the error as a share."""
-    if measure == "loss":
-        _within(values, name, "a loss is above 0", low=np.nextafter(0, 1), high=np.inf)
-        return values, _named_as("loss", name)
-    share = values / 100 if percent else values
-    _within(share, name, f"an {measure} lies between 0 and {100 if percent else 1}", low=0.0, high=1.0)
-    unit = f"{name}/100" if percent else name
-    return (1 - share, f"error = 1 - {unit}") if measure == "accuracy" else (share, _named_as("error", unit))
-
-
-def _named_as(what: str, column: str) -> str:
-    return what if what == column else f"{what} = {column}"
-
-
-def _within(values: np.ndarray, name: str, rule: str, *, low: float, high: float) -> None:
-    wrong = values[(values < low) | (values > high)]
-    if len(wrong):
-        raise VitscaleError(
-            f"column {name!r} cannot be fitted: {rule}, and {count(len(wrong), 'row')} "
-            f"{'is' if len(wrong) == 1 else 'are'} not",
-            hint="say what it is with --y-is accuracy, error or loss, or leave rows out with --where",
-            exit_code=MISSING,
-        )
 
 
 def _trials(rows: pd.DataFrame, columns: Columns) -> np.ndarray | None:

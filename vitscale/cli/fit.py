@@ -74,17 +74,6 @@ def fit(
     if y == VALUE and y not in table.columns:
         hint = f"say what is fitted with --y; {named(table)}"
         raise VitscaleError(f"{source}: no column {VALUE!r} in this table", hint=hint, exit_code=USAGE)
-    table, y = fit_source.averaged(table, y)
-    columns = Columns(
-        inputs=inputs,
-        y=y,
-        by=_names(by) if by is not None else fit_source.by(table, study=study and name != "envelope"),
-        cluster=cluster or (fit_source.TRUNK if study else None),
-        measure=y_is.value if y_is else None,
-        labels=_names(label) if label else fit_source.labels(table, study=study),
-        trials=n_test,
-        flops=flops or (fit_source.FLOPS if study and name == "parametric" else None),
-    )
     ranged = inputs if name == "parametric" else inputs[:1]
     rows, left_out = fit_source.between(fit_source.where(table, where), ranged, low, high)
     if rows.empty and not table.empty:
@@ -93,7 +82,18 @@ def fit(
             hint="--where, --from and --to choose others",
             exit_code=MISSING,
         )
-    curves, more = curves_of(rows, columns, table)
+    rows, mean, measure = fit_source.averaged(rows, y, y_is.value if y_is else None, table)
+    columns = Columns(
+        inputs=inputs,
+        y=mean,
+        by=_names(by) if by is not None else fit_source.by(table, study=study and name != "envelope"),
+        cluster=cluster or (fit_source.TRUNK if study else None),
+        measure=measure,
+        labels=_names(label) if label else fit_source.labels(table, study=study),
+        trials=n_test,
+        flops=flops or (fit_source.FLOPS if study and name == "parametric" else None),
+    )
+    curves, more = curves_of(rows, columns, table if mean == y else None)
     draws = fit_answers.Draws(resamples, seed)
     if name == "isoflop":
         answer = fit_answers.isoflops(curves, places[:, 0], draws)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from vitscale.analysis.facts import Fact
+    from vitscale.analysis.measures import Measure
 
 FILES = (".csv", ".tsv", ".parquet")
 STUDY_CURVES = ("family", "variant")
@@ -98,17 +99,31 @@ def _text(path: Path) -> pd.DataFrame:
             raise ValueError("its rows have more fields than its header has names") from None
 
 
-def averaged(table: pd.DataFrame, y: str) -> tuple[pd.DataFrame, str]:
-    """The table with the mean of the columns that y names, and that column's name; one column stays itself."""
+def averaged(
+    rows: pd.DataFrame, y: str, measure: Measure | None, whole: pd.DataFrame
+) -> tuple[pd.DataFrame, str, Measure | None]:
+    """The rows with the mean of the columns that y names, its name, and what it measures; one column stays itself.
+
+    Accuracies and errors are averaged as shares, also where some columns are in percent: of the `whole` table, as a
+    choice of rows may leave what is all below 1 per cent.
+    """
+    from vitscale.analysis import measures
     from vitscale.analysis.tables import known, numeric
 
     names = [name.strip() for name in y.split(",") if name.strip()]
-    if len(names) < 2 or y in table.columns:
-        return table, y
-    known(table, names)
-    mean = sum((numeric(table, name) for name in names[1:]), numeric(table, names[0])) / len(names)
-    name = f"mean of {', '.join(names)}"
-    return table.assign(**{name: mean}), name
+    if len(names) < 2 or y in rows.columns:
+        return rows, y, measure
+    known(rows, names)
+    numbers = rows.assign(**{name: numeric(rows, name) for name in names})
+    measure = measure or measures.common_measure(numbers, names)
+    parts = {}
+    for name in names:
+        units = measures.percent(whole, name)
+        percent = measure != "loss" and any(units[metric] for metric in measures.metrics(rows).unique())
+        values = measures.in_unit(numbers[name].to_numpy(), name, measure, percent=percent)
+        parts[f"{name}/100" if percent else name] = values
+    named = f"mean of {', '.join(parts)}"
+    return rows.assign(**{named: sum(parts.values()) / len(parts)}), named, measure
 
 
 def by(table: pd.DataFrame, *, study: bool) -> tuple[str, ...]:
