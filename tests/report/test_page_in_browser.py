@@ -379,3 +379,28 @@ def test_no_name_leaves_the_chart_along_any_axis(chromium: Browser, crowded: Pat
         chromium.choose("x", name)
         assert chromium.run(OUTSIDE) == [], name
         assert width < 900 or name != "examples" or len(written_in(chromium)) == 10  # all end at the right
+
+
+@pytest.fixture(scope="module")
+def perfect(frame: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A family whose mean error is 4 % at every size: at the smallest of a run without any, and two of 6 %."""
+    rows = frame[(frame["family"] == "vit") & (frame["protocol"] == "pretrain") & (frame["role"] == "cell")]
+    rows = rows[(rows["metric"] == "accuracy") & (rows["examples_seen"] == 880_000)]
+    smallest = rows["examples"] == rows["examples"].min()
+    rows = rows.assign(value=(0.94 + 0.06 * (rows["seed"] == 0).astype(float)).where(smallest, 0.96))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vitscale.report.page.FIGURES", {})
+        return write(rows, tmp_path_factory.mktemp("perfect"), "perfect").page
+
+
+def test_what_a_logarithmic_axis_cannot_hold_counts_in_the_means_all_the_same(chromium: Browser, perfect: Path) -> None:
+    chromium.show(perfect)
+    chromium.choose("metric", "error")
+    assert "Not drawn" not in chromium.find("#count").text
+    chromium.click("#ylog")
+    assert chromium.find("#count").text.startswith("11 runs;")
+    assert "Not drawn: 1 at 0, where a logarithmic axis has no place" in chromium.find("#count").text
+    (line,) = [path.get_attribute("d") for path in chromium.all("#plot .mark-line path") if path.get_attribute("d")]
+    heights = [float(place.split(",")[1]) for place in line.removeprefix("M").split("L")]
+    assert heights == pytest.approx([heights[0]] * 4, abs=0.1)
+    assert chromium.errors() == []

@@ -103,5 +103,6 @@ def _zeros(found: Curves) -> list[Note]:
         for model in of_measure(perfect, key)["model"].astype(str)
     }
     what = count(len(perfect), "point")
-    text = f"{what} without any error: on logarithmic axes they lie at the bottom, as triangles."
+    where = "figures have them as triangles at the bottom of logarithmic axes, the chart has no place for them there"
+    text = f"{what} without any error: {where}."
     return [Note(text, tuple(sorted(details)))] if len(perfect) else []

@@ -3,7 +3,6 @@ const report = JSON.parse(document.getElementById("report").textContent);
 const $ = (id) => document.getElementById(id);
 const hidden = new Set();  // numbers of series
 let shown = [];  // the chart's runs, from left to right
-let left_out = 0;  // runs that a logarithmic axis has no place for
 let at = -1;  // which of them the arrow keys are at
 let view = null;
 
@@ -102,19 +101,19 @@ function swatch({ color, tint, shape, dash }) {
 
 // From values to what is drawn
 
+// A logarithmic axis has no place for 0.
+const drawable = ({ x, y }) => !($("xlog").checked && x <= 0) && !($("ylog").checked && y <= 0);
+
 function chosen() {
   const { run, measure, series, value, id, draws } = report.values;
   const wanted = Number($("task").value), metric = $("metric").value;
   const x = axis().key === "flops" ? $("counting").value : axis().key;
-  const log = [$("xlog").checked, $("ylog").checked];
   const found = [];
-  left_out = 0;
   for (let i = 0; i < run.length; i++) {
     const one = report.runs[run[i]], across = one[x], up = scaled(value[i], metric);
     if (measure[i] !== wanted || hidden.has(series[i]) || across == null) continue;
     if ($("images").value && String(one.examples) !== $("images").value) continue;
     if ($("seen").value && String(one.examples_seen) !== $("seen").value) continue;
-    if ((log[0] && across <= 0) || (log[1] && up <= 0)) { left_out += 1; continue; }
     found.push({ x: across, y: up, run: one, series: series[i], draws: draws[i], id: id[i] ?? one.id });
   }
   return found.sort((a, b) => a.x - b.x || a.y - b.y);
@@ -130,7 +129,8 @@ function marked({ x, y, run, series, id, draws }, at) {
   };
 }
 
-const linesOf = (points) => grouped(points, heldOf(points)).flat();
+// Of all runs, also of those that are not drawn: a mean over the others would be another number.
+const linesOf = (points) => grouped(points, heldOf(points)).flat().filter(drawable);
 
 // What is constant along the finest lines of which one has two places: fewer things where all would be lone points.
 function heldOf(points) {
@@ -182,17 +182,17 @@ function undominated(means) {
   });
 }
 
-function specification(points, laws, bars, theirs, names) {
+function specification(points, lines, laws, bars, theirs, names) {
   const spec = structuredClone(report.chart);
   if (printing) Object.assign(spec, PAPER);
   spec.padding = { left: 5, top: 5, bottom: 5, right: 5 + names };
   const titles = { across: axis().title, up: metricTitle() };
-  spec.datasets = { runs: points.map(marked), lines: linesOf(points), laws, bars, theirs, names: [], active: [] };
+  spec.datasets = { runs: points.map(marked), lines, laws, bars, theirs, names: [], active: [] };
   for (const { encoding } of spec.layer) {
     for (const tip of encoding.tooltip ?? []) tip.title = titles[tip.field] ?? tip.title;
     encoding.y.title = titles.up;
     encoding.y.scale = $("ylog").checked ? { type: "log", nice: false, padding: 14 } : { zero: false };
-    if ($("ylog").checked) encoding.y.axis = { labelExpr: PLAIN, ...logTicks([...points, ...laws, ...bars, ...theirs].map(({ y }) => y), 12) };
+    if ($("ylog").checked) encoding.y.axis = { labelExpr: PLAIN, ...logTicks([...points, ...lines, ...laws, ...bars, ...theirs].map(({ y }) => y), 12) };
     if (!encoding.x) continue;
     Object.assign(encoding.x, { title: titles.across, axis: ticksOf([...points, ...theirs], laws, names) });
     encoding.x.scale = { ...encoding.x.scale, type: $("xlog").checked ? "log" : "linear" };
@@ -220,20 +220,21 @@ function lawsOf() {
 async function draw() {
   $("counting").parentElement.hidden = axis().key !== "flops" || report.countings.length < 2;
   $("xlog").disabled = !axis().log;
-  shown = chosen();
+  const runs = chosen();
+  shown = runs.filter(drawable);
   at = -1;
   const bars = barsOf(), laws = lawsOf(), there = published(), theirs = hidden.has(THEIRS) ? [] : there;
-  const lines = linesOf(shown);
+  const lines = linesOf(runs);
   const joining = new Set(lines.filter(({ mixed }) => !mixed).map(({ series }) => series));
   // A series that no line of its own joins has no dash to be known by.
   $("legend").querySelectorAll("svg line").forEach((line, number) => line.toggleAttribute("hidden", number in report.series && !joining.has(number)));
-  describe(laws, bars, theirs, lines.some(({ mixed }) => mixed));
+  describe(runs, laws, bars, theirs, lines.some(({ mixed }) => mixed));
   for (const entry of $("legend").querySelectorAll("#of-theirs")) {
     entry.hidden = !there.length;
     entry.lastChild.textContent = `the paper's own, not ours: ${there[0]?.source}`;
   }
   const column = columnOf(shown, theirs, laws);
-  const drawn = await vegaEmbed("#plot", specification(shown, laws, bars, theirs, widthOf(column)), OPTIONS);
+  const drawn = await vegaEmbed("#plot", specification(shown, lines, laws, bars, theirs, widthOf(column)), OPTIONS);
   if (view) view.finalize();
   view = drawn.view;
   const names = () => view.data("names", namesOf(view, shown, theirs, column)).runAsync();
@@ -243,7 +244,7 @@ async function draw() {
   document.body.dataset.drawn = Number(document.body.dataset.drawn ?? 0) + 1;
 }
 
-function describe(laws, bars, theirs, mixed) {
+function describe(runs, laws, bars, theirs, mixed) {
   const task = $("task").selectedOptions[0]?.textContent ?? "";
   $("plot").setAttribute("aria-label", `${task}: ${shown.length} runs by ${axis().title}. `
     + "Arrow keys go from run to run, Enter opens one. The tables below hold all values.");
@@ -254,8 +255,9 @@ function describe(laws, bars, theirs, mixed) {
     ? `Thin: laws fitted to the error of a family's runs with ${short(laws[0].examples)} images (of several models: as joined), dashed beyond the largest.` : "";
   $("bars").textContent = bars.length ? `Level lines: ${bars.map(({ name, up }) => `${name} ${up}`).join("; ")}.` : "";
   $("count").textContent = shown.length
-    ? `${shown.length} run${shown.length === 1 ? "" : "s"}; lines join the means over seeds${joinedOf(shown)}${mixed ? ", of several models those that nothing before them equals" : ""}.${report.sized ? " Larger: more parameters." : ""}` : "Nothing measured here.";
-  if (left_out) $("count").textContent += ` Not drawn: ${left_out} at 0, where a logarithmic axis has no place.`;
+    ? `${shown.length} run${shown.length === 1 ? "" : "s"}; lines join the means over seeds${joinedOf(runs)}${mixed ? ", of several models those that nothing before them equals" : ""}.${report.sized ? " Larger: more parameters." : ""}` : runs.length ? "" : "Nothing measured here.";
+  const rest = runs.length - shown.length;
+  if (rest) $("count").textContent += ` Not drawn: ${rest} at 0, where a logarithmic axis has no place; they count in the means.`;
 }
 
 function step(by) {
