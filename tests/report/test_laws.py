@@ -8,6 +8,7 @@ import pytest
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 
 from vitscale.analysis.curves import PLANNED, curves
 from vitscale.analysis.fits import fit
@@ -199,6 +200,20 @@ def test_errors_of_zero_are_drawn_on_the_axis_and_said(frame: pd.DataFrame, name
     if dearest:
         assert [line for axes in figure.axes for line in axes.lines if line.get_gid() == "zero"]
         assert "no error at all" in figure._supxlabel.get_text().replace("\n", " ")  # type: ignore[attr-defined]
+    plt.close(figure)
+
+
+def test_a_line_without_a_law_that_ends_without_an_error_is_named_within_its_panel(frame: pd.DataFrame) -> None:
+    tuned = (frame["family"] == "resnet") & (frame["protocol"] == "finetune") & (frame["role"] == "cell")
+    found = curves(frame.assign(value=frame["value"].mask(tuned, 1.0)))
+    assert ("resnet", "") not in fitted.fitted(found).laws["digits", "finetune", None]
+    figure = figures.error_by_flops(found)
+    assert figure is not None
+    for axes in figure.axes:
+        low, high = axes.get_ylim()
+        ends = [text.xy[1] for text in axes.texts if isinstance(text, Annotation)]
+        assert len(ends) == 3
+        assert low <= min(ends) <= max(ends) <= high
     plt.close(figure)
 
 

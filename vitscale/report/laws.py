@@ -159,7 +159,7 @@ def _draw_laws(
     beside: pd.Series,
 ) -> list[Annotation]:
     """`beside`: further errors that the axis has to hold."""
-    texts, written, errors = [], [], [*_errors(points), *beside]
+    ends, written, errors = [], [], [*_errors(points), *beside]
     areas, lowest = marker_areas(points), min(errors) / REACH
     for line, group in lines_of(points):
         look, law = line_looks[line], laws.get(line)
@@ -171,12 +171,13 @@ def _draw_laws(
             x, y = law.end, max(_draw_law(axes, law, look), lowest)
             errors.append(y)
             written.append((equation(law), look.color))
-        texts.append(end_label(axes, look.label, x, max(y, lowest), look.color, 8))
+        ends.append((look, x, y))
     error_ticks(axes, errors)
     _write_equations(axes, written)
+    bottom = axes.get_ylim()[0]
     for line, group in lines_of(points):
         _draw_zeros(axes, group, line_looks[line].color)
-    return texts
+    return [end_label(axes, look.label, x, max(y, bottom), look.color, 8) for look, x, y in ends]
 
 
 def _write_equations(axes: Axes, written: Sequence[tuple[str, str]]) -> None:
