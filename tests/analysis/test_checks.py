@@ -104,6 +104,10 @@ def test_ten_times_beyond_is_not_yet_far() -> None:
     x = np.geomspace(1, 100, 8)
     result = assessed(x, 1 - 0.5 * x**-0.3, np.array([[1000.0]]))
     assert "extrapolation" not in {fact.kind for fact in result.facts}
+    largest = next(v for v in np.random.default_rng(0).uniform(1, 10, 1000) if 10 * v / v > 10)  # by rounding
+    x = np.append(x / 100, largest)
+    result = assessed(x, 1 - 0.5 * (100 * x) ** -0.3, np.array([[10 * largest]]))
+    assert "extrapolation" not in {fact.kind for fact in result.facts}
 
 
 def test_places_have_the_mean_of_their_runs_and_a_t_interval() -> None:

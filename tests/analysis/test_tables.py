@@ -54,6 +54,14 @@ def test_a_missing_column_s_hint_names_those_there_are() -> None:
     assert "there are: x, acc" in str(caught.value)
 
 
+@pytest.mark.parametrize("any_by", [True, False])
+def test_a_hint_names_no_option_that_is_not_there(any_by: bool) -> None:
+    with pytest.raises(VitscaleError) as caught:
+        curves_of(table(task=["a", "a", "b"]), Columns(inputs=("x",), y="acc", any_by=any_by))
+    assert ("or give --by task" in str(caught.value)) is any_by
+    assert "--where \"task == 'a'\"" in str(caught.value)
+
+
 def test_rows_without_a_number_are_left_out_and_counted() -> None:
     found, facts = curves_of(table(acc=[0.5, None, 0.7]), XY)
     assert len(found[0].observations) == 2

@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from vitscale.analysis.fits import Observations, fit
 from vitscale.analysis.forms import FORMS
 from vitscale.analysis.intervals import sample
 from vitscale.analysis.residuals import Binomial
-from vitscale.analysis.suggest import Candidate, suggest, with_last, with_point
+from vitscale.analysis.suggest import Candidate, bare, suggest, with_last, with_point
 from vitscale.cli.suggest import _candidate
 from vitscale.errors import MISSING, USAGE
 from vitscale.launch.rates import Rates
@@ -37,7 +39,10 @@ def vitscale(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study of two families and seven budgets, of which five are done, with two seeds."""
-    folder = tmp_path_factory.mktemp("suggest")
+    return made(tmp_path_factory.mktemp("suggest"), lambda job: job.steps in STEPS[:DONE])
+
+
+def made(folder: Path, done: Callable[[Job], bool]) -> Path:
     axes = f'[[axes]]\n"model.name" = ["ViT-nano/7", "R5"]\n"recipe.steps" = {STEPS}\nseed = [0, 1]\n'
     text = tiny.STUDY.replace("steps = 12\n", "").replace("validate_every = 48\n", "").replace('keep = "best"\n', "")
     (folder / "study.toml").write_text(text[: text.index("[[transfer]]")] + axes)
@@ -47,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name / "dataset.json").write_text(json.dumps(facts))
     rng = np.random.default_rng(0)
     for job in jobs(folder):
-        if job.steps in STEPS[:DONE]:
+        if done(job):
             finish(job, folder, rng)
     return folder
 
@@ -130,6 +135,7 @@ def test_without_money_it_says_what_the_cheapest_run_takes(folder: Path) -> None
         (["--budget", "1e9", "--at", "-5"], USAGE, "error: --at -5: not a positive number\nhint: e.g. --at 1e21"),
         (["--budget", "1e9", "--at", "nan"], USAGE, "error: --at nan: not a positive number"),
         (["--budget", "1e9", "--at", "0"], USAGE, "error: --at 0: not a positive number"),
+        (["--budget", "1e9", "--where", "family == 'x'"], MISSING, "error: none of the table's 20 rows is left\nhint: --where can choose others"),
         (["--budget", "1e9", "--results", "nowhere"], MISSING, "error: nowhere/study: no such results folder"),
     ],
 )  # fmt: skip
@@ -138,6 +144,52 @@ def test_bad_input_is_two_lines(folder: Path, arguments: list[str], code: int, m
     assert found.returncode == code
     assert found.stderr.startswith(message)
     assert len(found.stderr.splitlines()) == 2
+
+
+def test_a_law_that_cannot_miss_its_points_is_said_to_need_another_place(tmp_path: Path) -> None:
+    made(tmp_path, lambda job: job.steps in STEPS[:2])
+    third = {job.arch.family: job for job in reversed(jobs(tmp_path)) if job.steps == STEPS[2]}
+    found = vitscale(tmp_path, "--budget", "1e12", "--form", "power")
+    assert found.returncode == 0, found.stderr
+    for family, job in third.items():
+        why = f"{family}: no interval yet (2 places measured, and the law power takes 3); 1 run would bring one"
+        assert f"{why}\n  {job.id}: flops = {job.pretrain_flops:.4g}" in found.stderr
+    assert "nothing to suggest" not in found.stderr
+    told = json.loads(vitscale(tmp_path, "--budget", "1e12", "--form", "power", "--json").stdout)
+    assert [(each["curve"], [run["name"] for run in each["runs"]]) for each in told["without_interval"]] == [
+        (family, [third[family].id]) for family in sorted(third)
+    ]
+
+
+def test_a_family_without_a_result_is_not_passed_over(tmp_path: Path) -> None:
+    made(tmp_path, lambda job: job.arch.family == "vit" and job.steps in STEPS[:DONE])
+    found = vitscale(tmp_path, "--budget", "1e12", "--form", "power", "--json")
+    told = json.loads(found.stdout)
+    assert {each["candidate"]["curve"] for each in told["suggestions"]} == {"vit"}
+    (bare,) = told["without_interval"]
+    assert (bare["curve"], bare["why"]) == ("resnet", "0 places measured, and the law power takes 3")
+    cheapest = [job.pretrain_flops for job in jobs(tmp_path) if job.arch.family == "resnet" and job.run.seed == 0][:3]
+    assert [run["flops"] for run in bare["runs"]] == cheapest
+
+
+def test_of_runs_that_hang_on_one_training_an_independent_one_is_named() -> None:
+    points = observations()
+    shared = fit(FORMS["power"], Observations(points.inputs, points.residuals, np.zeros(len(points), dtype=np.int64)))
+    own = Candidate("own", "vit", (1e14,), 1e14, 1.0, trunk="t")
+    others = [replace(own, name="other", trunk="u", flops=2e14), replace(own, name="dear", trunk="v", flops=3e14)]
+    (found,) = bare({"vit": shared}, FORMS["power"], {"vit": set(points.compute)}, [own, *others], {"vit": {"t": 0}})
+    assert found.why == "too few of its runs are independent"
+    assert [run.name for run in found.runs] == ["other"]
+
+
+def test_a_forecast_far_from_what_is_measured_is_said_to_be_a_guess(folder: Path) -> None:
+    for at, where in (("1e300", "beyond the largest"), ("1e-300", "below the smallest")):
+        found = vitscale(folder, "--budget", "1e12", "--form", "power", "--at", at)
+        assert f"times {where} measured point: further than 10 times is a guess." in found.stderr
+        told = json.loads(vitscale(folder, "--budget", "1e12", "--form", "power", "--at", at, "--json").stdout)
+        assert all("extrapolation" in {fact["kind"] for fact in curve["facts"]} for curve in told["curves"])
+    usual = json.loads(vitscale(folder, "--budget", "1e12", "--form", "power", "--json").stdout)
+    assert [curve["facts"] for curve in usual["curves"]] == [[], []]
 
 
 def noisy(error: np.ndarray, rng: np.random.Generator) -> np.ndarray:

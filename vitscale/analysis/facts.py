@@ -13,6 +13,7 @@ from vitscale.wording import count
 
 FEW_POINTS = 4
 FAR = 10.0  # times the largest compute
+ROUNDING = 1e-9  # of a ratio: ten times a compute, divided by it, may be a little more
 OUTLYING = 3.0  # times the residuals' scale
 MANY_OUTLYING = 0.2  # of the points
 
@@ -33,7 +34,7 @@ def of_fit(found: Fit, at: Float[np.ndarray, "points inputs"]) -> list[Fact]:
         *_exact(found),
         *_rising(found),
         *_outlying(found),
-        *_far(found, at),
+        *far(found, at),
         *_unfinished(found),
     ]
 
@@ -86,11 +87,11 @@ def _outlying(found: Fit) -> list[Fact]:
     return [Fact("outliers", text, details)]
 
 
-def _far(found: Fit, at: np.ndarray) -> list[Fact]:
+def far(found: Fit, at: Float[np.ndarray, "points inputs"]) -> list[Fact]:
     """Forecasts further than `FAR` times outside of what was measured, and errors that no run can have."""
     if not len(at):
         return []
-    told = far(found.observations.compute, at.prod(1))
+    told = beyond(found.observations.compute, at.prod(1))
     highest, value = found.observations.residuals.highest, float(found.predict(at).max())
     if value > highest:
         text = f"The law passes {highest:g} at a forecast ({value:.4g}), and no error can: it does not hold there."
@@ -98,19 +99,19 @@ def _far(found: Fit, at: np.ndarray) -> list[Fact]:
     return told
 
 
-def far(computes: np.ndarray, asked: np.ndarray) -> list[Fact]:
+def beyond(computes: np.ndarray, asked: np.ndarray) -> list[Fact]:
     """Forecasts further than `FAR` times outside of the computes that were measured."""
     if not len(asked):
         return []
     with np.errstate(over="ignore"):
-        beyond, below = asked.max() / computes.max(), computes.min() / asked.min()
+        above, below = asked.max() / computes.max(), computes.min() / asked.min()
     return [
         Fact(
             "extrapolation",
             f"A forecast {_times(ratio)} times {where} measured point: further than {FAR:g} times is a guess.",
         )
-        for ratio, where in ((beyond, "beyond the largest"), (below, "below the smallest"))
-        if ratio > FAR * (1 + 1e-9)  # of a mean of logarithms
+        for ratio, where in ((above, "beyond the largest"), (below, "below the smallest"))
+        if ratio > FAR * (1 + ROUNDING)
     ]
 
 

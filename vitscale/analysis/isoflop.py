@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from vitscale.analysis.facts import Fact, far
+from vitscale.analysis.facts import Fact, beyond
 from vitscale.analysis.fits import Fit, Observations, fit
 from vitscale.analysis.forms import FORMS
 from vitscale.analysis.intervals import RESAMPLES, Interval, Sample, quantiles, together
@@ -123,7 +123,7 @@ def isoflop(points: Observations, *, at: Sequence[float] = (), resamples: int = 
         a=None if a is None else float(a[0]),
         k=None if k is None else float(k[0]),
         interval=None if laws is None else quantiles(laws[0]),
-        facts=(*_facts(found, thin, wide), *(far(np.array([b.compute for b in known]), np.array(at)) if known else ())),
+        facts=(*_facts(found, thin, wide), *(beyond(np.array([b.compute for b in known]), np.array(at)) if known else ())),
         drawn=laws,
     )
 

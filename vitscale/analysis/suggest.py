@@ -7,15 +7,17 @@ come from the same resamples, which differ by the new run alone: of two that are
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from vitscale.analysis.fits import Fit, Observations, lowest
+from vitscale.analysis.forms import Form
 from vitscale.analysis.intervals import Sample, enough_places, refitted, resampled, sample
 from vitscale.analysis.residuals import Binomial, LogLoss, Residuals
 from vitscale.analysis.solver import solve
+from vitscale.wording import count
 
 DRAWS = 16  # of what a run might measure, each with resamples of its own
 RESAMPLES = 200
@@ -65,6 +67,59 @@ class Suggestion:
         return 1 - self.after / self.before
 
 
+@dataclass(frozen=True, slots=True)
+class Bare:
+    """A curve whose forecast has no interval yet that a run could narrow."""
+
+    curve: str
+    why: str
+    """What is measured of it, and what an interval takes."""
+    runs: tuple[Candidate, ...]
+    """Which would bring one: the cheapest, as many as are lacking; fewer where there are no others."""
+
+
+def bare(
+    fits: Mapping[str, Fit],
+    law: Form,
+    measured: Mapping[str, Collection[float]],
+    candidates: Sequence[Candidate],
+    trunks: Mapping[str, Mapping[str, int]],
+) -> list[Bare]:
+    """The curves without an interval, those without a fit among them, by name.
+
+    `law`: of those without a fit. `measured`: of each curve the places in x. `trunks`: as `suggest` has them.
+    """
+    found = []
+    for name in sorted({*fits, *(candidate.curve for candidate in candidates)}):
+        if name in fits and sample(fits[name], resamples=1).method != "none":
+            continue
+        form = fits[name].form if name in fits else law
+        own = sorted((c for c in candidates if c.curve == name), key=lambda c: c.cost(0.0))
+        found.append(
+            _short_of_places(name, form, set(measured.get(name, ())), own)
+            or Bare(name, "too few of its runs are independent", tuple(_apart(own, trunks.get(name, {}))[:1]))
+        )
+    return found
+
+
+def _short_of_places(name: str, form: Form, places: set[float], own: Sequence[Candidate]) -> Bare | None:
+    """A law that cannot miss its points has no interval. `own`: the curve's candidates, cheapest first."""
+    needed = len(form.parameters) + 1
+    if len(places) >= needed:
+        return None
+    new: dict[float, Candidate] = {}
+    for candidate in own:
+        if candidate.inputs[0] not in places:
+            new.setdefault(candidate.inputs[0], candidate)
+    why = f"{count(len(places), 'place')} measured, and the law {form.name} takes {needed}"
+    return Bare(name, why, tuple(new.values())[: needed - len(places)])
+
+
+def _apart(own: Sequence[Candidate], trunks: Mapping[str, int]) -> list[Candidate]:
+    """Those that hang on no training which is measured already."""
+    return [candidate for candidate in own if candidate.trunk is None or candidate.trunk not in trunks]
+
+
 def suggest(
     fits: dict[str, Fit],
     at: dict[str, np.ndarray],
@@ -77,7 +132,7 @@ def suggest(
 ) -> Iterator[Suggestion]:
     """Names up to `most` runs, one after another, that together compute at most `budget` FLOPs.
 
-    `fits` and where each is to forecast, `at` (one row), by curve; of curves without an interval nothing is suggested.
+    `fits` and where each is to forecast, `at` (one row), by curve; of curves without an interval `bare` tells.
     `trunks`: of each curve the cluster that its points of a trunk are in.
     """
     found = {name: _Forecast(each, at[name], dict((trunks or {}).get(name, {})), seed) for name, each in fits.items()}

@@ -31,6 +31,8 @@ class Columns:
     """x, or N and D."""
     y: str
     by: tuple[str, ...] = ()
+    any_by: bool = True
+    """Whether the user may name any columns for `by`: a hint says so."""
     cluster: str | None = None
     """Rows with one value of it are not independent; None: each row stands for itself."""
     measure: Measure | None = None
@@ -88,7 +90,7 @@ def curves_of(
     for name, rows in _groups(kept, columns.by):
         rows, without = _with_trials(rows, columns, name)
         left_out += without
-        _one_measure(rows, name)
+        _one_measure(rows, columns, name)
         too_few = _too_few(rows, columns, name)
         if too_few is None:
             found.append(_curve(name, rows, columns, in_percent=units[metrics(rows).iloc[0]]))
@@ -184,7 +186,7 @@ def _with_trials(rows: pd.DataFrame, columns: Columns, name: str) -> tuple[pd.Da
     return rows[~bare], [Fact("nan_rows", text)]
 
 
-def _one_measure(rows: pd.DataFrame, name: str) -> None:
+def _one_measure(rows: pd.DataFrame, columns: Columns, name: str) -> None:
     """Refuses a curve of several measures, with a condition that leaves one."""
     mixed = {column: _values(rows[column]) for column in MIXED if column in rows.columns}
     mixed = {column: values for column, values in mixed.items() if len(values) > 1}
@@ -192,9 +194,10 @@ def _one_measure(rows: pd.DataFrame, name: str) -> None:
         return
     shown = "; ".join(f"{column} {', '.join(values)}" for column, values in mixed.items())
     conditions = (_condition(rows[column], column) for column in mixed)
+    otherwise = f", or give --by {','.join(mixed)}" if columns.any_by else ""
     raise VitscaleError(
         f"{f'{name}: ' if name else ''}rows of one curve differ in {shown}",
-        hint=f'choose, e.g. --where "{" and ".join(filter(None, conditions))}", or give --by {",".join(mixed)}',
+        hint=f'choose, e.g. --where "{" and ".join(filter(None, conditions))}"{otherwise}',
         exit_code=MISSING,
     )
 

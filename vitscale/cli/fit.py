@@ -10,7 +10,7 @@ import typer
 from vitscale.cli import fit_options, options
 from vitscale.cli.fit_options import FormName
 from vitscale.cli.screen import print_json, print_table, reports_errors, say
-from vitscale.errors import BUG, MISSING, USAGE, VitscaleError
+from vitscale.errors import BUG, USAGE, VitscaleError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,12 +76,7 @@ def fit(
         raise VitscaleError(f"{source}: no column {VALUE!r} in this table", hint=hint, exit_code=USAGE)
     ranged = inputs if name == "parametric" else inputs[:1]
     rows, left_out = fit_source.between(fit_source.where(table, where), ranged, low, high)
-    if rows.empty and not table.empty:
-        raise VitscaleError(
-            f"none of the table's {len(table):,} rows is left",
-            hint="--where, --from and --to choose others",
-            exit_code=MISSING,
-        )
+    fit_source.refuse_none(rows, table, "--where, --from and --to")
     rows, mean, measure = fit_source.averaged(rows, y, y_is.value if y_is else None, table)
     columns = Columns(
         inputs=inputs,

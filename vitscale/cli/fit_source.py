@@ -152,6 +152,13 @@ def where(table: pd.DataFrame, condition: str | None) -> pd.DataFrame:
         ) from None
 
 
+def refuse_none(rows: pd.DataFrame, table: pd.DataFrame, options: str) -> None:
+    """Refuses a choice of rows, by these options, that leaves none."""
+    if rows.empty and not table.empty:
+        message = f"none of the table's {count(len(table), 'row')} is left"
+        raise VitscaleError(message, hint=f"{options} can choose others", exit_code=MISSING)
+
+
 def _is_condition(table: pd.DataFrame, text: str) -> None:
     """Refuses an expression that pandas would take for names of rows."""
     import pandas as pd

@@ -11,16 +11,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vitscale.cli import options
-from vitscale.cli.fit_options import FormName
+from vitscale.cli.fit_options import FormName, YIs
 from vitscale.cli.screen import print_json, print_table, reports_errors, say
 from vitscale.errors import MISSING, USAGE, VitscaleError
 from vitscale.processes import cores
+from vitscale.wording import count
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from vitscale.analysis.facts import Fact
     from vitscale.analysis.fits import Fit
-    from vitscale.analysis.suggest import Candidate, Suggestion
+    from vitscale.analysis.measures import Measure
+    from vitscale.analysis.suggest import Bare, Candidate, Suggestion
     from vitscale.analysis.tables import Curve
     from vitscale.launch.rates import Rates
     from vitscale.study.job import Job
@@ -38,6 +41,8 @@ GROUPS: dict[str, Callable[[Job], str]] = {
     "family": lambda job: job.arch.family,
     "model": lambda job: job.run.model.name,
 }
+Trunks = dict[str, dict[str, int]]
+"""Of each curve the cluster that the points of a trunk are in."""
 LAWS = [form.value for form in FormName if form.value not in ("parametric", "isoflop", "envelope")]
 
 
@@ -52,6 +57,7 @@ def suggest(
     x: Annotated[str, typer.Option("--x", help=f"Column that the law is in: {', '.join(INPUTS)}.")] = "flops",
     y: Annotated[str, typer.Option("--y", help="Column of accuracies, errors or losses.")] = "value",
     by: Annotated[str, typer.Option("--by", help="A law for each: family or model.")] = "family",
+    y_is: YIs = None,
     where: Annotated[str | None, typer.Option(help="Fit these rows only, e.g. \"task == 'digits'\".")] = None,
     form: Annotated[FormName, typer.Option("--form", help=f"The law: {', '.join(LAWS)}.")] = FormName.auto,
     at: Annotated[
@@ -74,15 +80,23 @@ def suggest(
     from vitscale.study.load import load
 
     loaded = load(study, settings=settings or [])
-    table, curves = _curves(loaded, results, x, y, by, where)
+    table, curves = _curves(loaded, results, x, y, by, where, y_is.value if y_is else None)
     candidates, how = _candidates(loaded, runs, table, x, by, device)
     fits = {curve.name: _fit(curve, form) for curve in curves}
     places = {curve.name: at or 10 * float(curve.observations.inputs.max()) for curve in curves}
-    found = _ranked(curves, fits, places, candidates, budget, most, seed)
+    trunks = {c.name: dict(zip(c.labels, c.observations.clusters.tolist(), strict=True)) for c in curves}
+    found = _ranked(fits, places, candidates, budget, most, trunks, seed)
+    without = _without(fits, form, table[table["fitted"]].dropna(subset=[x, y]), x, by, candidates, trunks)
+    doubts = {name: _doubts(fits[name], place) for name, place in places.items()}
     if json:
-        laws = [{"curve": name, "form": fits[name].form.name, "at": places[name]} for name in fits]
+        laws = [
+            {"curve": name, "form": fits[name].form.name, "at": place, "facts": [asdict(fact) for fact in doubts[name]]}
+            for name, place in places.items()
+        ]
         named = [{**asdict(each), "narrower": each.narrower} for each in found]
-        print_json({"study": loaded.name, "rates": how, "curves": laws, "suggestions": named})
+        bare = [asdict(each) for each in without]
+        document = {"study": loaded.name, "rates": how, "curves": laws, "without_interval": bare, "suggestions": named}
+        print_json(document)
         return
     print_table(
         [_row(each) for each in found],
@@ -90,9 +104,50 @@ def suggest(
     )
     for name, place in places.items():
         say(f"{name or loaded.name}: {fits[name].form.equation}, forecast at {x} = {place:.4g}")
+        for fact in doubts[name]:
+            say(f"{name or loaded.name}: {fact.text}")
     say(f"hours {how}")
-    if not found:
-        say(_nothing(candidates, budget))
+    for each in without:
+        _say_bare(each, x)
+    judged = {*fits} - {each.curve for each in without}
+    if judged and not found:
+        say(_nothing([candidate for candidate in candidates if candidate.curve in judged], budget))
+
+
+def _doubts(fit: Fit, at: float) -> list[Fact]:
+    import numpy as np
+
+    from vitscale.analysis.facts import far
+
+    return far(fit, np.array([[at]]))
+
+
+def _without(
+    fits: dict[str, Fit],
+    form: FormName,
+    rows: pd.DataFrame,
+    x: str,
+    by: str,
+    candidates: list[Candidate],
+    trunks: Trunks,
+) -> list[Bare]:
+    from vitscale.analysis.checks import AUTO
+    from vitscale.analysis.forms import FORMS
+    from vitscale.analysis.suggest import bare
+
+    law = FORMS[AUTO[0] if form is FormName.auto else form.value]
+    measured = {str(name): places.astype(float) for name, places in rows.groupby(by)[x].unique().items()}
+    return bare(fits, law, measured, candidates, trunks)
+
+
+def _say_bare(each: Bare, x: str) -> None:
+    """Why there is no interval, and the runs that would bring one."""
+    runs = count(len(each.runs), "run")
+    way = f"{runs} would bring one" if each.runs else "no run of the grid would bring one: add values to its [[axes]]"
+    say(f"{each.curve}: no interval yet ({each.why}); {way}")
+    for run in each.runs:
+        flops, hours = run.cost(0.0)
+        say(f"  {run.name}: {x} = {run.inputs[0]:.4g}, {flops:.3g} FLOPs, {hours:.3g} hours")
 
 
 def _fit(curve: Curve, form: FormName) -> Fit:
@@ -105,12 +160,12 @@ def _fit(curve: Curve, form: FormName) -> Fit:
 
 
 def _ranked(
-    curves: list[Curve],
     fits: dict[str, Fit],
     places: dict[str, float],
     candidates: list[Candidate],
     budget: float,
     most: int,
+    trunks: Trunks,
     seed: int,
 ) -> list[Suggestion]:
     import numpy as np
@@ -118,7 +173,6 @@ def _ranked(
     from vitscale.analysis.suggest import suggest
 
     at = {name: np.array([[place]]) for name, place in places.items()}
-    trunks = {c.name: dict(zip(c.labels, c.observations.clusters.tolist(), strict=True)) for c in curves}
     return list(suggest(fits, at, candidates, budget, most=most, trunks=trunks, seed=seed))
 
 
@@ -149,7 +203,7 @@ def _check(x: str, by: str, form: FormName, at: float | None) -> None:
 
 
 def _curves(
-    study: Study, results: Path, x: str, y: str, by: str, where: str | None
+    study: Study, results: Path, x: str, y: str, by: str, where: str | None, measure: Measure | None
 ) -> tuple[pd.DataFrame, list[Curve]]:
     """All measured rows, and the curves of those that are fitted."""
     from vitscale.analysis.tables import Columns, curves_of
@@ -157,7 +211,9 @@ def _curves(
 
     table, left_out, _ = fit_source.table(study.name, results)
     rows = fit_source.where(table, where)
-    columns = Columns(inputs=(x,), y=y, by=(by,), cluster=fit_source.TRUNK, labels=(fit_source.TRUNK,))
+    fit_source.refuse_none(rows, table, "--where")
+    trunk = fit_source.TRUNK
+    columns = Columns(inputs=(x,), y=y, by=(by,), any_by=False, cluster=trunk, labels=(trunk,), measure=measure)
     found, facts = curves_of(rows, columns, table)
     for fact in (*left_out, *facts):
         say(fact.text)
@@ -221,6 +277,8 @@ def _candidate(job: Job, transfers: list[Job], runs: Path, x: str, by: str, rate
 def _nothing(candidates: list[Candidate], budget: float) -> str:
     from vitscale.analysis.suggest import WORTH
 
+    if not candidates:
+        return "nothing to suggest: every run of those that have an interval is done"
     cheapest = min(candidate.cost(0.0)[0] for candidate in candidates)
     if cheapest > budget:
         return f"nothing to suggest: the cheapest run that is not done takes {cheapest:.3g} FLOPs"
