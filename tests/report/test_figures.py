@@ -1,3 +1,4 @@
+import json
 import re
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Annotation, Text
 
-from vitscale.analysis.curves import curves
+from vitscale.analysis.curves import Curves, curves
 from vitscale.report import figures, panels
 from vitscale.report.labels import LEADER
 from vitscale.report.lines import family_styles
@@ -356,3 +357,30 @@ def test_a_dash_tells_lines_apart_and_never_a_baseline(frame: pd.DataFrame) -> N
     }
     assert "Level lines: baselines." in " ".join(drawn.get_supxlabel().split())
     plt.close(drawn)
+
+
+@pytest.fixture(scope="module")
+def dollars(frame: pd.DataFrame) -> Curves:
+    """Families, models, tasks and a setting of which mathtext would make formulas, and could not."""
+    names = {name: frame[name].map(lambda text: text and f"$\\frac{text}$ ^_") for name in ("family", "model")}
+    named = frame.assign(**names, task=frame["task"].replace("digits", "$DIGITS_$YEAR"))
+    return curves(named.assign(settings=[_with_note(text) for text in frame["settings"]]))
+
+
+def _with_note(settings: str | None) -> str | None:
+    """Every second seed with another setting, which then stands in the lines' names."""
+    if not isinstance(settings, str):
+        return settings
+    told = json.loads(settings)
+    return json.dumps({**told, "data.shards": f"$SCRATCH/{told['seed'] % 2}_$YEAR"})
+
+
+@pytest.mark.parametrize("name", [name for name in figures.FIGURES if name not in OF_NETWORKS])
+def test_dollars_of_a_name_are_letters(name: str, dollars: Curves, tmp_path: Path) -> None:
+    figure = figures.FIGURES[name](dollars)
+    assert figure is not None
+    assert any(text.get_text().count("$") >= 2 for text in texts(figure))
+    figure.draw_without_rendering()
+    if name == "accuracy_by_flops":
+        assert len(panels.save(figure, tmp_path, name)) == 3
+    plt.close(figure)
