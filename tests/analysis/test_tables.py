@@ -78,6 +78,22 @@ def test_a_row_is_named_by_its_number_in_the_whole_table() -> None:
         curves_of(frame.assign(x=[1, 1, 2, 2, "many", 3])[3:], Columns(inputs=("x",), y="acc"))
 
 
+@pytest.mark.parametrize(
+    ("family", "v", "names"),
+    [
+        ([None, "b", "c"], ["b", None, "x"], ["b, no v", "c, x", "no family, b"]),
+        ([None, "b", "c"], ["a", None, None], ["b", "c", "a"]),
+        (["a, b", "a", "c"], ["c", "b, c", "x"], ["family 'a', v 'b, c'", "family 'a, b', v 'c'", "family 'c', v 'x'"]),
+        (["", None, "c"], ["", None, "x"], ["no family or v", "c, x"]),
+    ],
+)
+def test_no_two_curves_have_one_name(family: list[str | None], v: list[str | None], names: list[str]) -> None:
+    frame = pd.concat([table().assign(family=one, v=other) for one, other in zip(family, v, strict=True)])
+    found, _ = curves_of(frame, Columns(inputs=("x",), y="acc", by=("family", "v")))
+    assert sorted(curve.name for curve in found) == sorted(names)
+    assert sum(len(curve.observations) for curve in found) == 9
+
+
 def test_a_family_with_one_point_is_left_out_and_said() -> None:
     frame = pd.DataFrame({"x": [1.0, 2.0, 3.0], "acc": [0.1, 0.2, 0.3], "family": ["a", "a", "b"]})
     found, facts = curves_of(frame, Columns(inputs=("x",), y="acc", by=("family",)))

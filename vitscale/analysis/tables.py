@@ -167,12 +167,27 @@ def _missing(rows: int, names: list[str]) -> list[Fact]:
 
 
 def _groups(rows: pd.DataFrame, by: tuple[str, ...]) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The rows of each curve by its name, which no two share."""
     if not by:
         yield "", rows
         return
+    parts: dict[tuple[str, ...], list[pd.DataFrame]] = {}
     for key, group in rows.groupby(list(by), dropna=False, sort=True):
-        named = ", ".join(str(value) for value in key if str(value) not in ("", "nan", "None", "<NA>"))
-        yield named or f"no {' or '.join(by)}", group
+        parts.setdefault(tuple("" if _is_empty(value) else str(value) for value in key), []).append(group)
+    for name, groups in zip(_curve_names(list(parts), by), parts.values(), strict=True):
+        yield name, groups[0] if len(groups) == 1 else pd.concat(groups).sort_index()
+
+
+def _curve_names(keys: Sequence[tuple[str, ...]], by: tuple[str, ...]) -> list[str]:
+    """The values of each key without its empty ones; where two are alike, a word for these, or the columns."""
+    short = [", ".join(filter(None, key)) or f"no {' or '.join(by)}" for key in keys]
+    full = [", ".join(value or f"no {name}" for name, value in zip(by, key, strict=True)) for key in keys]
+    quoted = [", ".join(f"{name} {value!r}" for name, value in zip(by, key, strict=True)) for key in keys]
+    return next(names for names in (short, full, quoted) if len(set(names)) == len(keys))
+
+
+def _is_empty(value: object) -> bool:
+    return str(value).strip() in ("", "nan", "None", "<NA>")
 
 
 def _with_trials(rows: pd.DataFrame, columns: Columns, name: str) -> tuple[pd.DataFrame, list[Fact]]:

@@ -131,7 +131,8 @@ def multipliers(found: Sequence[Assessed], reference: str) -> list[tuple[str, Mu
 
 def _check_reference(names: Sequence[str], reference: str) -> None:
     if reference not in names:
-        there = ", ".join(filter(None, names)) or "one curve without a name; --by makes several"
+        between = "; " if any("," in name for name in names) else ", "
+        there = between.join(filter(None, names)) or "one curve without a name; --by makes several"
         raise VitscaleError(f"no curve {reference!r} to compare with", hint=f"there are: {there}", exit_code=USAGE)
 
 
