@@ -94,6 +94,16 @@ def test_no_two_curves_have_one_name(family: list[str | None], v: list[str | Non
     assert sum(len(curve.observations) for curve in found) == 9
 
 
+def test_rows_that_name_no_cluster_stand_alone_and_are_counted() -> None:
+    frame = pd.concat([table(), table()], ignore_index=True).assign(trunk=["a", "a", None, "", "b", None])
+    ((curve,), _) = curves_of(frame, Columns(inputs=("x",), y="acc", cluster="trunk"))
+    assert curve.observations.cluster_count == 5
+    (fact,) = [fact for fact in curve.facts if fact.kind == "no_cluster"]
+    assert fact.text == "3 rows without a value in trunk: each counts as independent."
+    ((curve,), _) = curves_of(frame[:2], Columns(inputs=("x",), y="acc", cluster="trunk"))
+    assert "no_cluster" not in {fact.kind for fact in curve.facts}
+
+
 def test_a_family_with_one_point_is_left_out_and_said() -> None:
     frame = pd.DataFrame({"x": [1.0, 2.0, 3.0], "acc": [0.1, 0.2, 0.3], "family": ["a", "a", "b"]})
     found, facts = curves_of(frame, Columns(inputs=("x",), y="acc", by=("family",)))

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from vitscale.analysis.facts import Fact
 from vitscale.analysis.fits import Observations
@@ -245,14 +245,24 @@ def _curve(name: str, rows: pd.DataFrame, columns: Columns, *, in_percent: bool)
     measure = columns.measure or measure_of(rows, columns.y)
     y, what = fitted(rows[columns.y].to_numpy(dtype=float), columns.y, measure, percent=in_percent)
     inputs = rows[list(columns.inputs)].to_numpy(dtype=float)
-    cluster = rows[columns.cluster].astype("string") if columns.cluster else pd.Series(range(len(rows)))
-    clusters = pd.factorize(cluster, use_na_sentinel=False)[0].astype(np.int64)
+    clusters, alone = _clusters(rows, columns.cluster)
     residuals, facts = _residuals(y, measure, inputs, _trials(rows, columns))
-    facts += [*_copies(rows, columns), *_varying(rows, columns)]
+    facts += [*alone, *_copies(rows, columns), *_varying(rows, columns)]
     flops = numeric(rows, columns.flops).to_numpy() if columns.flops else None
     points = Observations(inputs, residuals, clusters)
     facts += _surpassed(rows, points)
     return Curve(name, columns, points, _labels(rows, columns), what, tuple(facts), flops)
+
+
+def _clusters(rows: pd.DataFrame, name: str | None) -> tuple[Int[np.ndarray, " rows"], list[Fact]]:
+    """The number of each row's cluster: a row that names none is one of its own, and how many those are is said."""
+    if name is None:
+        return np.arange(len(rows)), []
+    empty = rows[name].map(_is_empty).to_numpy(dtype=bool)
+    named = pd.factorize(rows[name].astype("string"), use_na_sentinel=False)[0].astype(np.int64)
+    clusters = np.where(empty, len(rows) + np.arange(len(rows)), named)
+    text = f"{count(int(empty.sum()), 'row')} without a value in {name}: each counts as independent."
+    return clusters, [Fact("no_cluster", text)] if empty.any() else []
 
 
 def _copies(rows: pd.DataFrame, columns: Columns) -> list[Fact]:
