@@ -10,7 +10,7 @@ from vitscale.analysis.checks import choose, held_out, variants
 from vitscale.analysis.facts import of_fit
 from vitscale.analysis.fits import Observations, fit
 from vitscale.analysis.forms import FORMS
-from vitscale.analysis.residuals import Binomial
+from vitscale.analysis.residuals import Binomial, LogLoss
 from vitscale.analysis.tables import Columns, curves_of
 
 NOWHERE = np.empty((0, 1))
@@ -30,6 +30,21 @@ def test_the_dearest_points_are_foreseen_from_the_rest() -> None:
     assert points.compute[np.argsort(points.compute)[-11]] == held.above
     assert len(held.fit.observations) == 40
     assert held.error < 0.005
+
+
+def test_a_budget_is_not_cut_in_two_by_rounding() -> None:
+    """N times D of one budget, where D was divided out of it."""
+    budgets = np.repeat(np.geomspace(1e18, 1e21, 5), 6)
+    n = np.sqrt(budgets) / 100 * np.tile(np.geomspace(0.25, 4, 6), 5)
+    inputs = np.stack([n, budgets / 6 / n], -1)
+    points = Observations(inputs, LogLoss(1.7 + 400 * n**-0.3 + 400 * inputs[:, 1] ** -0.3), np.arange(30))
+    assert len(np.unique(inputs.prod(1))) > 5
+    assert len(np.unique(points.compute)) == 5
+    held = held_out(FORMS["parametric"], points)
+    assert held is not None
+    assert (held.points, len(held.fit.observations)) == (6, 24)
+    assert "without the cheapest (6)" in {variant.name for variant in variants(held.fit)}
+    assert len(points.only(np.zeros(30, dtype=bool)).compute) == 0
 
 
 def test_auto_takes_the_form_that_the_data_have() -> None:

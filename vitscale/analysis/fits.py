@@ -14,6 +14,7 @@ from vitscale.analysis.solver import Problem, Solution, polish, solve
 
 ROUNDS = 20  # in which the residuals' scale, the points' spread and the fit agree with each other
 SETTLED = 1e-4  # relative, of the residuals' scale; ten times as much of a point's spread
+ROUNDING = 1e-9  # of a compute: by less N times D differ that were divided out of one budget
 FIRST_STEPS = 15  # of every start
 FINALISTS = 4  # or a quarter of the starts
 
@@ -32,8 +33,8 @@ class Observations:
 
     @property
     def compute(self) -> Float[np.ndarray, " points"]:
-        """What points are ordered by from cheap to dear: x, or N times D."""
-        return self.inputs.prod(1)
+        """What points are ordered by from cheap to dear: x, or N times D; one number where they differ by rounding."""
+        return _merged(self.inputs.prod(1))
 
     @property
     def cluster_count(self) -> int:
@@ -89,6 +90,16 @@ class Fit:
 
     def predict(self, inputs: Float[np.ndarray, "points inputs"]) -> Float[np.ndarray, " points"]:
         return self.form.value(self.theta[None], self.scaled(inputs))[0]
+
+
+def _merged(values: Float[np.ndarray, " points"]) -> Float[np.ndarray, " points"]:
+    """Each value, or the least of its neighbours that differ from one to the next by less than `ROUNDING`."""
+    order = np.argsort(values)
+    rising = values[order]
+    begins = np.append(True, rising[1:] * (1 - ROUNDING) > rising[:-1])[: len(values)]
+    merged = np.empty_like(values)
+    merged[order] = rising[begins][np.cumsum(begins) - 1]
+    return merged
 
 
 def fit(form: Form, observations: Observations, *, least_squares: bool = False) -> Fit:

@@ -93,7 +93,7 @@ def law_of(rows: pd.DataFrame) -> Law | None:
     except VitscaleError:  # equal values, or versions that are not compared: there is no law to draw
         return None
     points = curve.observations
-    several = len(np.unique(points.inputs)) >= CHOICE
+    several = len(np.unique(points.compute)) >= CHOICE
     found = fit(choose(points, LAWS).form if several else FORMS["power"], points)
     low, high = float(points.inputs.min()), float(points.inputs.max())
     falls = found.predict(np.array([[high]]))[0] < 0.999 * found.predict(np.array([[low]]))[0]
