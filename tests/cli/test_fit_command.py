@@ -445,6 +445,13 @@ def test_a_file_that_is_no_table_says_what_to_do(
     assert f"\nhint: {hint}" in found.stderr
 
 
+def test_resamples_have_a_limit_before_memory_has(run: Run, csv_file: Path) -> None:
+    found = run(str(csv_file), "--x", "flops", "--y", "accuracy", "--resamples", "1000000000")
+    assert found.exit_code == USAGE
+    assert "--resamples" in found.stderr
+    assert "100000" in found.stderr
+
+
 def test_extreme_values_of_x_warn_of_nothing(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("x,acc\n1e-300,.2\n1,.4\n3e300,.6\n")

@@ -68,7 +68,8 @@ Cluster = Annotated[
     typer.Option(help="Column whose equal values are not independent. Of a study: the pre-training run."),
 ]
 Trials = Annotated[float | None, typer.Option(min=1, help="Test images behind each accuracy. Default: column n_test.")]
-Resamples = Annotated[int, typer.Option(min=100, help="Of the bootstrap.")]
+# Memory grows with resamples times points, and of more the ends of an interval move no further.
+Resamples = Annotated[int, typer.Option(min=100, max=100_000, help="Of the bootstrap.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the bootstrap.")]
 SelfTest = Annotated[
     bool, typer.Option("--selftest", help="Fit data whose law is known, say what was found, and nothing else.")
