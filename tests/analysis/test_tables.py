@@ -149,6 +149,25 @@ def test_what_cannot_be_a_percentage_makes_none_of_the_others(missing: float) ->
     assert curve.observations.y.tolist() == pytest.approx([0.5, 0.4, 0.3])
 
 
+@pytest.mark.parametrize(
+    ("values", "errors"), [([0.5, 1.0000001, -1e-8], [0.5, 0, 1]), ([50, 100.000001, 0], [0.5, 0, 1])]
+)
+def test_rounding_makes_no_share_a_percentage_and_is_no_mistake(values: list[float], errors: list[float]) -> None:
+    (curve,), _ = curves_of(table(acc=values), XY)
+    assert curve.observations.y.tolist() == pytest.approx(errors, abs=0)
+
+
+def test_what_is_read_as_percent_is_said_once() -> None:
+    frame = pd.concat([table(acc=[10, 20, 30], family="a"), table(acc=[40, 50, 98.25], family="b")])
+    _, facts = curves_of(frame, Columns(inputs=("x",), y="acc", by=("family",)))
+    assert [(fact.kind, fact.text) for fact in facts] == [
+        ("percent", "acc is read as percent: it has values up to 98.25.")
+    ]
+    for shares in (table(), table(acc=[0.5, 0.6, 1.00005])):
+        assert curves_of(shares, XY)[1] == []
+    assert curves_of(table(loss=[3.0, 2.0, 1.5]), Columns(inputs=("x",), y="loss"))[1] == []
+
+
 def test_percent_is_of_the_table_and_not_of_a_curve() -> None:
     frame = pd.DataFrame({"x": [1.0, 2.0] * 2, "error": [0.9, 0.5, 3.0, 2.0], "family": ["a", "a", "b", "b"]})
     curves, _ = curves_of(frame, Columns(inputs=("x",), y="error", by=("family",)))

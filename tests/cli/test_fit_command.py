@@ -481,6 +481,7 @@ def measures(tmp_path: Path) -> str:
 def test_a_mean_is_of_shares_also_where_a_column_is_in_percent(run: Run, measures: str, choice: list[str]) -> None:
     found = run(measures, "--x", "flops", "--y", "cifar_acc,pets_acc", "--form", "power", "--json", *choice)
     (curve,) = answer(found)["curves"]
+    assert [fact["kind"] for fact in answer(found)["facts"]] == ["percent"]
     assert curve["of"] == "error = 1 - mean of cifar_acc, pets_acc/100"
     assert curve["parameters"]["c"]["value"] == pytest.approx(0.2, rel=1e-6)
     assert curve["places"] == [] or curve["places"][0]["mean"] == pytest.approx(0.5)

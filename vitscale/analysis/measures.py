@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from vitscale.analysis.facts import Fact
 from vitscale.errors import MISSING, USAGE, VitscaleError
 from vitscale.wording import count
 
@@ -18,6 +19,7 @@ WORDS: tuple[tuple[str, Measure], ...] = (
     ("err", "error"),
     ("acc", "accuracy"), ("top1", "accuracy"), ("top-1", "accuracy"), ("top_1", "accuracy"),
 )  # fmt: skip
+ROUNDING = 1e-4  # beyond 0 or 1: of a share in half precision, or 1 less a sum; what is further off is no share
 VALUE = "value"  # a column whose measure the column `metric` has
 
 
@@ -31,9 +33,20 @@ def percent(table: pd.DataFrame, y: str) -> dict[str, bool]:
 
     What cannot be a percentage, infinity or 999 for what is missing, says nothing of the others.
     """
+    return {metric: bool(value > 1 + ROUNDING) for metric, value in _largest(table, y).items()}
+
+
+def read_as_percent(table: pd.DataFrame, y: str, metric: str) -> Fact:
+    """What is said where a metric is in percent: one value decides it for all."""
+    of = f"{y} of metric {metric}" if metric else y
+    return Fact("percent", f"{of} is read as percent: it has values up to {_largest(table, y)[metric]:.4g}.")
+
+
+def _largest(table: pd.DataFrame, y: str) -> dict[str, float]:
+    """Of each metric the largest value that may be a percentage."""
     values = pd.to_numeric(table[y], errors="coerce")
-    largest = values.where(values <= 100).groupby(metrics(table)).max()
-    return {str(metric): bool(value > 1) for metric, value in largest.items()}
+    largest = values.where(values <= 100 * (1 + ROUNDING)).groupby(metrics(table)).max()
+    return {str(metric): float(value) for metric, value in largest.items()}
 
 
 def measure_of(rows: pd.DataFrame, y: str) -> Measure:
@@ -45,7 +58,7 @@ def measure_of(rows: pd.DataFrame, y: str) -> Measure:
     (name, *_) = _names(rows, y)
     if found := _named(name):
         return found
-    if rows[y].max() > 1:
+    if rows[y].max() > 1 + ROUNDING:
         raise VitscaleError(
             f"column {y!r} holds values up to {rows[y].max():g}, and {name!r} does not say what they are",
             hint="say --y-is accuracy, error or loss (accuracies and errors above 1 are read as percent)",
@@ -90,7 +103,7 @@ def fitted(
 def in_unit(
     values: Float[np.ndarray, " rows"], name: str, measure: Measure, *, percent: bool
 ) -> Float[np.ndarray, " rows"]:
-    """Losses as they are, accuracies and errors as shares; NaN stays.
+    """Losses as they are, accuracies and errors as shares, without what rounding put beyond 0 or 1; NaN stays.
 
     Raises:
         VitscaleError: what no loss, accuracy or error can be (exit 5).
@@ -99,8 +112,9 @@ def in_unit(
         _within(values, name, "a loss is above 0", low=np.nextafter(0, 1), high=np.inf)
         return values
     share = values / 100 if percent else values
-    _within(share, name, f"an {measure} lies between 0 and {100 if percent else 1}", low=0.0, high=1.0)
-    return share
+    rule = f"an {measure} lies between 0 and {100 if percent else 1}"
+    _within(share, name, rule, low=-ROUNDING, high=1 + ROUNDING)
+    return np.clip(share, 0.0, 1.0)
 
 
 def _names(rows: pd.DataFrame, y: str) -> list[str]:

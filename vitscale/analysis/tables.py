@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from vitscale.analysis.facts import Fact
 from vitscale.analysis.fits import Observations
 from vitscale.analysis.frontier import Configuration, surpassed
-from vitscale.analysis.measures import Measure, fitted, measure_of, metrics, percent
+from vitscale.analysis.measures import Measure, fitted, measure_of, metrics, percent, read_as_percent
 from vitscale.analysis.residuals import Binomial, LogLoss, Residuals, seed_spread
 from vitscale.errors import MISSING, USAGE, VitscaleError
 from vitscale.wording import count
@@ -85,22 +85,26 @@ def curves_of(
     kept = table[~bare].assign(**{name: values[~bare] for name, values in numbers.items()})
     for name in columns.inputs:
         _positive(kept, name)
-    units = percent(table if whole is None else whole, columns.y)
-    found, refused = [], []
+    whole = table if whole is None else whole
+    units = percent(whole, columns.y)
+    found, refused, told = [], [], {}
     for name, rows in _groups(kept, columns.by):
         rows, without = _with_trials(rows, columns, name)
         left_out += without
         _one_measure(rows, columns, name)
         too_few = _too_few(rows, columns, name)
         if too_few is None:
-            found.append(_curve(name, rows, columns, in_percent=units[metrics(rows).iloc[0]]))
+            metric = metrics(rows).iloc[0]
+            found.append(_curve(name, rows, columns, in_percent=units[metric]))
+            if units[metric] and isinstance(found[-1].observations.residuals, Binomial):
+                told[metric] = read_as_percent(whole, columns.y, metric)
         else:
             refused.append(too_few)
     if not found:
         first = refused[0] if refused else Fact("nan_rows", "no row has a number in every column")
         hint = "a curve needs two points or more, at different places and with different values"
         raise VitscaleError(first.text.rstrip("."), hint=hint, exit_code=MISSING)
-    return found, [*left_out, *refused]
+    return found, [*left_out, *told.values(), *refused]
 
 
 def known(table: pd.DataFrame, names: Sequence[str]) -> None:

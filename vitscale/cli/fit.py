@@ -77,7 +77,7 @@ def fit(
     ranged = inputs if name == "parametric" else inputs[:1]
     rows, left_out = fit_source.between(fit_source.where(table, where), ranged, low, high)
     fit_source.refuse_none(rows, table, "--where, --from and --to")
-    rows, mean, measure = fit_source.averaged(rows, y, y_is.value if y_is else None, table)
+    rows, mean, measure, read = fit_source.averaged(rows, y, y_is.value if y_is else None, table)
     columns = Columns(
         inputs=inputs,
         y=mean,
@@ -94,7 +94,7 @@ def fit(
         answer = fit_answers.isoflops(curves, places[:, 0], draws)
     else:
         answer = fit_answers.laws(curves, name, places, draws, relative_to, budgets)
-    fit_answers.give(answer.with_facts([*facts, *left_out, *more]), source, as_json=json)
+    fit_answers.give(answer.with_facts([*facts, *left_out, *read, *more]), source, as_json=json)
 
 
 def _form(form: FormName | None, x: str | None, n: str | None, d: str | None) -> str:

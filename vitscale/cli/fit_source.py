@@ -101,8 +101,10 @@ def _text(path: Path) -> pd.DataFrame:
 
 def averaged(
     rows: pd.DataFrame, y: str, measure: Measure | None, whole: pd.DataFrame
-) -> tuple[pd.DataFrame, str, Measure | None]:
-    """The rows with the mean of the columns that y names, its name, and what it measures; one column stays itself.
+) -> tuple[pd.DataFrame, str, Measure | None, list[Fact]]:
+    """The rows with the mean of the columns that y names, its name, what it measures, and which of them are in percent.
+
+    One column stays itself.
 
     Accuracies and errors are averaged as shares, also where some columns are in percent: of the `whole` table, as a
     choice of rows may leave what is all below 1 per cent.
@@ -112,18 +114,19 @@ def averaged(
 
     names = [name.strip() for name in y.split(",") if name.strip()]
     if len(names) < 2 or y in rows.columns:
-        return rows, y, measure
+        return rows, y, measure, []
     known(rows, names)
     numbers = rows.assign(**{name: numeric(rows, name) for name in names})
     measure = measure or measures.common_measure(numbers, names)
-    parts = {}
+    parts, facts = {}, []
     for name in names:
-        units = measures.percent(whole, name)
-        percent = measure != "loss" and any(units[metric] for metric in measures.metrics(rows).unique())
-        values = measures.in_unit(numbers[name].to_numpy(), name, measure, percent=percent)
-        parts[f"{name}/100" if percent else name] = values
+        units = measures.percent(whole, name) if measure != "loss" else {}
+        percents = [metric for metric in measures.metrics(rows).unique() if units.get(metric)]
+        values = measures.in_unit(numbers[name].to_numpy(), name, measure, percent=bool(percents))
+        parts[f"{name}/100" if percents else name] = values
+        facts += [measures.read_as_percent(whole, name, metric) for metric in percents]
     named = f"mean of {', '.join(parts)}"
-    return rows.assign(**{named: sum(parts.values()) / len(parts)}), named, measure
+    return rows.assign(**{named: sum(parts.values()) / len(parts)}), named, measure, facts
 
 
 def by(table: pd.DataFrame, *, study: bool) -> tuple[str, ...]:
