@@ -115,6 +115,18 @@ def test_parquet_and_tsv_are_read_too(run: Run, csv_file: Path, tmp_path: Path) 
     assert run(str(tmp_path / "MARKED.CSV"), "--x", "flops", "--y", "accuracy", "--form", "power").exit_code == DONE
 
 
+def test_the_named_index_of_a_parquet_is_a_column(tmp_path: Path) -> None:
+    rows = pd.DataFrame({"flops": [1.0, 2.0], "family": ["a", "b"], "acc": [0.5, 0.6]})
+    path = tmp_path / "t.parquet"
+    for index in (["flops"], ["flops", "family"]):
+        rows.set_index(index).to_parquet(path)
+        assert set(fit_source.table(str(path), tmp_path)[0].columns) == set(rows.columns)
+    rows.set_index("flops", drop=False).to_parquet(path)
+    rows.rename(index={0: "x", 1: "y"}).to_parquet(tmp_path / "unnamed.parquet")
+    for name in ("t", "unnamed"):
+        assert list(fit_source.table(str(tmp_path / f"{name}.parquet"), tmp_path)[0].columns) == list(rows.columns)
+
+
 def test_durations_are_no_numbers(run: Run, tmp_path: Path) -> None:
     """pandas would count them in units of its own."""
     taken = pd.to_timedelta([1, 2, 3, 4], unit="h")

@@ -48,12 +48,11 @@ def table(source: str, results: Path) -> tuple[pd.DataFrame, list[Fact], bool]:
 
 
 def _read(path: Path) -> pd.DataFrame:
-    import pandas as pd
 
     if not path.is_file():
         raise VitscaleError(f"{path}: no such file", hint="give a study or a .csv, .tsv or .parquet", exit_code=MISSING)
     try:
-        return pd.read_parquet(path) if path.suffix.lower() == ".parquet" else _text(path)
+        return _parquet(path) if path.suffix.lower() == ".parquet" else _text(path)
     except (ValueError, OSError) as error:  # of pandas, pyarrow and the decoder alike
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise VitscaleError(
@@ -69,6 +68,14 @@ def _way(path: Path, error: Exception) -> str:
         if isinstance(error, UnicodeDecodeError)
         else "a .csv or .tsv has its columns' names in its first line"
     )
+
+
+def _parquet(path: Path) -> pd.DataFrame:
+    """Its columns, and the index of a frame where that has a name: pandas writes it beside them."""
+    import pandas as pd
+
+    table = pd.read_parquet(path)
+    return table.reset_index([name for name in table.index.names if name is not None and name not in table.columns])
 
 
 def _text(path: Path) -> pd.DataFrame:
