@@ -33,6 +33,8 @@ def table(**columns: list[object]) -> pd.DataFrame:
         (table(acc=[0.5, -0.1, 0.7]), XY, "an accuracy lies between 0 and 1, and 1 row is not"),
         (table(acc=[50, 60, 101]), XY, "an accuracy lies between 0 and 100, and 1 row is not"),
         (table(loss=[2.0, 0.0, 1.0]), Columns(inputs=("x",), y="loss"), "a loss is above 0, and 1 row is not"),
+        (table(loss=[3e300, 2e300, 1.0]), Columns(inputs=("x",), y="loss"), "a loss lies between 1e-50 and 1e+50, and 2 rows are not"),
+        (table(loss=[3e-300, 2.0, 1.0]), Columns(inputs=("x",), y="loss"), "a loss lies between 1e-50 and 1e+50, and 1 row is not"),
         (table(top=[80.0, 81.0, 82.0]), Columns(inputs=("x",), y="top"), "'top' does not say what they are"),
         (table(metric=["accuracy", "loss", "loss"]), XY, "rows of one curve differ in metric accuracy, loss"),
         (table(task_version=[1, 1, 2]), XY, "rows of one curve differ in task_version 1, 2"),

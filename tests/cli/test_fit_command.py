@@ -524,3 +524,13 @@ def test_columns_of_different_measures_have_no_mean(run: Run, measures: str, y: 
     assert message in found.stderr
     assert "--y-is" in found.stderr
     assert len(found.stderr.splitlines()) == 2
+
+
+@pytest.mark.parametrize("size", [1e-50, 1e10, 1e49])
+def test_losses_at_the_ends_of_what_is_fitted_warn_of_nothing(run: Run, tmp_path: Path, size: float) -> None:
+    x = np.geomspace(1e3, 1e9, 12)
+    loss = size * (1 + 8 * x**-0.2) * np.exp(0.01 * np.random.default_rng(0).standard_normal(12))
+    pd.DataFrame({"x": x, "loss": loss}).to_csv(tmp_path / "t.csv", index=False)
+    found = run(str(tmp_path / "t.csv"), "--x", "x", "--y", "loss", "--form", "power", *FEW)
+    assert found.exit_code == DONE, found.stderr
+    assert "Warning" not in found.stderr

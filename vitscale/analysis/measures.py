@@ -20,6 +20,7 @@ WORDS: tuple[tuple[str, Measure], ...] = (
     ("acc", "accuracy"), ("top1", "accuracy"), ("top-1", "accuracy"), ("top_1", "accuracy"),
 )  # fmt: skip
 ROUNDING = 1e-4  # beyond 0 or 1: of a share in half precision, or 1 less a sum; what is further off is no share
+LOSSES = 1e-50, 1e50  # none is near; the squares of gradients of what is far beyond have no number
 VALUE = "value"  # a column whose measure the column `metric` has
 
 
@@ -110,6 +111,8 @@ def in_unit(
     """
     if measure == "loss":
         _within(values, name, "a loss is above 0", low=np.nextafter(0, 1), high=np.inf)
+        low, high = LOSSES
+        _within(values, name, f"a loss lies between {low:g} and {high:g}", low=low, high=high)
         return values
     share = values / 100 if percent else values
     rule = f"an {measure} lies between 0 and {100 if percent else 1}"

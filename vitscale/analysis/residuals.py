@@ -26,6 +26,7 @@ HUBER = 1.345  # times the scale of the residuals: 95 % efficient where they are
 NORMAL_MAD = 1.4826  # makes the median absolute residual a standard deviation where they are normal
 LOWEST, HIGHEST = 1e-12, 0.999  # a law's errors beyond are judged along the tangent there, so that it may pass 1
 EXACT = 1e-7  # a scale of residuals below is rounding: the points lie on the curve
+NOTHING = 1e-50  # times the lowest loss: laws below are judged as if they were there
 NEAR = 5e-3  # of an error: a law that is nearer is judged by a series, as a difference would lose its digits
 
 
@@ -47,12 +48,16 @@ class LogLoss:
 
     def of(self, f: AtPlaces, spread_out: SpreadOut = same) -> tuple[Curve, Curve]:
         """Residuals and their derivatives with respect to f."""
-        f = np.maximum(f, 1e-300)
+        f = self._judged(f)
         return spread_out(np.log(f)) - np.log(self.y), spread_out(1 / f)
 
     def alone(self, f: AtPlaces, spread_out: SpreadOut = same) -> Curve:
         """Residuals without their derivatives."""
-        return spread_out(np.log(np.maximum(f, 1e-300))) - np.log(self.y)
+        return spread_out(np.log(self._judged(f))) - np.log(self.y)
+
+    def _judged(self, f: AtPlaces) -> AtPlaces:
+        """A law may be 0, which has no logarithm, and a slope of 1/f that is near has no square."""
+        return np.maximum(f, NOTHING * self.y.min())
 
     def weights(self) -> Points:
         """1 / spread of each y, for the least squares that begin a search."""
