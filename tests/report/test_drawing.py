@@ -1,5 +1,6 @@
 import os
 import signal
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -31,6 +32,20 @@ def test_figures_drawn_side_by_side_are_those_drawn_one_by_one(
         assert {name: len(paths) for name, paths in drawn.items()} == {"by_flops": 3, "by_params": 0, "both": 3}
         contents.append({path.name: path.read_bytes() for paths in drawn.values() for path in paths})
     assert contents[0] == contents[1]
+
+
+def test_letters_that_the_font_lacks_warn_of_nothing(
+    frame: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vitscale.report.drawing.cores", lambda: 1)
+    few = frame[frame["protocol"] == "pretrain"]
+    named = curves(few.assign(family=few["family"] + " 家族"))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with drawing.drawing(tmp_path) as figures:
+            figures.begin({"by_flops": accuracy_by_flops}, named)
+            assert len(figures.wait()["by_flops"]) == 3
+    assert [str(warning.message) for warning in told if "Glyph" in str(warning.message)] == []
 
 
 def killed(_: Curves) -> None:

@@ -80,10 +80,13 @@ def drawing(out: Path) -> Iterator[Drawing]:
 
 
 def _draw(draw: Draw, name: str, found: Curves, out: Path) -> tuple[Path, ...]:
-    figure = draw(found)
-    if figure is None:
-        return ()
-    paths = tuple(save(figure, out, name))
+    with warnings.catch_warnings():
+        # A box is drawn for a letter that the font lacks; the page has the name in the reader's own fonts.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
+        figure = draw(found)
+        if figure is None:
+            return ()
+        paths = tuple(save(figure, out, name))
     plt.close(figure)
     return paths
 
