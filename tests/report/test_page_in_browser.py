@@ -404,3 +404,14 @@ def test_what_a_logarithmic_axis_cannot_hold_counts_in_the_means_all_the_same(ch
     heights = [float(place.split(",")[1]) for place in line.removeprefix("M").split("L")]
     assert heights == pytest.approx([heights[0]] * 4, abs=0.1)
     assert chromium.errors() == []
+
+
+def test_what_is_switched_off_is_not_called_unmeasured(shown: Browser) -> None:
+    assert shown.find("#click").is_displayed()
+    for number in range(len(shown.all("#legend input"))):
+        shown.click(f"#legend label:nth-child({number + 1}) input")
+    assert shown.find("#count").text == "Switched off: all that was measured here."
+    assert not shown.find("#click").is_displayed()
+    shown.click("#legend input")
+    assert " runs; lines join" in shown.find("#count").text
+    assert shown.find("#click").is_displayed()

@@ -104,6 +104,7 @@ function swatch({ color, tint, shape, dash }) {
 // A logarithmic axis has no place for 0.
 const drawable = ({ x, y }) => !($("xlog").checked && x <= 0) && !($("ylog").checked && y <= 0);
 
+// Also of lines that the legend has switched off.
 function chosen() {
   const { run, measure, series, value, id, draws } = report.values;
   const wanted = Number($("task").value), metric = $("metric").value;
@@ -111,7 +112,7 @@ function chosen() {
   const found = [];
   for (let i = 0; i < run.length; i++) {
     const one = report.runs[run[i]], across = one[x], up = scaled(value[i], metric);
-    if (measure[i] !== wanted || hidden.has(series[i]) || across == null) continue;
+    if (measure[i] !== wanted || across == null) continue;
     if ($("images").value && String(one.examples) !== $("images").value) continue;
     if ($("seen").value && String(one.examples_seen) !== $("seen").value) continue;
     found.push({ x: across, y: up, run: one, series: series[i], draws: draws[i], id: id[i] ?? one.id });
@@ -220,7 +221,7 @@ function lawsOf() {
 async function draw() {
   $("counting").parentElement.hidden = axis().key !== "flops" || report.countings.length < 2;
   $("xlog").disabled = !axis().log;
-  const runs = chosen();
+  const here = chosen(), runs = here.filter(({ series }) => !hidden.has(series));
   shown = runs.filter(drawable);
   at = -1;
   const bars = barsOf(), laws = lawsOf(), there = published(), theirs = hidden.has(THEIRS) ? [] : there;
@@ -228,7 +229,7 @@ async function draw() {
   const joining = new Set(lines.filter(({ mixed }) => !mixed).map(({ series }) => series));
   // A series that no line of its own joins has no dash to be known by.
   $("legend").querySelectorAll("svg line").forEach((line, number) => line.toggleAttribute("hidden", number in report.series && !joining.has(number)));
-  describe(runs, laws, bars, theirs, lines.some(({ mixed }) => mixed));
+  describe(here, runs, laws, bars, theirs, lines.some(({ mixed }) => mixed));
   for (const entry of $("legend").querySelectorAll("#of-theirs")) {
     entry.hidden = !there.length;
     entry.lastChild.textContent = `the paper's own, not ours: ${there[0]?.source}`;
@@ -244,7 +245,7 @@ async function draw() {
   document.body.dataset.drawn = Number(document.body.dataset.drawn ?? 0) + 1;
 }
 
-function describe(runs, laws, bars, theirs, mixed) {
+function describe(here, runs, laws, bars, theirs, mixed) {
   const task = $("task").selectedOptions[0]?.textContent ?? "";
   $("plot").setAttribute("aria-label", `${task}: ${shown.length} runs by ${axis().title}. `
     + "Arrow keys go from run to run, Enter opens one. The tables below hold all values.");
@@ -255,7 +256,8 @@ function describe(runs, laws, bars, theirs, mixed) {
     ? `Thin: laws fitted to the error of a family's runs with ${short(laws[0].examples)} images (of several models: as joined), dashed beyond the largest.` : "";
   $("bars").textContent = bars.length ? `Level lines: ${bars.map(({ name, up }) => `${name} ${up}`).join("; ")}.` : "";
   $("count").textContent = shown.length
-    ? `${shown.length} run${shown.length === 1 ? "" : "s"}; lines join the means over seeds${joinedOf(runs)}${mixed ? ", of several models those that nothing before them equals" : ""}.${report.sized ? " Larger: more parameters." : ""}` : runs.length ? "" : "Nothing measured here.";
+    ? `${shown.length} run${shown.length === 1 ? "" : "s"}; lines join the means over seeds${joinedOf(runs)}${mixed ? ", of several models those that nothing before them equals" : ""}.${report.sized ? " Larger: more parameters." : ""}` : runs.length ? "" : here.length ? "Switched off: all that was measured here." : "Nothing measured here.";
+  $("click").hidden = !shown.length;
   const rest = runs.length - shown.length;
   if (rest) $("count").textContent += ` Not drawn: ${rest} at 0, where a logarithmic axis has no place; they count in the means.`;
 }
