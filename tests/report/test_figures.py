@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from io import BytesIO
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -383,4 +383,21 @@ def test_dollars_of_a_name_are_letters(name: str, dollars: Curves, tmp_path: Pat
     figure.draw_without_rendering()
     if name == "accuracy_by_flops":
         assert len(panels.save(figure, tmp_path, name)) == 3
+    plt.close(figure)
+
+
+def test_labels_of_sizes_do_not_touch_where_long_names_make_panels_narrow(frame: pd.DataFrame) -> None:
+    larger = frame[frame["examples"] == 16_000].assign(examples=64_000)
+    for name in ("run_id", "parent_id"):
+        larger[name] = larger[name] + "L"
+    sizes = pd.concat([frame.assign(examples=frame["examples"].replace(55_000, 256_000)), larger], ignore_index=True)
+    named = sizes.assign(family="a name that is long, a " + sizes["family"])
+    figure = figures.accuracy_by_set_size(curves(named))
+    assert figure is not None
+    for axes in (axes for axes in figure.axes if axes.axison):
+        boxes = [(label.get_text(), label.get_window_extent()) for label in axes.get_xticklabels() if label.get_text()]
+        assert boxes[-1][0] == "256k"
+        assert len(boxes) > 1
+        for (one, left), (other, right) in pairwise(boxes):
+            assert left.x1 < right.x0, (one, other)
     plt.close(figure)

@@ -13,6 +13,7 @@ from vitscale.report.lines import short
 # Of the axis: nearer tick labels would run into each other in a 3-inch panel.
 APART = 0.11  # `55k`
 LETTER = 0.036  # of longer labels: `1.28M`
+BETWEEN = 0.3  # of a letter's height: air between two labels
 HALVES = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
 FIFTHS = (*(tenth / 10 for tenth in range(10, 30, 2)), 3, 3.5, 4, 4.5, 5, 5.5, 6, 7, 8, 9)
 RAISED = str.maketrans("0123456789-.", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻·")
@@ -44,6 +45,23 @@ def size_ticks(axes: Axes, values: Sequence[float]) -> None:
     axes.xaxis.set_major_locator(FixedLocator(sizes))
     axes.xaxis.set_major_formatter(FixedFormatter(labels[::-1]))
     axes.xaxis.set_minor_locator(NullLocator())
+
+
+def clear_labels(axes: Axes) -> None:
+    """Leaves out the x labels that touch others, the largest values keep theirs; once the layout has given its width.
+
+    Names beside a panel take of it what `size_ticks` could not know.
+    """
+    formatter = axes.xaxis.get_major_formatter()
+    if not isinstance(formatter, FixedFormatter):
+        return
+    free, kept = math.inf, []
+    for label in reversed(axes.get_xticklabels()):
+        box = label.get_window_extent()
+        fits = box.x1 + BETWEEN * float(label.get_fontsize()) * axes.figure.dpi / 72 <= free
+        kept.append(label.get_text() if fits else "")
+        free = box.x0 if fits and label.get_text() else free
+    axes.xaxis.set_major_formatter(FixedFormatter(kept[::-1]))
 
 
 def compute_ticks(axes: Axes, values: Sequence[float]) -> None:

@@ -11,6 +11,8 @@ from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox, Transform, offset_copy
 from numpy.typing import NDArray
 
+from vitscale.report.axes import clear_labels
+
 LEADER = "leader"
 LONGEST = 44  # letters: more would leave the panel no room
 CLEAR = 4  # points from a line's end to its leader
@@ -56,11 +58,13 @@ def end_label(axes: Axes, text: str, x: float, y: float, color: str, size: float
 
 
 def push_apart(figure: Figure, labels: Sequence[tuple[Axes, list[Annotation]]]) -> None:
-    """Lay the figure out, then move the labels of every axes up and down until they are clear of each other."""
+    """Lay the figure out, then move the labels of every axes up and down until they are clear of each other; of ticks
+    those go that are not."""
     if (engine := figure.get_layout_engine()) is not None:
         engine.execute(figure)  # which `draw_without_rendering` does, too, and then draws all for nothing
     figure.set_layout_engine("none")
     for axes, texts in labels:
+        clear_labels(axes)
         box = axes.get_window_extent()
         ends = [axes.transAxes.inverted().transform(axes.transData.transform(text.xy)) for text in texts]
         # The text's own extent; 1.25 leaves air between two lines.
