@@ -28,6 +28,12 @@ def last(folder: Path) -> int | None:
     return max(there, default=None)
 
 
+def way_on(folder: Path) -> str:
+    """What a run does when it is started again, in words."""
+    step = last(folder)
+    return "begins again" if step is None else f"goes on from step {step:,}"
+
+
 def branched_at(folder: Path) -> int | None:
     """The step of the trunk's checkpoint that a run has begun with, 0 without a trunk; None where it has none of its
     own."""

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,21 @@ def test_whole_checkpoints_whose_best_one_is_damaged_stay(tmp_path: Path) -> Non
     assert kept(tmp_path) == [2, 3, 4, 6, 8, 9]
     weights.write_bytes(data)
     assert keeping.newest(tmp_path, with_best=True) == checkpoint.folder_of(tmp_path, 3)  # what is lost is counted
+
+
+@pytest.mark.parametrize("name", [checkpoint.STATE, checkpoint.MODEL])
+def test_what_would_never_be_read_to_an_end_is_damage(tmp_path: Path, name: str) -> None:
+    for step in (1, 2):
+        save(tmp_path, step, keep=Keep(last=2))
+    path = tmp_path / "checkpoints" / "step-00000002" / name
+    path.unlink()
+    os.mkfifo(path)
+    assert newest(tmp_path).progress.step == 1
+
+
+def test_a_state_that_is_nested_without_end_is_damage(tmp_path: Path) -> None:
+    (save(tmp_path, 1) / checkpoint.STATE).write_text("[" * 100_000)
+    assert keeping.newest(tmp_path) is None
 
 
 @pytest.mark.parametrize("state", ["null", '{"progress": {"best_step": 1.5}}', '{"progress": 7}', "{"])

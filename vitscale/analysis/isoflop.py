@@ -123,7 +123,10 @@ def isoflop(points: Observations, *, at: Sequence[float] = (), resamples: int = 
         a=None if a is None else float(a[0]),
         k=None if k is None else float(k[0]),
         interval=None if laws is None else quantiles(laws[0]),
-        facts=(*_facts(found, thin, wide), *(beyond(np.array([b.compute for b in known]), np.array(at)) if known else ())),
+        facts=(
+            *_facts(found, thin, wide),
+            *(beyond(np.array([b.compute for b in known]), np.array(at)) if known else ()),
+        ),
         drawn=laws,
     )
 

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from types import FrameType
 
+from vitscale import checkpoints
 from vitscale.errors import MISSING, Problem, VitscaleError
 from vitscale.files import disk_errors
 from vitscale.launch import folders, trunks
@@ -283,7 +284,7 @@ def not_saved(folder: Path) -> VitscaleError:
         )
     return VitscaleError(
         f"{folder}: the disk took no checkpoint, or no line of a log",
-        hint="free some disk space and start the same command again: it goes on from the last checkpoint",
+        hint=f"free some disk space and start the same command again: it {checkpoints.way_on(folder)}",
         exit_code=MISSING,
     )
 

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vitscale import checkpoints
 from vitscale.errors import MISSING, VitscaleError
 from vitscale.failures import Failure
 from vitscale.files import is_full, sync, write_whole
@@ -218,7 +219,7 @@ def _link(source: Path, target: Path) -> None:
 def _not_saved(folder: Path, error: Exception) -> VitscaleError:
     message = f"no checkpoint could be written to {folder}: {error}"
     if is_full(error):
-        hint = "free some disk space and start the same command again: it goes on from the last checkpoint"
+        hint = f"free some disk space and start the same command again: it {checkpoints.way_on(folder.parent.parent)}"
         return NotSaved(message, hint=hint, exit_code=MISSING)
     hint = "put right what keeps it out: the same command then tries again, a sweep with --retry-failed"
     return VitscaleError(message, hint=hint, exit_code=MISSING, failure=Failure.SETUP)
@@ -231,7 +232,7 @@ def load(folder: Path, *, verify: bool = True) -> Checkpoint:
         VitscaleError: it is missing, cut short, altered, of another run, or of a later version (exit 5).
     """
     try:
-        state: dict[str, Any] = json.loads((folder / STATE).read_text())
+        state: dict[str, Any] = json.loads(_file(folder / STATE).read_text())
         # First of all, and alike in every schema: else what was altered may pass for another run's.
         if "seal" in state and state["seal"] != _seal(state):
             raise ValueError(f"{STATE} does not have its checksum")
@@ -242,7 +243,7 @@ def load(folder: Path, *, verify: bool = True) -> Checkpoint:
         if "seal" in state and folder.name != folder_of(Path(), progress.step).name:
             raise ValueError(f"{STATE} is that of step {progress.step}")
         for name, expected in state["sha256"].items() if verify else ():
-            if _sha256(folder / name) != expected:
+            if _sha256(_file(folder / name)) != expected:
                 raise ValueError(f"{name} does not have its checksum")
         return Checkpoint(
             folder=folder,
@@ -251,12 +252,19 @@ def load(folder: Path, *, verify: bool = True) -> Checkpoint:
             averages=Tensors(folder / AVERAGES) if AVERAGES in state["sha256"] else {},
             optimizer=Tensors(folder / OPTIMIZER),
         )
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise VitscaleError(
             f"checkpoint {folder} cannot be used: {error}",
             hint="delete the folder to train it again",
             exit_code=MISSING,
         ) from None
+
+
+def _file(path: Path) -> Path:
+    """Not what would never be read to an end."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path.name} is no file")
+    return path
 
 
 def _check_origin(state: dict[str, Any], folder: Path) -> None:
