@@ -401,3 +401,18 @@ def test_labels_of_sizes_do_not_touch_where_long_names_make_panels_narrow(frame:
         for (one, left), (other, right) in pairwise(boxes):
             assert left.x1 < right.x0, (one, other)
     plt.close(figure)
+
+
+def test_long_names_leave_panels_their_room(frame: pd.DataFrame) -> None:
+    """Three panels beside each other would have had none, and matplotlib given up on the layout."""
+    models = {name: f"{name} as a person has named it at length" for name in frame["model"].dropna().unique()}
+    one = frame.assign(model=frame["model"].map(models))
+    ids = {name: one[name] + "2" for name in ("run_id", "parent_id")}
+    both = pd.concat([one, one.assign(model=one["model"] + " 2", **ids)], ignore_index=True)
+    for name in ("accuracy_by_set_size", "accuracy_by_flops"):
+        drawn = figures.FIGURES[name](curves(both))
+        assert drawn is not None
+        drawn.draw_without_rendering()
+        panels = [axes.get_window_extent().width for axes in drawn.axes if axes.axison]
+        assert min(panels) > 0.1 * drawn.bbox.width
+        plt.close(drawn)

@@ -20,6 +20,7 @@ from vitscale.report.panels import (
     MOST_NAMES,
     SERIES,
     accuracy,
+    columns_for,
     draw_caption,
     draw_title,
     family_text,
@@ -99,7 +100,8 @@ def upstream_vs_downstream(found: Curves) -> Figure | None:
     named = _budgets_named(paired)
     joined = max(len(pairs[LINE].drop_duplicates()) for pairs in paired) <= MOST_LINES
     with style():
-        figure, grid = panel_grid(len(panels), columns=2 if len(panels) in (2, 4) else 3)
+        columns = 2 if len(panels) in (2, 4) else columns_for(look.label for look in line_looks.values())
+        figure, grid = panel_grid(len(panels), columns)
         labels = []
         for axes, key, pairs in zip(grid, panels, paired, strict=True):
             if joined:

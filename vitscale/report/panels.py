@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from textwrap import wrap
@@ -28,6 +28,7 @@ from vitscale.report.labels import end_label, push_apart
 from vitscale.report.lines import BASELINE_NAMES, GREY, NAMES, Look, family_styles, looks, measure_title, upstream_task
 from vitscale.report.overlay import along, draw_theirs, overlay_text, theirs_along
 
+ROOMY = 26  # letters of a line's name: so many beside each of three panels leave it half its width
 WIDTH = 9.0  # inches
 SERIES = ["family", "variant"]  # a line by compute: a family's models joined
 MARKER, SMALL, LARGE = 26.0, 14.0, 64.0  # square points
@@ -96,6 +97,11 @@ def of_measure(points: pd.DataFrame, key: tuple[str, str, int | None]) -> pd.Dat
     return points[(points["task"] == task) & (points["protocol"] == protocol) & same_shots]
 
 
+def columns_for(names: Iterable[str]) -> int:
+    """Of panels beside each other: long names at the ends of lines would leave three no room."""
+    return 2 if any(len(name) > ROOMY for name in names) else 3
+
+
 def panel_grid(panels: int, columns: int = 3, free: int = 0) -> tuple[Figure, list[Axes]]:
     """`free`: places that stay empty behind the panels."""
     columns = min(columns, panels + free)
@@ -121,8 +127,11 @@ def small_multiples(
     theirs = theirs_along(found, x)
     with style():
         several = points.assign(variant=points["variant"].fillna("")).groupby(keys)["model"].nunique().max() > 1
-        keyed = several or len(panels) % 3 == 2  # where nothing else names the models, or where there is room
-        figure, grid = panel_grid(len(panels), free=int(keyed))
+        names = [look.label for look in line_looks.values()]
+        columns = columns_for([*names, *baseline_names(accuracy(found.baselines))])
+        # Where nothing else names all of them, or there is room.
+        keyed = several or len(line_looks) > MOST_NAMES or len(panels) % columns == columns - 1
+        figure, grid = panel_grid(len(panels), columns, free=int(keyed))
         inside = marks_inside(points) if keyed else {}  # which the key explains
         labels = []
         for number, (axes, key) in enumerate(zip(grid, panels, strict=True)):
@@ -135,12 +144,13 @@ def small_multiples(
             texts += draw_baselines(axes, of_measure(accuracy(found.baselines), key))
             labels.append((axes, texts))
             draw_title(axes, measure_title(*key))
-            if number % 3 == 0:
+            if number % columns == 0:
                 axes.set_ylabel("accuracy, %")
-            if number + 3 >= len(panels):
+            if number + columns >= len(panels):
                 axes.set_xlabel(x_label)
         if keyed:
-            draw_key(figure, len(panels), points, keys, cost_per_image(found), line_looks)
+            place = grid[0].get_gridspec()[len(panels)]  # type: ignore[index]
+            draw_key(figure.add_subplot(place), points, keys, cost_per_image(found), line_looks)
         level = " Level lines: baselines." if len(found.baselines) else ""
         band = " Band: ± 1 sd over seeds." if points["n"].max() > 1 else ""
         faint = " Faint: something smaller along x is as good." if several else ""
@@ -241,30 +251,35 @@ def draw_baselines(axes: Axes, baselines: pd.DataFrame) -> list[Annotation]:
     Never dashed: a dash tells the lines of one family apart.
     """
     styles = family_styles(baselines)
-    several = baselines.groupby(["family", "init", "variant"], dropna=False)["model"].transform("nunique") > 1
     texts = []
     right = axes.get_xlim()[1]
-    for row in baselines.assign(several=several).sort_values(["init", "family"]).itertuples():
+    for row in baselines.assign(name=baseline_names(baselines)).sort_values(["init", "family"]).itertuples():
         color, marker = styles[str(row.family)]
         value = 100 * float(row.value)  # type: ignore[arg-type]
         axes.axhline(value, color=color, linewidth=0.7, alpha=0.8, zorder=1)
         axes.plot(right, value, marker=marker, color=color, markerfacecolor="white", markersize=4, clip_on=False)
-        name = BASELINE_NAMES.get((str(row.protocol), str(row.init)), str(row.init))
-        name = ", ".join(filter(None, [name, str(row.model) if row.several else "", str(row.variant)]))
-        texts.append(end_label(axes, name, right, value, color, 7))
+        texts.append(end_label(axes, str(row.name), right, value, color, 7))
     return texts
 
 
+def baseline_names(baselines: pd.DataFrame) -> list[str]:
+    """What each baseline was begun with, its model where its family has several, and its settings."""
+    several = baselines.groupby(["family", "init", "variant"], dropna=False)["model"].transform("nunique") > 1
+    names = []
+    for row in baselines.assign(several=several).itertuples():
+        init = BASELINE_NAMES.get((str(row.protocol), str(row.init)), str(row.init))
+        names.append(", ".join(filter(None, [init, str(row.model) if row.several else "", str(row.variant)])))
+    return names
+
+
 def draw_key(
-    figure: Figure,
-    panels: int,
+    axes: Axes,
     points: pd.DataFrame,
     keys: list[str],
     cost: pd.Series,
     line_looks: dict[tuple[str, ...], Look],
 ) -> None:
-    """What each line's or marker's model is and costs, in the grid's free place."""
-    axes = figure.add_subplot(-(-panels // 3), 3, panels + 1)
+    """What each line's or marker's model is and costs, in a place of the grid's that is free."""
     axes.set_axis_off()
     rows = list(_of_lines(points, keys, line_looks) if "model" in keys else _of_models(points, line_looks))
     priced = any(model in cost.index for _, model, _, _ in rows) and len(rows) <= ROOM / PRICED
@@ -272,9 +287,8 @@ def draw_key(
     tall, wide = -(-len(rows) // columns), ACROSS / columns
     step = PRICED if priced else min(UNPRICED, ROOM / tall)
     name_at = 0.22 if "model" in keys else 0.15
-    size = min(8, 100 * step)
-    if columns > 1:  # a panel is some 115 points wide, a letter some 0.6 of its height
-        size = min(size, 115 * (wide - name_at) / (0.6 * max(len(name) for name, *_ in rows)))
+    # A panel is some 115 points wide, a letter some 0.6 of its height.
+    size = min(8, 100 * step, 115 * (wide - name_at) / (0.6 * max(len(name) for name, *_ in rows)))
     inside = marks_inside(points)
     for number, (name, model, look, area) in enumerate(rows):
         left, y = wide * (number // tall), 0.93 - step * (number % tall)
