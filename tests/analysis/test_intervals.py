@@ -34,6 +34,17 @@ def test_a_resample_s_fit_is_what_a_fit_of_the_resample_finds() -> None:
         assert found.form.value(drawn[[i]], found.problem.z)[0] == pytest.approx(again.predict(points.inputs), rel=1e-4)
 
 
+def test_resamples_that_memory_would_not_hold_together_are_as_many_and_as_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = fit(FORMS["parametric"], chinchilla(60, 0.01))
+    whole = bootstrap(found, 300)
+    monkeypatch.setattr("vitscale.analysis.intervals.AT_ONCE", 60 * 70)
+    parts = bootstrap(found, 300)
+    assert parts.shape == whole.shape
+    assert np.array_equal(parts[:70], bootstrap(found, 70))
+    assert len(np.unique(parts[:, 3])) == 300
+    assert parts[:, 3].std() == pytest.approx(whole[:, 3].std(), rel=0.3)
+
+
 def test_points_of_one_cluster_are_drawn_together() -> None:
     """Copies of each point say nothing new: as clusters they leave the interval as wide, as points they narrow it."""
     points = chinchilla(40, 0.02)

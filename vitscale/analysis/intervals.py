@@ -22,6 +22,7 @@ MANY = 30  # degrees of freedom from which on a new run's noise is that of the r
 RESAMPLES = 1000
 TRADE_OFF = 0.9  # size of a correlation from which two parameters must be read together
 DRAWS = 100
+AT_ONCE = 2 * 10**7  # points of all resamples that are refitted together: some hundreds of megabytes
 
 Method = Literal["bootstrap", "t", "none"]
 
@@ -162,7 +163,10 @@ def exact(fit: Fit) -> bool:
 
 def bootstrap(fit: Fit, resamples: int, seed: int = 0) -> Float[np.ndarray, "B parameters"]:
     """The fit's parameters on resamples of its clusters, each begun at the fit; delta stays the fit's."""
-    return refitted(fit, resampled(fit.observations, len(fit.theta), resamples, np.random.default_rng(seed)))
+    rng, points, parameters = np.random.default_rng(seed), fit.observations, len(fit.theta)
+    some = max(AT_ONCE // len(points), 1)
+    parts = (min(some, resamples - done) for done in range(0, resamples, some))
+    return np.concatenate([refitted(fit, resampled(points, parameters, part, rng)) for part in parts])
 
 
 def refitted(fit: Fit, weights: Float[np.ndarray, "B points"]) -> Float[np.ndarray, "B parameters"]:
