@@ -189,6 +189,33 @@ def hoffmann(sizes: int, seed: int) -> Observations:
     return Observations(np.stack([compute, size], -1), LogLoss(loss * noise), np.arange(len(loss)))
 
 
+def test_profiles_without_freedom_have_no_interval_and_say_so() -> None:
+    points = budgets(noise=0.003)
+    one_cluster = Observations(points.inputs, points.residuals, np.zeros(36, dtype=int))
+    found = isoflop(one_cluster, resamples=50)
+    assert found.a is not None
+    assert found.interval is None
+    assert {budget.interval for budget in found.budgets} == {None}
+    assert "no_interval" in {fact.kind for fact in found.facts}
+
+
+def test_a_budget_whose_runs_lie_much_further_off_is_named() -> None:
+    points = budgets(noise=0.003)
+    y = points.y.copy()
+    y[27:] *= np.exp(0.02 * np.random.default_rng(1).standard_normal(9))
+    found = isoflop(Observations(points.inputs, LogLoss(y), points.clusters), resamples=50)
+    (fact,) = (fact for fact in found.facts if fact.kind == "unequal_noise")
+    assert fact.text.startswith("Runs at 1e+21 lie")
+    assert "unequal_noise" not in {fact.kind for fact in isoflop(points, resamples=50).facts}
+
+
+def test_a_forecast_is_far_from_the_budgets_of_the_law() -> None:
+    near, far = (isoflop(budgets(), at=[compute], resamples=50) for compute in (5e21, 1e23))
+    assert "extrapolation" not in {fact.kind for fact in near.facts}
+    (fact,) = (fact for fact in far.facts if fact.kind == "extrapolation")
+    assert "A forecast 100 times beyond the largest budget of the law" in fact.text
+
+
 def test_a_best_size_that_its_runs_do_not_tell_has_no_number() -> None:
     found = isoflop(budgets(noise=0.2), resamples=200)
     open_ = [budget for budget in found.budgets if budget.is_open and not budget.at_edge]

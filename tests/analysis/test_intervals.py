@@ -309,3 +309,20 @@ def test_a_bootstrap_asks_for_two_clusters_a_parameter() -> None:
     x = np.geomspace(1e4, 1e8, 7)
     assert sample(fit(FORMS["saturating"], errors(x, 5000))).method == "bootstrap"
     assert sample(fit(FORMS["zhai"], errors(x, 5000))).method == "t"
+
+
+@pytest.mark.parametrize("form", ["power", "saturating"])
+def test_a_loss_s_unit_changes_no_forecast_and_no_interval(form: str) -> None:
+    x = np.geomspace(1e17, 1e21, 24)
+    noise = np.exp(0.02 * np.random.default_rng(0).standard_normal(24))
+    at = np.array([[1e22]])
+    found = []
+    for unit in (1.0, 1e-40, 1e-12, 1e8, 1e40):
+        losses = LogLoss((0.1 + 0.3 * (x / 1e17) ** -0.2) * noise * unit)
+        one = fit(FORMS[form], Observations(x[:, None], losses, np.arange(24)))
+        predictions = sample(one, resamples=50).predictions(at)
+        assert predictions is not None
+        ((law,), (run,)) = predictions
+        found.append(np.array([one.predict(at)[0], law.low, law.high, run.low, run.high]) / unit)
+    for other in found[1:]:
+        assert other == pytest.approx(found[0], rel=1e-3)

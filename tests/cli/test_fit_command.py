@@ -246,7 +246,7 @@ def test_isoflop_profiles(run: Run, tmp_path: Path) -> None:
     assert answer(run(*options, "--json"))["curves"][0]["a"] == pytest.approx(0.5, abs=1e-3)
     dearer = answer(run(*options, "--from", "9e18", "--json"))["curves"][0]
     assert [b["compute"] for b in dearer["budgets"]] == pytest.approx([1e19, 1e20])
-    assert "A forecast 1.0e+07 times beyond the largest measured point" in run(*options, "--at", "1e27").stderr
+    assert "A forecast 1.0e+07 times beyond the largest budget of the law" in run(*options, "--at", "1e27").stderr
     assert "A forecast" not in run(*options, "--at", "1e21").stderr
 
 

@@ -254,3 +254,29 @@ def test_the_box_says_what_to_doubt_of_the_laws_that_are_drawn(frame: pd.DataFra
     (zeros,) = [text for text in texts if "without any error" in text]
     assert zeros.endswith("as triangles at the bottom of logarithmic axes, the chart has no place for them there.")
     assert any(detail.endswith("3 computes") for note in told for detail in note.details)
+
+
+@pytest.mark.parametrize("perfect_budgets", [(2,), (1, 2)])
+def test_runs_of_a_profile_without_any_error_stand_on_the_axis(
+    frame: pd.DataFrame, perfect_budgets: tuple[int, ...]
+) -> None:
+    vit = frame[(frame["family"] == "vit") & (frame["examples"] == 55_000) & (frame["examples_seen"] == 880_000)]
+    vit = vit[vit["protocol"] == "pretrain"]
+    parts = [
+        vit.assign(
+            model=f"ViT-{size}", params_total=10 ** (6 + size), flops_standalone=budget * 1e15,
+            run_id=vit["run_id"] + f"{size}{budget}", examples_seen=budget,
+            value=1.0 if size == 2 and budget in perfect_budgets else 0.8 + 0.05 * budget - 0.02 * (size - 1.5) ** 2,
+        )
+        for size in range(4) for budget in (1, 2)
+    ]  # fmt: skip
+    drawn = figures.isoflop_panels(curves(pd.concat(parts, ignore_index=True)))
+    assert drawn is not None
+    drawn.draw_without_rendering()
+    zeros = [line for line in drawn.axes[0].lines if line.get_gid() == "zero"]
+    assert len(zeros) == len(perfect_budgets)
+    assert all(set(line.get_xdata()) == {10**8} for line in zeros)
+    assert "Open triangles on the axis: no error at all." in " ".join(drawn.get_supxlabel().split())
+    plt.close(drawn)
+    nothing = pd.concat(parts, ignore_index=True).assign(value=1.0)
+    assert figures.isoflop_panels(curves(nothing)) is None

@@ -6,10 +6,11 @@ Approach 2 of Hoffmann et al., arXiv 2203.15556.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
+from scipy.special import fdtrc
 
 from vitscale.analysis.facts import Fact, beyond
 from vitscale.analysis.fits import Fit, Observations, fit
@@ -19,6 +20,8 @@ from vitscale.wording import count
 
 SAME_BUDGET = 0.1  # of a logarithm: computes that are nearer belong to one profile
 WIDEST = 0.3  # of a logarithm, from the least to the most compute of a profile
+CHANCE = 0.01  # of budgets that differ in nothing but their draws
+TINY = 1e-20  # squares of residuals that are rounding
 AT_BOUND = 1e-6  # relative: a minimum that is as near to the search's end has none
 REACH = 1e3  # times beyond the measured sizes: as far as a budget's draws without a minimum count in a law
 FEWEST_SIZES = 4  # a parabola through three points cannot miss
@@ -123,10 +126,7 @@ def isoflop(points: Observations, *, at: Sequence[float] = (), resamples: int = 
         a=None if a is None else float(a[0]),
         k=None if k is None else float(k[0]),
         interval=None if laws is None else quantiles(laws[0]),
-        facts=(
-            *_facts(found, thin, wide),
-            *(beyond(np.array([b.compute for b in known]), np.array(at)) if known else ()),
-        ),
+        facts=(*_facts(found, thin, wide), *(_far([b.compute for b in known], at) if a is not None else ())),
         drawn=laws,
     )
 
@@ -167,6 +167,30 @@ def _drawn(known: Sequence[Budget]) -> tuple[np.ndarray, np.ndarray] | None:
     return a, k
 
 
+def _unlike(found: Sequence[Budget]) -> list[Fact]:
+    """Budgets whose runs lie so much further off their parabola than all others that chance would not make it so."""
+    squares = np.array([budget.fit.r @ budget.fit.r for budget in found])
+    freedom = np.array([len(budget.fit.r) - len(budget.fit.theta) for budget in found])
+    other_squares, other_freedom = squares.sum() - squares, freedom.sum() - freedom
+    facts = []
+    for i, budget in enumerate(found):
+        if min(freedom[i], other_freedom[i]) < 1 or other_squares[i] <= TINY:
+            continue
+        ratio = float(squares[i] / freedom[i] / (other_squares[i] / other_freedom[i]))
+        if fdtrc(freedom[i], other_freedom[i], ratio) < CHANCE / len(found):
+            text = (
+                f"Runs at {budget.compute:.3g} lie {np.sqrt(ratio):.2g} times as far off their parabola as all others:"
+            )
+            facts.append(Fact("unequal_noise", f"{text} intervals that count on one noise are too narrow there."))
+    return facts
+
+
+def _far(computes: Sequence[float], at: Sequence[float]) -> list[Fact]:
+    """Of the budgets that the law goes through: others were measured, and say nothing of the best size."""
+    facts = beyond(np.array(computes), np.array(at))
+    return [replace(fact, text=fact.text.replace("measured point", "budget of the law")) for fact in facts]
+
+
 def _facts(found: list[Budget], thin: list[str], wide: list[str]) -> list[Fact]:
     edges = [b for b in found if b.at_edge]
     result = []
@@ -183,6 +207,10 @@ def _facts(found: list[Budget], thin: list[str], wide: list[str]) -> list[Fact]:
     if wide:
         text = f"{count(len(wide), 'range')} of compute left out: without gaps, it is no budget at which sizes compare."
         result.append(Fact("no_budget", text, tuple(wide)))
+    result += _unlike(found)
+    if found and found[0].sample.method == "none":
+        text = "No interval: what is independent of one another is no more than the parameters of the parabolas."
+        result.append(Fact("no_interval", text))
     if sum(b.best_size is not None for b in found) < 2:
         result.append(Fact("few_points", "Fewer than two budgets with an optimum: no law of the best size."))
     return result

@@ -40,7 +40,7 @@ def percent(table: pd.DataFrame, y: str) -> dict[str, bool]:
 def read_as_percent(table: pd.DataFrame, y: str, metric: str) -> Fact:
     """What is said where a metric is in percent: one value decides it for all."""
     of = f"{y} of metric {metric}" if metric else y
-    return Fact("percent", f"{of} is read as percent: it has values up to {_largest(table, y)[metric]:.4g}.")
+    return Fact("percent", f"{of} is read as percent: it has values up to {_largest(table, y)[metric]:.7g}.")
 
 
 def _largest(table: pd.DataFrame, y: str) -> dict[str, float]:

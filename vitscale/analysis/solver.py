@@ -250,7 +250,8 @@ def _move(
 ) -> Theta:
     """Theta after one damped step within the bounds."""
     diagonal = np.einsum("bii->bi", normal).copy()
-    floor = 1e-12 * diagonal.max(-1, keepdims=True) + TINY
+    # Of each parameter by itself: a coefficient's is that of the losses, whatever their unit.
+    floor = np.where(diagonal > 0, 1e-12 * diagonal, 1.0)
     both = free[:, :, None] & free[:, None, :]
     system = np.where(both, normal, 0.0)
     added = np.where(free, damping[:, None] * np.maximum(diagonal, floor) + floor, 1.0)

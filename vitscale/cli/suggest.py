@@ -94,7 +94,7 @@ def suggest(
             for name, place in places.items()
         ]
         named = [{**asdict(each), "narrower": each.narrower} for each in found]
-        bare = [asdict(each) for each in without]
+        bare = [{**asdict(each), "flops": _together(each)} for each in without]
         document = {"study": loaded.name, "rates": how, "curves": laws, "without_interval": bare, "suggestions": named}
         print_json(document)
         return
@@ -108,7 +108,7 @@ def suggest(
             say(f"{name or loaded.name}: {fact.text}")
     say(f"hours {how}")
     for each in without:
-        _say_bare(each, x)
+        _say_bare(each, x, budget)
     judged = {*fits} - {each.curve for each in without}
     if judged and not found:
         say(_nothing([candidate for candidate in candidates if candidate.curve in judged], budget))
@@ -140,10 +140,16 @@ def _without(
     return bare(fits, law, measured, candidates, trunks)
 
 
-def _say_bare(each: Bare, x: str) -> None:
+def _together(each: Bare) -> float:
+    return sum(run.cost(0.0)[0] for run in each.runs)
+
+
+def _say_bare(each: Bare, x: str, budget: float) -> None:
     """Why there is no interval, and the runs that would bring one."""
     runs = count(len(each.runs), "run")
     way = f"{runs} would bring one" if each.runs else "no run of the grid would bring one: add values to its [[axes]]"
+    if (flops := _together(each)) > budget:
+        way += f", for {flops:.3g} FLOPs: more than the budget"
     say(f"{each.curve}: no interval yet ({each.why}); {way}")
     for run in each.runs:
         flops, hours = run.cost(0.0)

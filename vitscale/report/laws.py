@@ -114,7 +114,12 @@ def frontier_by_flops(found: Curves) -> Figure | None:
 
 def isoflop_panels(found: Curves) -> Figure | None:
     """Small multiples: error against parameters at each compute that has four sizes, each with its parabola."""
-    profiles = {(key, line): one for key, of_lines in fitted(found).profiles.items() for line, one in of_lines.items()}
+    profiles = {
+        (key, line): one
+        for key, of_lines in fitted(found).profiles.items()
+        for line, one in of_lines.items()
+        if any((budget.fit.observations.y > 0).any() for budget in one.budgets)
+    }
     if not profiles:
         return None
     several, examples = len({line for _, line in profiles}) > 1, profiled_size(found)
@@ -129,7 +134,9 @@ def isoflop_panels(found: Curves) -> Figure | None:
             axes.set_ylabel("error, %")
             axes.set_xlabel("parameters")
         runs = f"Runs with {short(examples)} unique images. " if examples else ""
-        text = f"{runs}Each line: one compute, in FLOPs. Crosses: the best size, where it lies inside those measured."
+        text = f"{runs}Each line: one compute, in FLOPs. Crosses: the best size, where its runs tell it."
+        if any((budget.fit.observations.y == 0).any() for one in profiles.values() for budget in one.budgets):
+            text += ZERO
         draw_caption(figure, text)
         push_apart(figure, labels)
     return figure
@@ -176,7 +183,7 @@ def _draw_laws(
     _write_equations(axes, written)
     bottom = axes.get_ylim()[0]
     for line, group in lines_of(points):
-        _draw_zeros(axes, group, line_looks[line].color)
+        _draw_zeros(axes, group.loc[group["value"] >= 1, "flops"], line_looks[line].color)
     return [end_label(axes, look.label, x, max(y, bottom), look.color, 8) for look, x, y in ends]
 
 
@@ -210,10 +217,10 @@ def _draw_points(axes: Axes, points: pd.DataFrame, areas: pd.Series, color: str,
     )  # fmt: skip
 
 
-def _draw_zeros(axes: Axes, points: pd.DataFrame, color: str) -> None:
-    """What made no error at all, at the bottom of a logarithmic axis."""
-    zeros = points.loc[points["value"] >= 1, "flops"].astype(float)
-    if zeros.empty:  # whose place in the layout would have no size
+def _draw_zeros(axes: Axes, places: pd.Series | np.ndarray, color: str) -> None:
+    """What made no error at all, at the bottom of a logarithmic axis; `places`: on the other."""
+    zeros = np.asarray(places, dtype=float)
+    if not len(zeros):  # whose place in the layout would have no size
         return
     axes.plot(
         zeros, np.zeros(len(zeros)), linestyle="", marker="v", markersize=6, markerfacecolor="white",
@@ -295,7 +302,7 @@ def _draw_frontier(axes: Axes, points: pd.DataFrame) -> list[Annotation]:
     for (family, top), group in points.groupby([points["family"], is_best]):
         color, marker = styles[str(family)]
         _draw_points(axes, group, areas, color, marker, 1.0 if top else FAINT)
-        _draw_zeros(axes, group, color)
+        _draw_zeros(axes, group.loc[group["value"] >= 1, "flops"], color)
     bottom = axes.get_ylim()[0]
     heights = [max(one.value, bottom) for one in best]
     axes.step([one.compute for one in best], heights, where="post", color=GREY, linewidth=1)
@@ -321,22 +328,24 @@ def _names(points: pd.DataFrame) -> list[str]:
 
 
 def _draw_profiles(axes: Axes, profile: IsoFlop) -> list[Annotation]:
-    texts, errors = [], []
+    errors = np.concatenate([100 * budget.fit.observations.y for budget in profile.budgets])
+    error_ticks(axes, errors[errors > 0].tolist())
     shades = plt.get_cmap("viridis")(np.linspace(*SHADES, len(profile.budgets)))
+    texts = []
     for budget, shade in zip(profile.budgets, shades, strict=True):
         color = "#{:02x}{:02x}{:02x}".format(*(int(255 * part) for part in shade[:3]))
         texts.append(_draw_profile(axes, budget, color))
-        errors += list(100 * budget.fit.observations.y)
-    error_ticks(axes, errors)
     return texts
 
 
 def _draw_profile(axes: Axes, budget: Budget, color: str) -> Annotation:
     points = budget.fit.observations
-    axes.scatter(points.inputs[:, 0], 100 * points.y, s=16, color=color, edgecolors="white", linewidths=0.5, zorder=3)
+    x, y = points.inputs[:, 0], 100 * points.y
+    axes.scatter(x[y > 0], y[y > 0], s=16, color=color, edgecolors="white", linewidths=0.5, zorder=3)
+    _draw_zeros(axes, x[y == 0], color)
     sizes = np.geomspace(budget.smallest, budget.largest, GRID)
     curve = 100 * budget.fit.predict(sizes[:, None])
     axes.plot(sizes, curve, color=color, linewidth=1.3)
     if budget.best_size is not None and budget.best_value is not None:
         axes.plot(budget.best_size, 100 * budget.best_value, marker="x", color=color, markersize=7, zorder=4)
-    return end_label(axes, scientific(budget.compute), sizes[-1], curve[-1], color, 7)
+    return end_label(axes, scientific(budget.compute), sizes[-1], max(curve[-1], axes.get_ylim()[0]), color, 7)

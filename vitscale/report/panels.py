@@ -28,6 +28,7 @@ from vitscale.report.labels import end_label, push_apart
 from vitscale.report.lines import BASELINE_NAMES, GREY, NAMES, Look, family_styles, looks, measure_title, upstream_task
 from vitscale.report.overlay import along, draw_theirs, overlay_text, theirs_along
 
+SMALLEST = 5.0  # points, of a key's letters: longer names are cut
 ROOMY = 26  # letters of a line's name: so many beside each of three panels leave it half its width
 WIDTH = 9.0  # inches
 SERIES = ["family", "variant"]  # a line by compute: a family's models joined
@@ -38,7 +39,7 @@ ALIKE = 1.5  # markers whose areas differ by less are not told apart by them
 INSIDE = ("", "o", "_", "|", "x")  # in white, the markers of a family's models that are alike
 ROOM, PRICED, UNPRICED = 1.05, 0.17, 0.1  # of a key's height: all of it, a model with its price, one without
 LONG, ACROSS = 14, 1.24  # of a key: rows in a column; the width of all columns, in panels without their names
-TITLE = 32  # letters of a panel's name in a line, where panels stand three in a row
+TITLE = 96  # letters of the titles of all panels beside each other
 LETTERS = 16.5  # of a caption in an inch
 FORMATS = ("png", "svg", "pdf")
 
@@ -150,7 +151,7 @@ def small_multiples(
                 axes.set_xlabel(x_label)
         if keyed:
             place = grid[0].get_gridspec()[len(panels)]  # type: ignore[index]
-            draw_key(figure.add_subplot(place), points, keys, cost_per_image(found), line_looks)
+            draw_key(figure.add_subplot(place), columns, points, keys, cost_per_image(found), line_looks)
         level = " Level lines: baselines." if len(found.baselines) else ""
         band = " Band: ± 1 sd over seeds." if points["n"].max() > 1 else ""
         faint = " Faint: something smaller along x is as good." if several else ""
@@ -274,12 +275,13 @@ def baseline_names(baselines: pd.DataFrame) -> list[str]:
 
 def draw_key(
     axes: Axes,
+    abreast: int,
     points: pd.DataFrame,
     keys: list[str],
     cost: pd.Series,
     line_looks: dict[tuple[str, ...], Look],
 ) -> None:
-    """What each line's or marker's model is and costs, in a place of the grid's that is free."""
+    """What each line's or marker's model is and costs, in a place of the grid's that is free, of so many `abreast`."""
     axes.set_axis_off()
     rows = list(_of_lines(points, keys, line_looks) if "model" in keys else _of_models(points, line_looks))
     priced = any(model in cost.index for _, model, _, _ in rows) and len(rows) <= ROOM / PRICED
@@ -287,8 +289,9 @@ def draw_key(
     tall, wide = -(-len(rows) // columns), ACROSS / columns
     step = PRICED if priced else min(UNPRICED, ROOM / tall)
     name_at = 0.22 if "model" in keys else 0.15
-    # A panel is some 115 points wide, a letter some 0.6 of its height.
-    size = min(8, 100 * step, 115 * (wide - name_at) / (0.6 * max(len(name) for name, *_ in rows)))
+    # A letter is some 0.6 of its height wide.
+    room = (72 * WIDTH / abreast - 100) * (wide - name_at) / 0.6
+    size = max(SMALLEST, min(8, 100 * step, room / max(len(name) for name, *_ in rows)))
     inside = marks_inside(points)
     for number, (name, model, look, area) in enumerate(rows):
         left, y = wide * (number // tall), 0.93 - step * (number % tall)
@@ -299,7 +302,8 @@ def draw_key(
             clip_on=False,
         )  # fmt: skip
         _draw_inside(axes, left + 0.09, y, area, inside[model], axes.transAxes)
-        axes.text(left + name_at, y, name, color=look.color, fontsize=size, va="center", transform=axes.transAxes)
+        shown = name if len(name) * size <= room else f"{name[: int(room / size) - 1]}…"
+        axes.text(left + name_at, y, shown, color=look.color, fontsize=size, va="center", transform=axes.transAxes)
         if priced and model in cost.index:
             price = f"{scientific(cost[model])} FLOPs an image"
             axes.text(name_at, y - 0.075, price, color=GREY, fontsize=7.5, va="center", transform=axes.transAxes)
@@ -360,7 +364,7 @@ def size_text(points: pd.DataFrame) -> str:
 def draw_title(axes: Axes, text: str) -> None:
     """On as many lines as it takes: a task may have any name."""
     columns = axes.get_subplotspec().get_gridspec().ncols  # type: ignore[union-attr]
-    axes.set_title("\n".join(wrap(text, TITLE if columns > 2 else 2 * TITLE)))
+    axes.set_title("\n".join(wrap(text, TITLE // columns)))
 
 
 def draw_caption(figure: Figure, text: str) -> None:
