@@ -192,7 +192,7 @@ def _until_answered(words: Sequence[str], environment: Mapping[str, str]) -> Non
 
 
 def _until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 240  # of a machine that is busy
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.2)

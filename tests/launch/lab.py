@@ -99,7 +99,7 @@ class Lab:
         until(lambda: set(self.say("sinfo", "-h", "-N", "-o", "%t").split()) == {"idle"})
 
 
-def until(condition: Callable[[], object], seconds: float = 120.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 240.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
