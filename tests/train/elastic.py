@@ -54,7 +54,7 @@ def save(folder: Path, engine: Engine, step: int) -> None:
     weights, averages, optimizer = engine.weights(), engine.averaged_weights(), engine.state()
     if group.is_first():
         progress = Progress(step=step)
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         keeping.save(folder, progress, weights=weights, averages=averages, optimizer=optimizer, keep=Keep(last=9))
 
 
