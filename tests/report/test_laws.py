@@ -144,7 +144,8 @@ def test_the_frontier_joins_what_nothing_cheaper_equals(frame: pd.DataFrame) -> 
     plt.close(drawn)
 
 
-def test_isoflop_panels_have_a_parabola_for_each_compute_with_four_sizes(frame: pd.DataFrame) -> None:
+def profiles(frame: pd.DataFrame) -> pd.DataFrame:
+    """Four sizes at each of two computes, the best between the second and the third."""
     vit = frame[(frame["family"] == "vit") & (frame["examples"] == 55_000) & (frame["examples_seen"] == 880_000)]
     vit = vit[vit["protocol"] == "pretrain"]
     parts = [
@@ -155,12 +156,16 @@ def test_isoflop_panels_have_a_parabola_for_each_compute_with_four_sizes(frame: 
         )
         for size in range(4) for budget in (1, 2)
     ]  # fmt: skip
-    drawn = figures.isoflop_panels(curves(pd.concat(parts, ignore_index=True)))
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_isoflop_panels_have_a_parabola_for_each_compute_with_four_sizes(frame: pd.DataFrame) -> None:
+    alone = profiles(frame)
+    drawn = figures.isoflop_panels(curves(alone))
     assert drawn is not None
     crosses = [line.get_xdata()[0] for line in drawn.axes[0].lines if line.get_marker() == "x"]
     assert crosses == pytest.approx([10**7.5, 10**7.5], rel=1e-3)
     plt.close(drawn)
-    alone = pd.concat(parts, ignore_index=True)
     worse = alone.assign(value=alone["value"] - 0.3)
     other = worse.assign(family="resnet", model="R" + worse["model"].str[-1], run_id="r" + worse["run_id"])
     fewer = worse.assign(examples=1000, run_id="f" + worse["run_id"])
@@ -260,17 +265,10 @@ def test_the_box_says_what_to_doubt_of_the_laws_that_are_drawn(frame: pd.DataFra
 def test_runs_of_a_profile_without_any_error_stand_on_the_axis(
     frame: pd.DataFrame, perfect_budgets: tuple[int, ...]
 ) -> None:
-    vit = frame[(frame["family"] == "vit") & (frame["examples"] == 55_000) & (frame["examples_seen"] == 880_000)]
-    vit = vit[vit["protocol"] == "pretrain"]
-    parts = [
-        vit.assign(
-            model=f"ViT-{size}", params_total=10 ** (6 + size), flops_standalone=budget * 1e15,
-            run_id=vit["run_id"] + f"{size}{budget}", examples_seen=budget,
-            value=1.0 if size == 2 and budget in perfect_budgets else 0.8 + 0.05 * budget - 0.02 * (size - 1.5) ** 2,
-        )
-        for size in range(4) for budget in (1, 2)
-    ]  # fmt: skip
-    drawn = figures.isoflop_panels(curves(pd.concat(parts, ignore_index=True)))
+    rows = profiles(frame)
+    at_best = (rows["params_total"] == 10**8) & rows["examples_seen"].isin(perfect_budgets)
+    some = rows.assign(value=rows["value"].mask(at_best, 1.0))
+    drawn = figures.isoflop_panels(curves(some))
     assert drawn is not None
     drawn.draw_without_rendering()
     zeros = [line for line in drawn.axes[0].lines if line.get_gid() == "zero"]
@@ -278,5 +276,4 @@ def test_runs_of_a_profile_without_any_error_stand_on_the_axis(
     assert all(set(line.get_xdata()) == {10**8} for line in zeros)
     assert "Open triangles on the axis: no error at all." in " ".join(drawn.get_supxlabel().split())
     plt.close(drawn)
-    nothing = pd.concat(parts, ignore_index=True).assign(value=1.0)
-    assert figures.isoflop_panels(curves(nothing)) is None
+    assert figures.isoflop_panels(curves(rows.assign(value=1.0))) is None

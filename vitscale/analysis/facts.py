@@ -99,8 +99,8 @@ def far(found: Fit, at: Float[np.ndarray, "points inputs"]) -> list[Fact]:
     return told
 
 
-def beyond(computes: np.ndarray, asked: np.ndarray) -> list[Fact]:
-    """Forecasts further than `FAR` times outside of the computes that were measured."""
+def beyond(computes: np.ndarray, asked: np.ndarray, of: str = "measured point") -> list[Fact]:
+    """Forecasts further than `FAR` times outside of these computes; `of`: what each of them is."""
     if not len(asked):
         return []
     with np.errstate(over="ignore"):
@@ -108,7 +108,7 @@ def beyond(computes: np.ndarray, asked: np.ndarray) -> list[Fact]:
     return [
         Fact(
             "extrapolation",
-            f"A forecast {_times(ratio)} times {where} measured point: further than {FAR:g} times is a guess.",
+            f"A forecast {_times(ratio)} times {where} {of}: further than {FAR:g} times is a guess.",
         )
         for ratio, where in ((above, "beyond the largest"), (below, "below the smallest"))
         if ratio > FAR * (1 + ROUNDING)

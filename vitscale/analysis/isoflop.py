@@ -6,7 +6,7 @@ Approach 2 of Hoffmann et al., arXiv 2203.15556.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
@@ -121,12 +121,13 @@ def isoflop(points: Observations, *, at: Sequence[float] = (), resamples: int = 
     known = [budget for budget in found if budget.best_size is not None]
     a, k = _power([b.compute for b in known], np.array([[b.minimum for b in known]]))
     laws = _drawn(known)
+    far = beyond(np.array([b.compute for b in known]), np.array(at), "budget of the law") if known else []
     return IsoFlop(
         budgets=tuple(found),
         a=None if a is None else float(a[0]),
         k=None if k is None else float(k[0]),
         interval=None if laws is None else quantiles(laws[0]),
-        facts=(*_facts(found, thin, wide), *(_far([b.compute for b in known], at) if a is not None else ())),
+        facts=(*_facts(found, thin, wide), *(far if a is not None else ())),
         drawn=laws,
     )
 
@@ -183,12 +184,6 @@ def _unlike(found: Sequence[Budget]) -> list[Fact]:
             )
             facts.append(Fact("unequal_noise", f"{text} intervals that count on one noise are too narrow there."))
     return facts
-
-
-def _far(computes: Sequence[float], at: Sequence[float]) -> list[Fact]:
-    """Of the budgets that the law goes through: others were measured, and say nothing of the best size."""
-    facts = beyond(np.array(computes), np.array(at))
-    return [replace(fact, text=fact.text.replace("measured point", "budget of the law")) for fact in facts]
 
 
 def _facts(found: list[Budget], thin: list[str], wide: list[str]) -> list[Fact]:
