@@ -162,10 +162,11 @@ def totals(
     """Counts and FLOPs of all jobs and of what is still to do; `begun` as in `Terms`."""
     flops = flops_of(jobs, states, counting, begun)
     pretraining = sum(job.kind == "pretrain" and job.role != "trunk" for job in jobs)
-    trunks = sum(job.role == "trunk" for job in jobs)
+    every_trunk = [job for job in jobs if job.role == "trunk"]
+    trunks = sum(job.branch is None for job in every_trunk)  # others go on where one of these ends
     published = sum(job.kind == "import" for job in jobs)
     baselines = sum(job.role == "baseline" for job in jobs)
-    transfers = len(jobs) - pretraining - trunks - published - baselines
+    transfers = len(jobs) - pretraining - len(every_trunk) - published - baselines
     checkpoints = f"{count(published, 'published checkpoint')}, " if published else ""
     return [
         f"{count(pretraining, 'pre-training run')}, {checkpoints}{count(transfers, 'transfer')}, "

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from vitscale import checkpoints, lease
+from vitscale import branches, checkpoints, lease
 from vitscale.errors import INVALID_STUDY, MISSING, VitscaleError
 from vitscale.failures import Failure, policy
 from vitscale.files import disk_errors, locked, write_whole
@@ -218,6 +218,8 @@ def prepare(job: Job, runs: Path, *, base: Path, machine: Mapping[str, Any], acc
         if job.role == "trunk" and (folder / "run.json").is_file():
             _go_further(job, folder, told)
         folder.mkdir(parents=True, exist_ok=True)
+        for step, name in job.prospects_within:
+            branches.ask(folder, step, name)
         write_whole(folder / "run.json", json.dumps(told, indent=2).encode())
     return folder
 

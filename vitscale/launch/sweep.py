@@ -74,9 +74,9 @@ def current_plan(
     """
     now = plan(study, {})
     if study.select is not None:
-        now = plan(study, scores(now.jobs, runs, shared=share))
+        now = plan(study, scores(now.jobs, runs, shared=share), alone=trunks.without_trunk(now.jobs, runs))
     if not share:
-        return Plan(jobs=tuple(trunks.alone(now.jobs)), waiting=tuple(trunks.alone(now.waiting)))
+        return replace(now, jobs=tuple(trunks.alone(now.jobs)), waiting=tuple(trunks.alone(now.waiting)))
     return replace(now, jobs=tuple(trunks.as_needed(now.jobs, runs, wanted, ended)))
 
 
@@ -132,6 +132,7 @@ class Sweep(ABC):
             if id_ not in self.deaf:
                 self.deaf.add(id_)
                 self.say(f"{error.problems[0].message}: what leaves trunk {id_} starts from the checkpoint before")
+        trunks.settle(now.settled, self.places.runs)
         return now
 
     @cached_property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,8 +21,8 @@ def as_needed(
 
     A branch leaves its trunk where it did, and where it has not begun yet at the checkpoint that lies there for it; one
     that trained alone, or for which there is none, has no trunk. Nor has one that alone could use a trunk that was not
-    begun. What nothing is left of, and nobody waits for, is not trained again; nor is a trunk that `ended`, by its id,
-    whatever waits for it: that starts from what lies there.
+    begun, unless it has prospects. What nothing is left of, and nobody waits for, is not trained again; nor is a trunk
+    that `ended`, by its id, whatever waits for it: that starts from what lies there.
     """
     jobs = list(jobs)
     saved = {job.id: checkpoints.steps(runs / job.id) for job in jobs if job.role == "trunk"}
@@ -38,7 +39,8 @@ def as_needed(
             left_at[trunk] = max(left_at[trunk], start or 0)
             if start is None:
                 waiting[trunk].append(job)
-    trained = {id_ for id_ in saved if _is_trained(runs / id_, len(waiting[id_]))}
+    expected = {job.id for job in jobs if job.role == "trunk" and job.prospects}
+    trained = {id_ for id_ in saved if _is_trained(runs / id_, len(waiting[id_]), id_ in expected)}
     for job in jobs:
         if job.branch is not None:
             yield _leaving(job, starts[job.id], trained)
@@ -66,6 +68,8 @@ def ask(jobs: Iterable[Job], runs: Path) -> dict[str, Unwritable]:
     for job in jobs:
         if job.branch is not None and not _has_begun(runs / job.id):
             leaving.setdefault(job.branch.trunk, []).append((job.branch.step, job.id))
+        elif job.prospects_within:
+            leaving.setdefault(job.id, []).extend(job.prospects_within)
     deaf = {}
     for trunk, ends in leaving.items():
         folder = runs / trunk
@@ -81,6 +85,22 @@ def ask(jobs: Iterable[Job], runs: Path) -> dict[str, Unwritable]:
             if max(ends)[0] > reached(folder):
                 deaf[trunk] = error
     return deaf
+
+
+def settle(settled: Iterable[tuple[str, str]], runs: Path) -> None:
+    """Trunks need not keep checkpoints any more for what [select] has not chosen: as `Plan.settled`."""
+    for trunk, name in settled:
+        with suppress(OSError):  # another user's folder
+            branches.take_back(runs / trunk, name)
+
+
+def without_trunk(jobs: Iterable[Job], runs: Path) -> frozenset[str]:
+    """Of tuning runs that could leave a trunk, those that have trained alone."""
+    tuning = [job for job in jobs if job.role == "tuning" and job.branch and _has_begun(runs / job.id)]
+    saved = {id_: checkpoints.steps(runs / id_) for id_ in {job.branch.trunk for job in tuning if job.branch}}
+    return frozenset(
+        job.id for job in tuning if job.branch and not _start(job, runs, saved[job.branch.trunk], grows=False)
+    )
 
 
 def alone(jobs: Iterable[Job]) -> Iterator[Job]:
@@ -145,9 +165,9 @@ def _leaving(job: Job, start: int | None, trained: Container[str]) -> Job:
     return replace(job, branch=Branch(job.branch.trunk, start) if start else None)
 
 
-def _is_trained(folder: Path, waiting: int) -> bool:
-    """Whether a trunk is worth it for those that wait for it."""
-    return waiting > 1 or (folder / "run.json").is_file()
+def _is_trained(folder: Path, waiting: int, expected: bool) -> bool:
+    """Whether a trunk is worth it for those that wait for it, and others that are `expected` to."""
+    return waiting > 1 or (waiting > 0 and expected) or (folder / "run.json").is_file()
 
 
 def _as_far_as(trunk: Job, branches: Sequence[Job]) -> Job:

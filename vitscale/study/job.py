@@ -52,6 +52,8 @@ class Job:
     """Of a pre-training that can start from a trunk's checkpoint; its outcome is that of the same run alone."""
     branches: tuple[tuple[int, str], ...] = ()
     """Of a trunk: the steps at which runs leave it, and their ids."""
+    prospects: tuple[tuple[int, str], ...] = ()
+    """Of a trunk: the same of runs that would if [select] chose a trial that leaves it, with names for their ids."""
     varied: Mapping[str, Any]
     """The settings that vary in the study, with this job's values."""
     flops_tuning: int = 0
@@ -89,6 +91,11 @@ class Job:
     def steps(self) -> int:
         """Optimizer steps of the pre-training; 0 of a published checkpoint."""
         return 0 if self.checkpoint else total_steps(self.run.recipe, self.examples)
+
+    @property
+    def prospects_within(self) -> list[tuple[int, str]]:
+        """Of a trunk's prospects, those for which it has to save: others would go on from its end."""
+        return [(step, name) for step, name in self.prospects if step < self.steps]
 
     @property
     def examples_seen(self) -> int:

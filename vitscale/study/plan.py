@@ -6,26 +6,19 @@ Pure but for the descriptions of data sets: the same study and the same scores g
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from vitscale import models
-from vitscale.config import Model, Run, Task, Transfer
-from vitscale.locations import locate
-from vitscale.study import fields, select
-from vitscale.study.archs import arch_of
-from vitscale.study.check import dataset_of
-from vitscale.study.datasets import Dataset, describe, load_task
-from vitscale.study.identity import Origin, origin_id, transfer_id
-from vitscale.study.job import Job, Role
+from vitscale.config import Task, Transfer
+from vitscale.study import select
+from vitscale.study.facts import Facts
+from vitscale.study.identity import transfer_id
+from vitscale.study.job import Job
 from vitscale.study.load import Study
-from vitscale.study.published import UNKNOWN_DATA, content
 from vitscale.study.sharing import shared
-
-Scores = Mapping[str, float | None]
-"""Run id -> upstream validation score of a finished run (accuracy, of labels or of patches, or minus the loss of
-pixels); None for a run that failed."""
+from vitscale.study.tuning import Scores, tune
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,30 +27,27 @@ class Plan:
     """All that can be named now, parents before their transfers, each id once."""
     waiting: tuple[Job, ...]
     """Jobs whose settings are not chosen yet; their ids are those of the default settings."""
+    settled: tuple[tuple[str, str], ...] = ()
+    """(trunk, prospect) of what a choice has put an end to: as `Job.prospects`."""
 
 
-def plan(study: Study, scores: Scores) -> Plan:
-    """The study's jobs, as far as the finished runs' scores decide what is selected."""
-    facts = _Facts(study)
+def plan(study: Study, scores: Scores, *, alone: Collection[str] = ()) -> Plan:
+    """The study's jobs, as far as the finished runs' scores decide what is selected.
+
+    `alone`: tuning runs that have trained without the trunk that they would leave.
+    """
+    facts = Facts(study)
+    tuning = tune(study, facts, scores)
     jobs: dict[str, Job] = {}
     waiting: dict[select.Group, dict[str, Job]] = {}
     waiting_transfers: dict[tuple[select.Group, str], Job] = {}
-    choices, tuning, tuning_flops = _tune(study, facts, scores)
     tuned_at = select.groups(study.select, study.cells)
     tried_at = {group: facts.pretrain(cell, {}, role="cell").id for group, cell in tuned_at.items()}
     pretrained: list[Job] = []
     for cell in study.cells:
-        tuned = study.select is not None and not cell.run.model.checkpoint
-        group = select.group_of(cell, study.select) if tuned and study.select else ()
-        choice = choices.get(group) if tuned else None
-        known = not tuned or choice is not None
-        job = facts.pretrain(cell, choice.values if choice else {}, role="cell")
-        if choice is not None:
-            own = job.flops if job.id in tuning else 0
-            spent = tuning_flops[group] - own
-            job = replace(job, flops_tuning=spent, at_edge=choice.rate_at_edge, tried=choice.tried)
+        job, group = tuning.pretrain(cell)
         pretrained.append(job)
-        if known:
+        if group is None or group in tuning.choices:
             jobs.setdefault(job.id, job)
             continue
         # A run at which settings are tried will be one of its trials, and is among them already.
@@ -65,97 +55,18 @@ def plan(study: Study, scores: Scores) -> Plan:
             waiting.setdefault(group, {}).setdefault(job.id, job)
         for transfer in _transfers(study, job):
             waiting_transfers.setdefault((group, transfer.id), transfer)
-    for id_, job in tuning.items():
+    for id_, job in tuning.jobs.items():
         jobs.setdefault(id_, job)
     for job in [job for job in jobs.values() if job.role == "cell"]:
         for transfer in _transfers(study, job):
             jobs.setdefault(transfer.id, transfer)
     for baseline in _baselines(study, pretrained):
         jobs.setdefault(baseline.id, baseline)
+    known = tuple(shared(jobs.values(), prospects=tuning.prospects()))
     # Those of one group will have the same settings, and so a trunk in common where these would have one.
-    left = [job for group in waiting.values() for job in shared(group.values())]
-    return Plan(jobs=tuple(shared(jobs.values())), waiting=(*left, *waiting_transfers.values()))
-
-
-class _Facts:
-    """Architectures and data sets of a study's cells, looked up once each."""
-
-    def __init__(self, study: Study) -> None:
-        self.study = study
-        self._datasets: dict[Any, Dataset] = {}
-        self._archs: dict[Model, models.Arch] = {}
-        self._tasks: dict[str, Task] = {}
-
-    def pretrain(self, cell: select.Cell, chosen: Mapping[str, Any], *, role: Role) -> Job:
-        run = fields.build({**cell.values, **chosen})
-        if run.model.checkpoint:
-            checkpoint = content(self.study.base / run.model.checkpoint)
-            origin = Origin(run=run, arch=self.arch(run), dataset=UNKNOWN_DATA, checkpoint=checkpoint)
-        else:
-            origin = Origin(run=run, arch=self.arch(run), dataset=self.dataset(run), test=self.test(run))
-        return Job(
-            id=origin_id(origin),
-            role=role,
-            run=run,
-            arch=origin.arch,
-            dataset=origin.dataset,
-            test=origin.test,
-            checkpoint=origin.checkpoint,
-            probes=() if origin.checkpoint else tuple(self.task(name) for name in run.recipe.probe),
-            varied={**cell.varied, **chosen},
-        )
-
-    def task(self, name: str) -> Task:
-        if name not in self._tasks:
-            self._tasks[name] = load_task(name, base=self.study.base)
-        return self._tasks[name]
-
-    def arch(self, run: Run) -> models.Arch:
-        if run.model not in self._archs:
-            arch = arch_of(run.model, self.study.sizes)
-            if arch is None:
-                raise ValueError(f"unknown model {run.model.name!r}")
-            self._archs[run.model] = arch
-        return self._archs[run.model]
-
-    def dataset(self, run: Run) -> Dataset:
-        key = (run.data.shards, run.data.size, run.data.num_classes, run.data.exclude)
-        if key not in self._datasets:
-            dataset = dataset_of(run.data, base=self.study.base, strict=True)
-            assert dataset is not None  # strict
-            self._datasets[key] = dataset
-        return self._datasets[key]
-
-    def test(self, run: Run) -> Dataset | None:
-        if not run.data.test:
-            return None
-        if run.data.size is not None and not locate(run.data.test, base=self.study.base).at_hand:
-            return None
-        key = run.data.test
-        if key not in self._datasets:
-            self._datasets[key] = describe(key, base=self.study.base)
-        return self._datasets[key]
-
-
-def _tune(
-    study: Study, facts: _Facts, scores: Scores
-) -> tuple[dict[select.Group, select.Choice], dict[str, Job], dict[select.Group, int]]:
-    """Choices of the groups whose tuning runs have all ended, the tuning runs, and what each group's cost."""
-    choices: dict[select.Group, select.Choice] = {}
-    jobs: dict[str, Job] = {}
-    flops: dict[select.Group, int] = {}
-    if study.select is None:
-        return choices, jobs, flops
-    for group, cell in select.groups(study.select, study.cells).items():
-        trials = [(values, facts.pretrain(cell, values, role="tuning")) for values in select.grid(study.select)]
-        jobs.update({job.id: job for _, job in trials})
-        flops[group] = sum({job.id: job.flops for _, job in trials}.values())
-        ended = [(values, scores[job.id]) for values, job in trials if job.id in scores]
-        good = [(values, score) for values, score in ended if score is not None]
-        if len(ended) == len(trials) and good:
-            tried = tuple({**values, "score": score} for values, score in ended)
-            choices[group] = select.choose(good, tried)
-    return choices, jobs, flops
+    trained = tuning.trained({job.id: job for job in known if job.role == "trunk"}, alone)
+    left = [job for group in waiting.values() for job in shared(group.values(), trained=trained)]
+    return Plan(jobs=known, waiting=(*left, *waiting_transfers.values()), settled=tuple(tuning.settled()))
 
 
 def _transfers(study: Study, parent: Job) -> Iterator[Job]:

@@ -7,7 +7,7 @@ steps instead of their sum.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from vitscale.config import Recipe
@@ -21,14 +21,23 @@ DURATIONS = tuple(dict.fromkeys([*LENGTHS, *(f"recipe.{name}" for name in OF_THE
 """All in which runs may differ that share a trunk."""
 
 
-def shared(jobs: Iterable[Job]) -> Iterator[Job]:
-    """The jobs; those that have a trunk in common as its branches, and behind it."""
-    jobs = list(jobs)
+def shared(
+    jobs: Iterable[Job],
+    *,
+    prospects: Mapping[str, tuple[tuple[int, str], ...]] | None = None,
+    trained: Mapping[str, int] | None = None,
+) -> Iterator[Job]:
+    """The jobs; those that have a trunk in common as its branches, and behind it.
+
+    By the ids of trunks, which a single run leaves, too: their `prospects`, as `Job.prospects`, and steps that others
+    will have `trained` of them, behind which they go on.
+    """
+    jobs, prospects, trained = list(jobs), prospects or {}, trained or {}
     groups: dict[str, list[Job]] = {}
     for job in jobs:
-        if _can_branch(job):
+        if can_branch(job):
             groups.setdefault(trunk_id(job.origin), []).append(job)
-    trunks = {id_: group for id_, group in groups.items() if len(group) > 1}
+    trunks = {id_: group for id_, group in groups.items() if len(group) > 1 or id_ in prospects or id_ in trained}
     trunk_of = {job.id: id_ for id_, group in trunks.items() for job in group}
     for job in jobs:
         id_ = trunk_of.get(job.id)
@@ -37,7 +46,12 @@ def shared(jobs: Iterable[Job]) -> Iterator[Job]:
             continue
         group = trunks.pop(id_, None)
         if group is not None:
-            yield trunk(id_, group)
+            whole = replace(trunk(id_, group), prospects=prospects.get(id_, ()))
+            step = trained.get(id_, 0)
+            if step == 0:
+                yield whole
+            elif step < whole.steps:
+                yield replace(whole, id=f"{id_}-from-{step}", branch=Branch(id_, step))
         yield replace(job, branch=Branch(id_, leaves_at(job)))
 
 
@@ -64,7 +78,8 @@ def trunk(id_: str, branches: Sequence[Job]) -> Job:
     )
 
 
-def _can_branch(job: Job) -> bool:
+def can_branch(job: Job) -> bool:
+    """Whether a longer run could begin as this one does."""
     recipe = job.run.recipe
     if job.kind != "pretrain" or recipe.cooldown == 0 or knows_its_end(recipe):
         return False

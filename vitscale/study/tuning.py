@@ -1,0 +1,150 @@
+"""The tuning runs of a study, what they say, and which trunks of theirs the chosen settings' runs will leave.
+
+Whichever trial is chosen, runs that differ from it only in how long they train begin as it did. So every trial leaves a
+trunk as soon as one such run waits for the choice, and that trunk saves where those runs would leave it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from vitscale.study import select
+from vitscale.study.facts import Facts
+from vitscale.study.identity import trunk_id
+from vitscale.study.job import Job
+from vitscale.study.load import Study
+from vitscale.study.sharing import DURATIONS, can_branch, leaves_at
+
+Scores = Mapping[str, float | None]
+"""Run id -> upstream validation score of a finished run (accuracy, of labels or of patches, or minus the loss of
+pixels); None for a run that failed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """Trials of every group, and the choices of those whose trials have all ended."""
+
+    facts: Facts
+    trials: Mapping[select.Group, Sequence[tuple[Mapping[str, Any], Job]]]
+    """Of each group its grid, each combination with its run."""
+    choices: Mapping[select.Group, select.Choice]
+    members: dict[select.Group, list[tuple[select.Cell, Job]]] = field(default_factory=dict, init=False)
+    """Of each group the cells that `pretrain` was asked for, which has to be all before trunks are asked for."""
+
+    def pretrain(self, cell: select.Cell) -> tuple[Job, select.Group | None]:
+        """The cell's pre-training with what is chosen for it, else default settings; the group whose choice it is."""
+        chosen = self.facts.study.select
+        if chosen is None or cell.run.model.checkpoint:
+            return self.facts.pretrain(cell, {}, role="cell"), None
+        group = select.group_of(cell, chosen)
+        choice = self.choices.get(group)
+        job = self.facts.pretrain(cell, choice.values if choice else {}, role="cell")
+        if choice is not None:
+            spent = self.flops[group] - (job.flops if job.id in self.jobs else 0)
+            job = replace(job, flops_tuning=spent, at_edge=choice.rate_at_edge, tried=choice.tried)
+        self.members.setdefault(group, []).append((cell, job))
+        return job, group
+
+    @cached_property
+    def jobs(self) -> dict[str, Job]:
+        return {job.id: job for trials in self.trials.values() for _, job in trials}
+
+    @cached_property
+    def flops(self) -> dict[select.Group, int]:
+        """What each group's trials cost, each as if it had trained alone."""
+        return {group: sum({job.id: job.flops for _, job in trials}.values()) for group, trials in self.trials.items()}
+
+    def prospects(self) -> dict[str, tuple[tuple[int, str], ...]]:
+        """Of each trunk that a trial leaves and others would: (step at which one would, name of what it waits for).
+
+        None of them, once the choice is made; the trunk is one all the same.
+        """
+        found: dict[str, set[tuple[int, str]]] = {}
+        for group, trials in self.trials.items():
+            for values, trial in trials:
+                if can_branch(trial) and (others := self._others(group, values, trial)):
+                    steps = found.setdefault(trunk_id(trial.origin), set())
+                    if group not in self.choices:
+                        steps.update((leaves_at(job), prospect(trial)) for job in others)
+        return {id_: tuple(sorted(steps)) for id_, steps in found.items()}
+
+    def settled(self) -> Iterator[tuple[str, str]]:
+        """Of the trials of groups that are decided: (trunk, name of what waits for the choice no more)."""
+        for group in self.choices:
+            for _, trial in self.trials[group]:
+                if can_branch(trial):
+                    yield trunk_id(trial.origin), prospect(trial)
+
+    def trained(self, trunks: Mapping[str, Job], alone: Collection[str]) -> dict[str, int]:
+        """Steps that the open groups' runs will find trained, by the trunks that they have with default settings.
+
+        `trunks`: those of the trials, by id. `alone`: trials that have no trunk after all.
+        """
+        found = {}
+        for group, own in self._tuned.items():
+            of_trials = [
+                trunk_id(job.origin) for _, job in self.trials[group] if can_branch(job) and job.id not in alone
+            ]
+            begun = [trunks[id_].steps for id_ in of_trials if id_ in trunks]
+            if group not in self.choices and can_branch(own) and begun:
+                found[trunk_id(own.origin)] = begun[0]
+        return found
+
+    @cached_property
+    def _tuned(self) -> dict[select.Group, Job]:
+        """Of each group the job of the cell at which it is tuned, with the settings of all its members."""
+        cells = select.groups(self.facts.study.select, self.facts.study.cells)
+        return {group: next(job for cell, job in self.members[group] if cell is cells[group]) for group in self.trials}
+
+    def _others(self, group: select.Group, values: Mapping[str, Any], trial: Job) -> Sequence[Job]:
+        """Members of the group that would have the trial's trunk, with its settings, in so far as these matter here."""
+        if not self._changes_lengths:
+            return self._alike[group]
+        jobs = [self.facts.pretrain(cell, values, role="cell") for cell, _ in self.members[group]]
+        return _with_trunk_of(trial, jobs)
+
+    @cached_property
+    def _alike(self) -> dict[select.Group, list[Job]]:
+        """Those of each group, once for all trials, where none of these changes when a run leaves its trunk."""
+        return {
+            group: _with_trunk_of(own, [job for _, job in self.members[group]]) for group, own in self._tuned.items()
+        }
+
+    @cached_property
+    def _changes_lengths(self) -> bool:
+        chosen = self.facts.study.select
+        over = chosen.over if chosen else ()
+        return any(
+            key in (*DURATIONS, "recipe.schedule", "recipe.batch_size") or key.startswith("data.") for key in over
+        )
+
+
+def tune(study: Study, facts: Facts, scores: Scores) -> Tuning:
+    """The study's trials, and what those that have ended decide."""
+    trials: dict[select.Group, list[tuple[Mapping[str, Any], Job]]] = {}
+    choices: dict[select.Group, select.Choice] = {}
+    tuned = select.groups(study.select, study.cells)
+    for group, cell in tuned.items():
+        assert study.select is not None  # else there is no group
+        trials[group] = [(values, facts.pretrain(cell, values, role="tuning")) for values in select.grid(study.select)]
+        ended = [(values, scores[job.id]) for values, job in trials[group] if job.id in scores]
+        good = [(values, score) for values, score in ended if score is not None]
+        if len(ended) == len(trials[group]) and good:
+            tried = tuple({**values, "score": score} for values, score in ended)
+            choices[group] = select.choose(good, tried)
+    return Tuning(facts=facts, trials=trials, choices=choices)
+
+
+def prospect(trial: Job) -> str:
+    """The name, where a run's id would stand, of those that leave its trunk if this trial is chosen."""
+    return f"select-{trial.id}"
+
+
+def _with_trunk_of(own: Job, jobs: Sequence[Job]) -> list[Job]:
+    if not can_branch(own):
+        return []
+    trunk = trunk_id(own.origin)
+    return [job for job in jobs if job.id != own.id and can_branch(job) and trunk_id(job.origin) == trunk]
