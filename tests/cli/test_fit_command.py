@@ -1,62 +1,25 @@
-from __future__ import annotations
+"""What `vitscale fit` prints of studies and tables."""
 
-import csv
 import json
 import math
-from collections.abc import Callable
-from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import typer
-from click.testing import Result
-from typer.testing import CliRunner
+from fit_tables import Run, answer, tables
 
 from vitscale.analysis.selftest import LADDER
 from vitscale.cli import fit_source
-from vitscale.cli.fit import fit
 from vitscale.errors import BUG, DONE, MISSING, USAGE
 
-Run = Callable[..., Result]
 PAPER = LADDER.parent / "vit_table6.csv"
 UPSTREAM = ("--where", "task == 'upstream_test' and metric == 'accuracy' and examples_seen == 880000")
 FEW = ("--resamples", "100")
 
 
-@pytest.fixture
-def run(results_root: Path) -> Run:
-    app = typer.Typer()
-    app.command()(fit)
-
-    def invoke(*arguments: str) -> Result:
-        return CliRunner().invoke(app, [*arguments, "--results", str(results_root)])
-
-    return invoke
-
-
-def tables(text: str) -> list[list[dict[str, str]]]:
-    return [list(csv.DictReader(StringIO(part), delimiter="\t")) for part in text.split("\n\n")]
-
-
-def answer(result: Result) -> dict[str, Any]:
-    assert result.exit_code == DONE, result.stderr
-    return json.loads(result.stdout, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-
-
-@pytest.fixture
-def csv_file(tmp_path: Path) -> Path:
-    x = np.geomspace(1e3, 1e9, 12)
-    rows = pd.DataFrame({"flops": x, "accuracy": 1 - (0.08 + 3 * x**-0.22), "n_test": 10_000, "kind": "a"})
-    path = tmp_path / "t.csv"
-    rows.to_csv(path, index=False)
-    return path
-
-
-def test_a_study_gives_a_curve_for_each_family(run: Run) -> None:
-    result = run("synthetic", "--x", "examples", *UPSTREAM, *FEW)
+def test_a_study_gives_a_curve_for_each_family(fit: Run) -> None:
+    result = fit("synthetic", "--x", "examples", *UPSTREAM, *FEW)
     assert result.exit_code == DONE, result.stderr
     laws, parameters, *_ = tables(result.stdout)
     assert [row["curve"] for row in laws] == ["hybrid", "resnet", "vit"]
@@ -70,8 +33,8 @@ def test_a_study_gives_a_curve_for_each_family(run: Run) -> None:
     assert "1 run left out that only chose a setting." in result.stderr
 
 
-def test_a_study_s_measures_are_not_mixed(run: Run) -> None:
-    result = run("synthetic", "--x", "examples")
+def test_a_study_s_measures_are_not_mixed(fit: Run) -> None:
+    result = fit("synthetic", "--x", "examples")
     assert result.exit_code == MISSING
     error, hint = result.stderr.splitlines()
     assert "rows of one curve differ in metric accuracy, loss" in error
@@ -79,15 +42,15 @@ def test_a_study_s_measures_are_not_mixed(run: Run) -> None:
     assert "protocol == 'pretrain'" in hint
 
 
-def test_points_that_differ_in_more_than_x_are_said(run: Run) -> None:
+def test_points_that_differ_in_more_than_x_are_said(fit: Run) -> None:
     upstream = "task == 'upstream_test' and metric == 'accuracy'"
-    result = run("synthetic", "--x", "examples", "--where", upstream, "--form", "power", *FEW)
+    result = fit("synthetic", "--x", "examples", "--where", upstream, "--form", "power", *FEW)
     assert "examples_seen (3 at one place)" in result.stderr
 
 
-def test_the_law_of_a_file_is_found_and_forecast(run: Run, csv_file: Path) -> None:
+def test_the_law_of_a_file_is_found_and_forecast(fit: Run, csv_file: Path) -> None:
     found = answer(
-        run(str(csv_file), "--x", "flops", "--y", "accuracy", "--at", "1e10", "--at", "1e12", "--json", *FEW)
+        fit(str(csv_file), "--x", "flops", "--y", "accuracy", "--at", "1e10", "--at", "1e12", "--json", *FEW)
     )
     (curve,) = found["curves"]
     assert found["schema"] == 1
@@ -103,7 +66,7 @@ def test_the_law_of_a_file_is_found_and_forecast(run: Run, csv_file: Path) -> No
     assert curve["held_out"]["points"] == 3
 
 
-def test_parquet_and_tsv_are_read_too(run: Run, csv_file: Path, tmp_path: Path) -> None:
+def test_parquet_and_tsv_are_read_too(fit: Run, csv_file: Path, tmp_path: Path) -> None:
     rows = pd.read_csv(csv_file)
     rows.to_parquet(tmp_path / "t.parquet")
     rows.to_csv(tmp_path / "t.tsv", sep="\t", index=False)
@@ -112,7 +75,7 @@ def test_parquet_and_tsv_are_read_too(run: Run, csv_file: Path, tmp_path: Path) 
         read, facts, study = fit_source.table(str(tmp_path / name), tmp_path)
         pd.testing.assert_frame_equal(read, rows, check_exact=False, rtol=1e-14)
         assert (facts, study) == ([], False)
-    assert run(str(tmp_path / "MARKED.CSV"), "--x", "flops", "--y", "accuracy", "--form", "power").exit_code == DONE
+    assert fit(str(tmp_path / "MARKED.CSV"), "--x", "flops", "--y", "accuracy", "--form", "power").exit_code == DONE
 
 
 def test_the_named_index_of_a_parquet_is_a_column(tmp_path: Path) -> None:
@@ -127,17 +90,17 @@ def test_the_named_index_of_a_parquet_is_a_column(tmp_path: Path) -> None:
         assert list(fit_source.table(str(tmp_path / f"{name}.parquet"), tmp_path)[0].columns) == list(rows.columns)
 
 
-def test_durations_are_no_numbers(run: Run, tmp_path: Path) -> None:
+def test_durations_are_no_numbers(fit: Run, tmp_path: Path) -> None:
     """pandas would count them in units of its own."""
     taken = pd.to_timedelta([1, 2, 3, 4], unit="h")
     pd.DataFrame({"x": taken, "y": [0.1, 0.2, 0.3, 0.4]}).to_parquet(tmp_path / "t.parquet")
-    found = run(str(tmp_path / "t.parquet"), "--x", "x", "--y", "y")
+    found = fit(str(tmp_path / "t.parquet"), "--x", "x", "--y", "y")
     assert found.exit_code == MISSING
     assert "column 'x' is not numeric" in found.stderr
 
 
-def test_olmo_s_ladder(run: Run) -> None:
-    found = answer(run(str(LADDER), "--n", "n", "--d", "d", "--y", "loss", "--where", "held_out == 0",
+def test_olmo_s_ladder(fit: Run) -> None:
+    found = answer(fit(str(LADDER), "--n", "n", "--d", "d", "--y", "loss", "--where", "held_out == 0",
                        "--at", "13202396160,5000088518656", "--json", *FEW))  # fmt: skip
     (curve,) = found["curves"]
     assert curve["form"] == "parametric"
@@ -147,7 +110,7 @@ def test_olmo_s_ladder(run: Run) -> None:
     assert curve["joint"]["names"] == ["E", "log A", "log B", "alpha", "beta"]
 
 
-def test_a_budget_is_split_by_6nd_or_by_the_runs_own_flops(run: Run, tmp_path: Path) -> None:
+def test_a_budget_is_split_by_6nd_or_by_the_runs_own_flops(fit: Run, tmp_path: Path) -> None:
     """Against the minimum of the law along the budget."""
     n, d = (grid.ravel() for grid in np.meshgrid(np.geomspace(1e6, 1e8, 6), np.geomspace(1e7, 1e9, 6)))
     loss = 0.5 + 30 * n**-0.3 + 60 * d**-0.25
@@ -156,7 +119,7 @@ def test_a_budget_is_split_by_6nd_or_by_the_runs_own_flops(run: Run, tmp_path: P
     options = (str(tmp_path / "nd.csv"), "--n", "n", "--d", "d", "--y", "loss", *FEW)
     sizes = np.geomspace(1e5, 1e10, 200_001)
     for more, k, g in (((), 6, 1.0), (("--flops", "cost"), 20, 0.9)):
-        (best,) = answer(run(*options, *more, "--at", "1e17", "--json"))["optima"]
+        (best,) = answer(fit(*options, *more, "--at", "1e17", "--json"))["optima"]
         left = 1e17 / (k * sizes**g)
         law = 0.5 + 30 * sizes**-0.3 + 60 * left**-0.25
         (budget,) = best["budgets"]
@@ -165,13 +128,13 @@ def test_a_budget_is_split_by_6nd_or_by_the_runs_own_flops(run: Run, tmp_path: P
         assert budget["law"]["value"] == pytest.approx(law.min(), rel=1e-6)
         assert best["a"] == pytest.approx(0.25 / (0.3 + g * 0.25), rel=1e-4)
         assert (best["flops"]["k"], best["flops"]["g"]) == (pytest.approx(k), pytest.approx(g))
-    result = run(*options, "--at", "1e17", "--at", "1e7,1e8")
+    result = fit(*options, "--at", "1e17", "--at", "1e7,1e8")
     assert [row["at"] for row in tables(result.stdout)[3]] == ["1e+07, 1e+08"]
     assert tables(result.stdout)[4][0]["budget"] == "1e+17"
     assert "A run is taken to cost 6 N D FLOPs, by the usual rule." in result.stderr
 
 
-def test_the_paper_s_families_compared(run: Run) -> None:
+def test_the_paper_s_families_compared(fit: Run) -> None:
     options = (
         "--x",
         "exaflops",
@@ -182,26 +145,26 @@ def test_the_paper_s_families_compared(run: Run) -> None:
         "--by",
         "family",
     )
-    result = run(str(PAPER), *options, "--form", "power", "--relative-to", "resnet", *FEW)
+    result = fit(str(PAPER), *options, "--form", "power", "--relative-to", "resnet", *FEW)
     assert result.exit_code == DONE, result.stderr
     compared = {row["curve"]: row for row in tables(result.stdout)[-1]}
     assert set(compared) == {"hybrid", "vit"}
     assert 2 < float(compared["vit"]["compute of resnet over its own"]) < 4
-    found = answer(run(str(PAPER), *options, "--form", "saturating", "--relative-to", "resnet", "--json", *FEW,
+    found = answer(fit(str(PAPER), *options, "--form", "saturating", "--relative-to", "resnet", "--json", *FEW,
                        "--where", "family != 'hybrid'"))  # fmt: skip
     assert {m["cheap"]: m["interval"][1] for m in found["multipliers"]} == {"vit": None}  # no end
-    refused = run(str(PAPER), *options, "--relative-to", "mlp")
+    refused = fit(str(PAPER), *options, "--relative-to", "mlp")
     assert refused.exit_code == USAGE
     assert refused.stderr.splitlines()[1] == "hint: there are: hybrid, resnet, vit"
 
 
-def test_curves_of_as_many_runs_do_not_share_their_resamples(run: Run, tmp_path: Path) -> None:
+def test_curves_of_as_many_runs_do_not_share_their_resamples(fit: Run, tmp_path: Path) -> None:
     """Shared ones would make the comparison of a curve with its copy certain: 1, from 1 to 1."""
     x = np.geomspace(1e3, 1e9, 12)
     loss = 5 * x**-0.2 * np.exp(0.03 * np.random.default_rng(0).standard_normal(12))
     rows = pd.concat(pd.DataFrame({"x": x, "loss": loss, "family": name}) for name in "ab")
     rows.to_csv(tmp_path / "copies.csv", index=False)
-    found = answer(run(str(tmp_path / "copies.csv"), "--x", "x", "--y", "loss", "--by", "family", "--form", "power",
+    found = answer(fit(str(tmp_path / "copies.csv"), "--x", "x", "--y", "loss", "--by", "family", "--form", "power",
                        "--relative-to", "a", "--json", *FEW))  # fmt: skip
     (compared,) = found["multipliers"]
     low, high = compared["interval"]
@@ -210,8 +173,8 @@ def test_curves_of_as_many_runs_do_not_share_their_resamples(run: Run, tmp_path:
     assert high > 1.05
 
 
-def test_the_frontier_and_the_choice_at_a_budget(run: Run) -> None:
-    result = run(str(PAPER), "--x", "exaflops", "--y", "imagenet", "--y-is", "accuracy", "--form", "envelope",
+def test_the_frontier_and_the_choice_at_a_budget(fit: Run) -> None:
+    result = fit(str(PAPER), "--x", "exaflops", "--y", "imagenet", "--y-is", "accuracy", "--form", "envelope",
                  "--label", "name,epochs", "--at", "2000", *FEW)  # fmt: skip
     assert result.exit_code == DONE, result.stderr
     frontier, choices, laws, *_ = tables(result.stdout)
@@ -223,34 +186,34 @@ def test_the_frontier_and_the_choice_at_a_budget(run: Run) -> None:
     assert "lower envelope" in result.stderr
 
 
-def test_an_envelope_of_one_point_has_no_law(run: Run, tmp_path: Path) -> None:
+def test_an_envelope_of_one_point_has_no_law(fit: Run, tmp_path: Path) -> None:
     pd.DataFrame({"x": np.geomspace(1, 1e6, 8), "loss": np.arange(1.0, 9.0)}).to_csv(tmp_path / "r.csv", index=False)
     options = (str(tmp_path / "r.csv"), "--x", "x", "--y", "loss", "--form", "envelope")
-    result = run(*options)
+    result = fit(*options)
     assert [[row["best configuration"] for row in table] for table in tables(result.stdout)] == [["row 1"]]
     assert result.stderr == "Nothing beats the cheapest quarter of a decade: there is no law of the envelope.\n"
-    told = answer(run(*options, "--json"))
+    told = answer(fit(*options, "--json"))
     assert (told["curves"], [fact["kind"] for fact in told["without_law"]]) == ([], ["too_few"])
 
 
-def test_isoflop_profiles(run: Run, tmp_path: Path) -> None:
+def test_isoflop_profiles(fit: Run, tmp_path: Path) -> None:
     c = np.repeat([1e18, 1e19, 1e20], 7)
     n = 0.1 * c**0.5 * np.tile(np.geomspace(1 / 8, 8, 7), 3)
     rows = pd.DataFrame({"c": c, "n": n, "loss": 2 + 30 * c**-0.1 + 0.02 * np.log(n / (0.1 * c**0.5)) ** 2})
     rows.to_csv(tmp_path / "iso.csv", index=False)
     options = (str(tmp_path / "iso.csv"), "--form", "isoflop", "--x", "c", "--n", "n", "--y", "loss", *FEW)
-    budgets, law, sizes = tables(run(*options, "--at", "1e22").stdout)
+    budgets, law, sizes = tables(fit(*options, "--at", "1e22").stdout)
     assert [float(row["best size"]) for row in budgets] == pytest.approx([1e8, 3.162e8, 1e9], rel=1e-3)
     assert float(law[0]["value"]) == pytest.approx(0.5, abs=1e-3)
     assert float(sizes[0]["best size"]) == pytest.approx(1e10, rel=1e-2)
-    assert answer(run(*options, "--json"))["curves"][0]["a"] == pytest.approx(0.5, abs=1e-3)
-    dearer = answer(run(*options, "--from", "9e18", "--json"))["curves"][0]
+    assert answer(fit(*options, "--json"))["curves"][0]["a"] == pytest.approx(0.5, abs=1e-3)
+    dearer = answer(fit(*options, "--from", "9e18", "--json"))["curves"][0]
     assert [b["compute"] for b in dearer["budgets"]] == pytest.approx([1e19, 1e20])
-    assert "A forecast 1.0e+07 times beyond the largest budget of the law" in run(*options, "--at", "1e27").stderr
-    assert "A forecast" not in run(*options, "--at", "1e21").stderr
+    assert "A forecast 1.0e+07 times beyond the largest budget of the law" in fit(*options, "--at", "1e27").stderr
+    assert "A forecast" not in fit(*options, "--at", "1e21").stderr
 
 
-def test_a_budget_whose_best_size_was_not_measured_has_no_number_for_it(run: Run, tmp_path: Path) -> None:
+def test_a_budget_whose_best_size_was_not_measured_has_no_number_for_it(fit: Run, tmp_path: Path) -> None:
     """The optimum lies above the sizes of the first, below those of the second; the third has none."""
     c = np.repeat([1e18, 1e19, 1e20], 6)
     step = np.tile(np.arange(6.0), 3)
@@ -259,39 +222,39 @@ def test_a_budget_whose_best_size_was_not_measured_has_no_number_for_it(run: Run
     )
     pd.DataFrame({"c": c, "n": 1e6 * 2**step, "loss": loss}).to_csv(tmp_path / "iso.csv", index=False)
     options = (str(tmp_path / "iso.csv"), "--form", "isoflop", "--x", "c", "--n", "n", "--y", "loss", *FEW)
-    (budgets,) = tables(run(*options).stdout)
+    (budgets,) = tables(fit(*options).stdout)
     assert [row[""] for row in budgets] == [
         "above its largest size",
         "below its smallest size",
         "its profile has no minimum",
     ]
     assert {row[name] for row in budgets for name in ("best size", "95% low", "95% high", "value there")} == {""}
-    told = answer(run(*options, "--json"))["curves"][0]["budgets"]
+    told = answer(fit(*options, "--json"))["curves"][0]["budgets"]
     assert [(b["best_size"], b["value"], b["interval"], b["at_edge"]) for b in told] == 3 * [(None, None, None, True)]
 
 
-def test_a_parameter_that_is_not_identified_has_no_number(run: Run, tmp_path: Path) -> None:
+def test_a_parameter_that_is_not_identified_has_no_number(fit: Run, tmp_path: Path) -> None:
     """Losses that do not fall: any small exponent fits them as well."""
     loss = 2 * np.exp(0.05 * np.random.default_rng(1).standard_normal(12))
     pd.DataFrame({"x": np.geomspace(1e3, 1e5, 12), "loss": loss}).to_csv(tmp_path / "p.csv", index=False)
     options = (str(tmp_path / "p.csv"), "--x", "x", "--y", "loss", "--form", "power", *FEW)
-    parameters = {row["parameter"]: row for row in tables(run(*options).stdout)[1]}
+    parameters = {row["parameter"]: row for row in tables(fit(*options).stdout)[1]}
     assert (parameters["c"]["value"], parameters["c"][""]) == ("", "not identified")
-    (curve,) = answer(run(*options, "--json"))["curves"]
+    (curve,) = answer(fit(*options, "--json"))["curves"]
     assert curve["parameters"]["c"]["value"] is None
     assert curve["parameters"]["c"]["identified"] is False
 
 
-def test_three_points_are_printed_themselves_and_have_no_band(run: Run, tmp_path: Path) -> None:
+def test_three_points_are_printed_themselves_and_have_no_band(fit: Run, tmp_path: Path) -> None:
     pd.DataFrame({"x": [1, 10, 100], "acc": [0.1, 0.3, 0.4]}).to_csv(tmp_path / "p.csv", index=False)
-    result = run(str(tmp_path / "p.csv"), "--x", "x", "--y", "acc", "--form", "saturating")
+    result = fit(str(tmp_path / "p.csv"), "--x", "x", "--y", "acc", "--form", "saturating")
     assert "3 independent runs, and a bootstrap needs 6: no interval." in result.stderr
     assert "Only 3 distinct points" in result.stderr
     assert [row["mean"] for row in tables(result.stdout)[-1]] == ["0.9", "0.7", "0.6"]
 
 
-def test_a_range_leaves_rows_out_and_says_so(run: Run, csv_file: Path) -> None:
-    result = run(
+def test_a_range_leaves_rows_out_and_says_so(fit: Run, csv_file: Path) -> None:
+    result = fit(
         str(csv_file), "--x", "flops", "--y", "accuracy", "--form", "power", "--from", "1e5", "--to", "1e8", *FEW
     )
     assert "6 rows left out by --from and --to." in result.stderr
@@ -299,238 +262,56 @@ def test_a_range_leaves_rows_out_and_says_so(run: Run, csv_file: Path) -> None:
     assert (float(law["from"]), float(law["to"])) == (pytest.approx(1.52e5, rel=0.01), pytest.approx(8.11e7, rel=0.2))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "error", "hint"),
-    [
-        ([], USAGE, "nothing to fit", "vitscale fit STUDY|FILE"),
-        (["T"], USAGE, "nothing to fit against", "--x COL, or --n COL --d COL"),
-        (["T", "--x", "flop"], USAGE, "no column 'flop' in this table", "did you mean 'flops'? there are: flops, accuracy"),
-        (["T", "--x", "flops", "--d", "flops"], USAGE, "the form auto needs --x COL, not --x COL --d COL", "give --x COL"),
-        (["T", "--x", "flops", "--form", "parametric"], USAGE, "the form parametric needs --n COL --d COL", "give --n COL --d COL"),
-        (["T", "--x", "flops", "--y", "accuracy", "--at", "soon"], USAGE, "--at soon: not a positive number", "--at 1e21"),
-        (["T", "--n", "flops", "--d", "flops", "--y", "accuracy"], USAGE, "'flops' is given twice", "another column"),
-        (["T", "--x", "accuracy", "--y", "accuracy"], USAGE, "'accuracy' is given twice", "another column"),
-        (["T", "--n", "flops", "--d", "n_test", "--y", "accuracy", "--relative-to", "a"], USAGE, "and parametric is none", "--x COL"),
-        (["T", "--n", "flops", "--d", "n_test", "--y", "accuracy", "--at", "1,2,3"], USAGE, "--at 1,2,3: neither N,D nor a budget", "--at 1e9,1e12 or --at 1e21"),
-        (["T", "--n", "flops", "--d", "n_test", "--y", "accuracy", "--at", "-1"], USAGE, "--at -1: neither N,D nor a budget", "--at 1e9,1e12"),
-        (["T", "--n", "flops", "--d", "n_test", "--y", "accuracy", "--flops", "cost"], USAGE, "no column 'cost'", "there are: flops"),
-        (["T", "--x", "kind", "--y", "accuracy"], MISSING, "column 'kind' is not numeric: row 1 holds 'a'", "--where"),
-        (["T", "--x", "flops", "--y", "accuracy", "--where", "flops <"], USAGE, "--where 'flops <'", "a condition"),
-        (["T", "--x", "flops", "--y", "accuracy", "--from", "1e12"], MISSING, "none of the table's 12 rows is left", "--where, --from and --to"),
-        (["W", "--x", "flops", "--y", "accuracy"], MISSING, "its rows have more fields than its header has names", "columns' names"),
-        (["gone.csv", "--x", "flops"], MISSING, "gone.csv: no such file", "a study or a .csv"),
-        (["gone", "--x", "flops"], MISSING, "gone: no such results folder", "synthetic"),
-        (["B", "--x", "flops"], MISSING, "not a readable table", ""),
-    ],
-)  # fmt: skip
-def test_a_mistake_is_two_lines(
-    run: Run, csv_file: Path, arguments: list[str], code: int, error: str, hint: str
-) -> None:
-    broken = csv_file.parent / "broken.parquet"
-    broken.write_bytes(b"not a table")
-    wide = csv_file.parent / "wide.csv"
-    wide.write_text("flops,accuracy\n1,0.1,7\n2,0.2,8\n3,0.3,9\n")
-    names = {"T": str(csv_file), "B": str(broken), "W": str(wide)}
-    result = run(*(names.get(argument, argument) for argument in arguments))
-    assert result.exit_code == code
-    assert result.stdout == ""
-    first, second = result.stderr.splitlines()
-    assert error in first
-    assert hint in second
-
-
-def test_the_selftest_passes_and_fails_with_exit_1(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = run("--selftest")
+def test_the_selftest_passes_and_fails_with_exit_1(fit: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = fit("--selftest")
     assert result.exit_code == DONE
     rows = tables(result.stdout)[0]
     assert {row["verdict"] for row in rows} == {"pass"}
     assert {row["law"] for row in rows} >= {"parametric (loss)", "m4 (error)", "OLMo ladder"}
     monkeypatch.setattr("vitscale.analysis.selftest.PUBLISHED", {"alpha": 0.2})
-    failed = run("--selftest", "--json")
+    failed = fit("--selftest", "--json")
     assert failed.exit_code == BUG
     assert [c["quantity"] for c in json.loads(failed.stdout)["checks"] if not c["passed"]] == ["alpha"]
 
 
-def percents(folder: Path) -> str:
-    """Exact law, errors from 90 % to 0.28 %."""
-    x = np.geomspace(1, 1e9, 12)
-    path = folder / "percent.csv"
-    pd.DataFrame({"x": x, "error": 90 * x ** (-np.log10(90 / 0.28) / 9)}).to_csv(path, index=False)
-    return str(path)
-
-
-@pytest.mark.parametrize("choice", [[], ["--from", "1.5e7"], ["--where", "error < 1"]])
-def test_the_unit_is_that_of_the_whole_table(run: Run, tmp_path: Path, choice: list[str]) -> None:
-    found = answer(
-        run(percents(tmp_path), "--x", "x", "--y", "error", "--form", "power", "--at", "1e10", "--json", *choice)
-    )
-    assert found["curves"][0]["of"] == "error = error/100"
-    assert found["curves"][0]["forecasts"][0]["value"] == pytest.approx(0.0028 * (0.28 / 90) ** (1 / 9), rel=1e-6)
-
-
-def test_points_on_a_law_are_no_outliers(run: Run, tmp_path: Path) -> None:
-    found = answer(run(percents(tmp_path), "--x", "x", "--y", "error", "--form", "power", "--json"))
-    assert {fact["kind"] for fact in found["curves"][0]["facts"]} == {"unweighted"}
-
-
-def test_rows_without_test_images_are_left_out_and_counted(run: Run, csv_file: Path) -> None:
+def test_rows_without_test_images_are_left_out_and_counted(fit: Run, csv_file: Path) -> None:
     rows = pd.read_csv(csv_file)
     rows.loc[3, "n_test"] = np.nan
     rows.to_csv(csv_file, index=False)
-    found = answer(run(str(csv_file), "--x", "flops", "--y", "accuracy", "--form", "power", "--json"))
+    found = answer(fit(str(csv_file), "--x", "flops", "--y", "accuracy", "--form", "power", "--json"))
     assert found["curves"][0]["points"] == 11
     assert [fact["text"] for fact in found["facts"]] == ["1 row left out without a number in n_test."]
     assert "unweighted" not in {fact["kind"] for fact in found["curves"][0]["facts"]}
 
 
-def test_as_many_parameters_as_points_forecast_without_an_interval(run: Run, tmp_path: Path) -> None:
+def test_as_many_parameters_as_points_forecast_without_an_interval(fit: Run, tmp_path: Path) -> None:
     path = tmp_path / "five.csv"
     path.write_text("x,acc,n_test\n1e18,.5,1000\n1e19,.6,1000\n1e20,.7,1000\n1e21,.75,1000\n1e22,.76,1000\n")
-    (curve,) = answer(run(str(path), "--x", "x", "--y", "acc", "--form", "m4", "--at", "1e23", "--json"))["curves"]
+    (curve,) = answer(fit(str(path), "--x", "x", "--y", "acc", "--form", "m4", "--at", "1e23", "--json"))["curves"]
     assert curve["interval"] == "none"
     assert curve["forecasts"][0]["law"] is None
     assert curve["forecasts"][0]["run"] is None
     assert not any(one["identified"] for one in curve["parameters"].values())
 
 
-def test_a_forecast_that_no_error_can_be_is_said(run: Run, csv_file: Path) -> None:
-    found = answer(run(str(csv_file), "--x", "flops", "--y", "accuracy", "--form", "power", "--at", "1e-9", "--json"))
+def test_a_forecast_that_no_error_can_be_is_said(fit: Run, csv_file: Path) -> None:
+    found = answer(fit(str(csv_file), "--x", "flops", "--y", "accuracy", "--form", "power", "--at", "1e-9", "--json"))
     facts = {fact["kind"]: fact["text"] for fact in found["curves"][0]["facts"]}
     assert "no error can" in facts["impossible"]
     assert "below the smallest measured point" in facts["extrapolation"]
 
 
-def test_a_given_form_says_how_it_foresees_the_dearest(run: Run, csv_file: Path) -> None:
-    found = run(str(csv_file), "--x", "flops", "--y", "accuracy", "--form", "power")
+def test_a_given_form_says_how_it_foresees_the_dearest(fit: Run, csv_file: Path) -> None:
+    found = fit(str(csv_file), "--x", "flops", "--y", "accuracy", "--form", "power")
     (row,) = (row for row in tables(found.stdout)[2] if row["fitted"] == "without the dearest (3)")
     assert row["misses those left out by"].endswith(" points")
-    few = run(str(csv_file), "--x", "flops", "--y", "accuracy", "--form", "broken", "--to", "1e6")
+    few = fit(str(csv_file), "--x", "flops", "--y", "accuracy", "--form", "broken", "--to", "1e6")
     assert "too few points to hold some out" in few.stdout
 
 
-def test_a_curve_of_rows_without_a_name_is_called_so(run: Run, csv_file: Path) -> None:
+def test_a_curve_of_rows_without_a_name_is_called_so(fit: Run, csv_file: Path) -> None:
     rows = pd.read_csv(csv_file)
     rows["kind"] = ["a", None] * 6
     rows.to_csv(csv_file, index=False)
-    found = answer(run(str(csv_file), "--x", "flops", "--y", "accuracy", "--by", "kind", "--form", "power", "--json"))
+    found = answer(fit(str(csv_file), "--x", "flops", "--y", "accuracy", "--by", "kind", "--form", "power", "--json"))
     assert [curve["curve"] for curve in found["curves"]] == ["a", "no kind"]
-
-
-@pytest.mark.parametrize(
-    ("text", "arguments", "code", "message"),
-    [
-        ("x,acc\n1,.2\n2,.3\n", ["--x", "x"], USAGE, "error: t.csv: no column 'value' in this table\nhint: say what is fitted with --y"),
-        ("x,acc\n1,.2\n2,.3\n", ["--x", "x", "--y", "acc", "--where", "x + 1"], USAGE, "error: --where 'x + 1': not a condition"),
-        ("x,acc\n1,.2\n2,.3\n", ["--x", "x", "--y", "acc", "--where", "x - 1"], USAGE, "error: --where 'x - 1': not a condition"),
-        ("x,acc\n1,.2\n2,.3\n", ["--x", "x", "--y", "acc", "--from", "nan"], USAGE, "error: --from nan: not a positive number"),
-        ("x,acc\n1,.2\n2,.3\n", ["--x", "x", "--y", "acc", "--from", "5", "--to", "2"], USAGE, "error: --from 5 is above --to 2"),
-        ("x,acc\nTrue,.2\nFalse,.3\n", ["--x", "x", "--y", "acc"], MISSING, "error: column 'x' holds true and false"),
-    ],
-)  # fmt: skip
-def test_more_mistakes_are_two_lines(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, arguments: list[str], code: int, message: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("t.csv").write_text(text)
-    found = run("t.csv", *arguments)
-    assert found.exit_code == code
-    assert found.stderr.startswith(message)
-    assert len(found.stderr.splitlines()) == 2
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "hint"),
-    [
-        ("t.parquet", b"not one", "write it again as Parquet, or as .csv"),
-        ("t.csv", "x,größe\n1,2\n".encode("latin-1"), "save it with the encoding UTF-8"),
-        ("t.xlsx", b"PK", "save it as .csv, .tsv or .parquet"),
-        ("t.csv", b"x;y\n1;2\n", "save it with commas as .csv, or with tabs as .tsv"),
-        ("t.csv", b"# of a sheet\nx,y, x\n1,2,3\n", "a .csv or .tsv has its columns' names in its first line"),
-    ],
-)
-def test_a_file_that_is_no_table_says_what_to_do(
-    run: Run, tmp_path: Path, name: str, content: bytes, hint: str
-) -> None:
-    (tmp_path / name).write_bytes(content)
-    found = run(str(tmp_path / name), "--x", "x", "--y", "y")
-    assert found.exit_code == MISSING
-    assert f"\nhint: {hint}" in found.stderr
-
-
-def test_resamples_have_a_limit_before_memory_has(run: Run, csv_file: Path) -> None:
-    found = run(str(csv_file), "--x", "flops", "--y", "accuracy", "--resamples", "1000000000")
-    assert found.exit_code == USAGE
-    assert "--resamples" in found.stderr
-    assert "100000" in found.stderr
-
-
-def test_extreme_values_of_x_warn_of_nothing(run: Run, tmp_path: Path) -> None:
-    path = tmp_path / "t.csv"
-    path.write_text("x,acc\n1e-300,.2\n1,.4\n3e300,.6\n")
-    found = run(str(path), "--x", "x", "--y", "acc", "--form", "saturating")
-    assert found.exit_code == DONE, found.stderr
-    assert "Warning" not in found.stderr
-
-
-@pytest.fixture
-def measures(tmp_path: Path) -> str:
-    """Exact laws: of one accuracy a share and in percent, of its error, and of a loss."""
-    x = np.geomspace(1e3, 1e9, 12)
-    error = 0.5 * (x / 1e3) ** -0.2
-    rows = {
-        "flops": x,
-        "cifar_acc": 1 - error,
-        "pets_acc": 100 * (1 - error),
-        "cifar_err": error,
-        "pets_err": 100 * error,
-        "val_loss": 3 * error,
-    }
-    pd.DataFrame({**rows, "seed": 0, "good": 1 - error, "best": 1 - error}).to_csv(tmp_path / "m.csv", index=False)
-    return str(tmp_path / "m.csv")
-
-
-@pytest.mark.parametrize("choice", [[], ["--where", "pets_acc < 101"]])
-def test_a_mean_is_of_shares_also_where_a_column_is_in_percent(run: Run, measures: str, choice: list[str]) -> None:
-    found = run(measures, "--x", "flops", "--y", "cifar_acc,pets_acc", "--form", "power", "--json", *choice)
-    (curve,) = answer(found)["curves"]
-    assert [fact["kind"] for fact in answer(found)["facts"]] == ["percent"]
-    assert curve["of"] == "error = 1 - mean of cifar_acc, pets_acc/100"
-    assert curve["parameters"]["c"]["value"] == pytest.approx(0.2, rel=1e-6)
-    assert curve["places"] == [] or curve["places"][0]["mean"] == pytest.approx(0.5)
-
-
-def test_a_mean_of_errors_is_an_error_and_of_unnamed_shares_an_accuracy(run: Run, measures: str) -> None:
-    for y, of in (
-        ("cifar_err,pets_err", "error = mean of cifar_err, pets_err/100"),
-        ("good,best", "error = 1 - mean of good, best"),
-    ):
-        (curve,) = answer(run(measures, "--x", "flops", "--y", y, "--form", "power", "--json"))["curves"]
-        assert curve["of"] == of
-        assert curve["parameters"]["c"]["value"] == pytest.approx(0.2, rel=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("y", "code", "message"),
-    [
-        ("cifar_acc,val_loss", MISSING, "'cifar_acc' is an accuracy, 'val_loss' is a loss"),
-        ("cifar_acc,cifar_err", MISSING, "'cifar_acc' is an accuracy, 'cifar_err' is an error"),
-        ("cifar_acc,seed", MISSING, "'cifar_acc' is an accuracy, 'seed' does not say what it is"),
-        ("good,flops", USAGE, "'flops' does not say what they are"),
-    ],
-)
-def test_columns_of_different_measures_have_no_mean(run: Run, measures: str, y: str, code: int, message: str) -> None:
-    found = run(measures, "--x", "flops", "--y", y)
-    assert found.exit_code == code
-    assert message in found.stderr
-    assert "--y-is" in found.stderr
-    assert len(found.stderr.splitlines()) == 2
-
-
-@pytest.mark.parametrize("size", [1e-50, 1e10, 1e49])
-def test_losses_at_the_ends_of_what_is_fitted_warn_of_nothing(run: Run, tmp_path: Path, size: float) -> None:
-    x = np.geomspace(1e3, 1e9, 12)
-    loss = size * (1 + 8 * x**-0.2) * np.exp(0.01 * np.random.default_rng(0).standard_normal(12))
-    pd.DataFrame({"x": x, "loss": loss}).to_csv(tmp_path / "t.csv", index=False)
-    found = run(str(tmp_path / "t.csv"), "--x", "x", "--y", "loss", "--form", "power", *FEW)
-    assert found.exit_code == DONE, found.stderr
-    assert "Warning" not in found.stderr

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -181,6 +182,10 @@ def test_a_study_that_is_not_there_has_others_named_and_no_project(tmp_path: Pat
     for name in ("pyproject.toml", "studies/mine.toml"):
         (tmp_path / name).touch()
     assert vitscale(tmp_path, "plan", "mine.toml").stderr.splitlines()[-1] == "hint: there are: studies/mine.toml"
+
+
+def test_the_version_is_that_of_the_package(tmp_path: Path) -> None:
+    assert vitscale(tmp_path, "--version").stdout == f"vitscale {metadata.version('vitscale')}\n"
 
 
 def test_help_starts_without_anything_heavy() -> None:

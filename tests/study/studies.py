@@ -4,6 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from vitscale.study.job import Job
+from vitscale.study.load import Study, load
+from vitscale.study.plan import Plan, plan
+
 STUDY = """\
 title = "A small study"
 
@@ -81,3 +85,35 @@ def write(folder: Path, text: str = STUDY, **facts: Any) -> Path:
     path = folder / "study.toml"
     path.write_text(text)
     return path
+
+
+def planned(folder: Path, text: str = STUDY, settings: tuple[str, ...] = (), **facts: Any) -> Plan:
+    """The plan of a study over data with these facts."""
+    return plan(load(write(folder, text, **facts), base=folder, settings=settings), {})
+
+
+def ids(result: Plan) -> list[str]:
+    return [job.id for job in [*result.jobs, *result.waiting]]
+
+
+def untuned(text: str) -> str:
+    """The study without its [select]: every cell has its id at once."""
+    start = text.index("[select]")
+    return text[:start] + text[text.index("[[transfer]]") :]
+
+
+def finished(study: Study, best: float = 3e-3) -> Plan:
+    """The plan after a tuning in which the rate `best` won."""
+    scores = {job.id: 1.0 if job.run.recipe.lr == best else 0.5 for job in plan(study, {}).jobs if job.role == "tuning"}
+    return plan(study, scores)
+
+
+def pretraining(result: Plan) -> list[Job]:
+    return [job for job in result.jobs if job.kind == "pretrain"]
+
+
+def only_model(model: str) -> str:
+    """The small study with one model and its options, none of which is tuned."""
+    before, rest = STUDY.split("[model]")
+    head, _ = rest.split("[[axes]]")
+    return f"{before}[model]\n{model}\n{head}"

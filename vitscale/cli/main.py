@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 import traceback
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from vitscale import __version__
 from vitscale.cli import (
     bench,
     checkpoint,
@@ -54,6 +55,22 @@ app.command()(clean.clean)
 app.add_typer(data.app, name="data")
 app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(ls.app, name="ls")
+
+
+def _version(asked: bool) -> bool:
+    if asked:
+        typer.echo(f"vitscale {__version__}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    del version  # its callback has done it
 
 
 # Of click, which typer brings along in some releases and imports in others.
