@@ -99,7 +99,8 @@ def disk_bytes(job: Job, *, cleaned: bool) -> int:
     one, best = checkpoint_bytes(job.params.total, averaged=recipe.ema > 0), recipe.keep == "best"
     if cleaned:
         return one * (1 + (best and job.role == "trunk"))  # from which longer runs go on: the last, and the best
-    return one * (KEPT + best + len({step for step, _ in job.branches}))
+    # A new one is written before the oldest goes.
+    return one * (KEPT + 1 + best + len({step for step, _ in (*job.branches, *job.prospects_within)}))
 
 
 @dataclass(frozen=True, kw_only=True)

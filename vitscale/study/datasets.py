@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import tomllib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import MISSING as MISSING_DEFAULT
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
@@ -64,12 +66,34 @@ class Dataset:
         )
 
 
+_known: ContextVar[dict[tuple[str, Path], Dataset] | None] = ContextVar("_known", default=None)
+
+
+@contextmanager
+def described_once() -> Iterator[None]:
+    """Looks up each data set once, for the thousands of runs that are checked meanwhile."""
+    before = _known.set({})
+    try:
+        yield
+    finally:
+        _known.reset(before)
+
+
 def describe(place: str, *, base: Path) -> Dataset:
     """Reads the description of the data set at a folder, a list or a URL; a relative path is looked up from `base`.
 
     Raises:
         VitscaleError: there are no shards there, or they lack the description (exit 5); no place is named so (exit 3).
     """
+    known = _known.get()
+    if known is None:
+        return _describe(place, base)
+    if (place, base) not in known:
+        known[place, base] = _describe(place, base)
+    return known[place, base]
+
+
+def _describe(place: str, base: Path) -> Dataset:
     try:
         location = locate(place, base=base)
     except VitscaleError as error:

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 from vitscale import models
 from vitscale.config import Run, Task, Transfer
 from vitscale.errors import INVALID_STUDY, VitscaleError
 from vitscale.study import axes, fields, launcher
 from vitscale.study.check import check_resolution, check_run, check_size, check_steps, check_transfer
-from vitscale.study.datasets import load_task
-from vitscale.study.fields import value_of
+from vitscale.study.datasets import described_once, load_task
+from vitscale.study.given import converted, flat, plain, setting
 from vitscale.study.identity import ONLY_OF
 from vitscale.study.masked import judged_by
 from vitscale.study.mistakes import OPTION, Mistakes
 from vitscale.study.ranges import Complaint
-from vitscale.study.select import Cell, Select, grid, untuned
+from vitscale.study.select import Cell, Select, grid, tunable
+from vitscale.study.select_table import read_select
 from vitscale.study.sharing import LENGTHS
 from vitscale.study.toml import parse
 
 SIZE_KEYS = ("width", "depth", "mlp", "heads", "blocks", "channels", "groups")
 TOP_KEYS = ("title", "seed", "sizes", "model", "data", "recipe", "axes", "select", "transfer", "launcher")
-CHANCE = ("seed", "data.subset_seed")
-"""The luckiest of them is no choice: results are of their mean, over an axis."""
-SELECT_KEYS = {"over", "by", "per", "at"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +81,7 @@ def read_settings(settings: Sequence[str]) -> dict[str, Any]:
         VitscaleError: an unknown key or a wrong type (exit 3, all of them).
     """
     mistakes = Mistakes(Path("command line"), {})
-    values = {key: value for text in settings for key, value in _setting(text, mistakes).items()}
+    values = {key: value for text in settings for key, value in setting(text, mistakes).items()}
     if mistakes.problems:
         raise VitscaleError.of(mistakes.problems, exit_code=INVALID_STUDY)
     return values
@@ -103,9 +99,10 @@ def _read(document: Mapping[str, Any], path: Path, base: Path, settings: Sequenc
     overridden = {s.partition("=")[0].strip() for s in settings}
     cells = _cells(document, defaults, mistakes, overridden=overridden)
     transfers = _transfers(document, base, mistakes)
-    select = _select(document, cells, mistakes, overridden=overridden)
+    select = read_select(document, cells, mistakes, overridden=overridden)
     where = partial(_where, document, overridden)
-    _check_cells(cells, [transfer for transfer, _ in transfers], select, sizes, base, mistakes, where)
+    with described_once():
+        _check_cells(cells, [transfer for transfer, _ in transfers], select, sizes, base, mistakes, where)
     return Study(
         name=path.stem,
         title=str(title),
@@ -132,6 +129,7 @@ def _check_cells(
     # What is unreadable has its default here, and a size with a mistake is unknown: that would be said twice.
     known = set(mistakes.keys) | ({"model.name"} if any(key.startswith("sizes.") for key in mistakes.keys) else set())
     chosen = [key for key in LENGTHS if select and key in select.over]
+    alike = {id(cell) for cell in _but_for_seeds(cells)}
     for cell in cells:
         complaints = check_run(cell.run, sizes=sizes, base=base)
         for complaint in complaints:
@@ -145,17 +143,25 @@ def _check_cells(
         for position, transfer in enumerate(transfers):
             for complaint in check_resolution(cell.run, transfer, sizes):
                 mistakes.add(f"transfer[{position}].{complaint.key}", *_words(complaint))
-        trials = _trials(cell, select)
+        trials = _trials(cell, select) if id(cell) in alike else []
         for complaint in (c for trial in trials for c in check_run(trial, sizes=sizes, base=base)):
             mistakes.add("select.over", *_words(complaint))
         if len({judged_by(trial, sizes) for trial in trials}) > 1:
             hint = "put what is predicted of a patch on an axis: its scores do not compare"
             mistakes.add("select.over", "select.over varies what the upstream score is a score of", hint)
     # Beside other mistakes, the length of a run is not yet what its author meant.
-    for cell in [] if mistakes.problems else [cell for cell in cells if not cell.run.model.checkpoint]:
+    for cell in [] if mistakes.problems else tunable(_but_for_seeds(cells)):
         for complaint in (c for run in _trials(cell, select) or [cell.run] for c in check_steps(run, base=base)):
             tuned = select is not None and complaint.key in select.over
             mistakes.add("select.over" if tuned else where(cell, complaint.key), *_words(complaint))
+
+
+def _but_for_seeds(cells: Iterable[Cell]) -> list[Cell]:
+    """Of cells that differ in their seeds alone the first: a grid is as possible at each of them."""
+    found: dict[Any, Cell] = {}
+    for cell in cells:
+        found.setdefault(tuple((key, value) for key, value in cell.values.items() if key != "seed"), cell)
+    return list(found.values())
 
 
 def _trials(cell: Cell, select: Select | None) -> list[Run]:
@@ -185,68 +191,34 @@ def _defaults(document: Mapping[str, Any], settings: Sequence[str], mistakes: Mi
         given.update({f"{section}.{key}": value for key, value in table.items()})
     if "seed" in document:
         given["seed"] = document["seed"]
-    values = _converted(given, mistakes, lambda key: key)
+    values = converted(given, mistakes, lambda key: key)
     for text in settings:
-        values.update(_setting(text, mistakes))
+        values.update(setting(text, mistakes))
     return values
-
-
-def _setting(text: str, mistakes: Mistakes) -> dict[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        mistakes.add(OPTION, f"{text} is not of the form key=value", "for example --set recipe.lr=3e-4")
-        return {}
-    try:
-        parsed = tomllib.loads(f"v = {value}")["v"]
-    except tomllib.TOMLDecodeError:
-        parsed = value
-    return _converted({key.strip(): parsed}, mistakes, lambda key: f"{OPTION} {key}")
-
-
-def _converted(given: Mapping[str, Any], mistakes: Mistakes, where: Any) -> dict[str, Any]:
-    known = fields.run_keys()
-    good = {}
-    for key, value in given.items():
-        if key not in known:
-            mistakes.unknown(where(key), key, list(known))
-            continue
-        try:
-            good[key] = fields.convert(known[key], value)
-        except ValueError as error:
-            mistakes.add(where(key), f"{key}: {error}", f"'{key}' takes {_plain(known[key])}")
-    return good
-
-
-def _plain(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return "one of " + ", ".join(map(repr, get_args(hint)))
-    if get_origin(hint) in (UnionType, Union):  # settings that may be left out; TOML has no word for None
-        return " or ".join(_plain(part) for part in get_args(hint) if part is not NoneType)
-    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
 
 
 def _cells(
     document: Mapping[str, Any], defaults: Mapping[str, Any], mistakes: Mistakes, *, overridden: set[str]
 ) -> list[Cell]:
     tables = document.get("axes", [])
-    converted = []
+    expanded = []
     for position, table in enumerate(tables):
-        flat = {key: value for key, value in _flat(table).items() if key not in overridden}
-        zipped = flat.pop("zip", False)
+        given = {key: value for key, value in flat(table).items() if key not in overridden}
+        zipped = given.pop("zip", False)
         if not isinstance(zipped, bool):
             mistakes.add(f"axes[{position}].zip", f"zip is {zipped!r}", "zip = true, or leave it out")
         good: dict[str, Any] = {"zip": zipped}
-        for key, values in flat.items():
+        for key, values in given.items():
             each = values if isinstance(values, list) else [values]
             if not each:
                 mistakes.add(f"axes[{position}].{key}", f"'{key}' has no values", "an axis needs at least one value")
                 continue
-            one = [_converted({key: value}, mistakes, lambda k, p=position: f"axes[{p}].{k}") for value in each]
+            one = [converted({key: value}, mistakes, lambda k, p=position: f"axes[{p}].{k}") for value in each]
             if all(key in part for part in one):
                 good[key] = [part[key] for part in one]
-        converted.append(good)
+        expanded.append(good)
     try:
-        varied = axes.expand(converted)
+        varied = axes.expand(expanded)
     except ValueError as error:
         mistakes.add("axes[0]", str(error), "give each key as many values, or leave zip out")
         return []
@@ -257,19 +229,12 @@ def _cells(
     ]
 
 
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
-    return flat
-
-
 def _where(document: Mapping[str, Any], overridden: set[str], cell: Cell, key: str) -> str:
     """What names the line, or the option, that gave a cell the value of `key`."""
     if key in overridden:
         return f"{OPTION} {key}"
     for position, table in enumerate(document.get("axes", [])):
-        values = _flat(table).get(key)
+        values = flat(table).get(key)
         if key in cell.varied and cell.varied[key] in (values if isinstance(values, list) else [values]):
             return f"axes[{position}].{key}"
     return key
@@ -290,7 +255,7 @@ def _transfers(document: Mapping[str, Any], base: Path, mistakes: Mistakes) -> l
                 good = fields.convert(known[key], value)
                 values[key] = fields.each_once(good) if isinstance(good, tuple) else good
             except ValueError as error:
-                mistakes.add(where, f"transfer.{key}: {error}", f"'{key}' takes {_plain(known[key])}")
+                mistakes.add(where, f"transfer.{key}: {error}", f"'{key}' takes {plain(known[key])}")
         transfer = Transfer(**values)
         if "protocol" in table and "protocol" not in values:  # what it means is not known
             continue
@@ -315,77 +280,3 @@ def _transfers(document: Mapping[str, Any], base: Path, mistakes: Mistakes) -> l
 
 def _differ_in_shots(one: Transfer, other: Transfer) -> bool:
     return one != other and replace(one, shots=()) == replace(other, shots=())
-
-
-def _select(
-    document: Mapping[str, Any], cells: Sequence[Cell], mistakes: Mistakes, *, overridden: set[str]
-) -> Select | None:
-    table = document.get("select")
-    if table is None:
-        return None
-    for key in table:
-        if key not in SELECT_KEYS:
-            mistakes.unknown(f"select.{key}", f"select.{key}", [f"select.{k}" for k in sorted(SELECT_KEYS)])
-    grids = {}
-    for name in ("over", "at"):
-        flat = _flat(table.get(name, {}))
-        good = {}
-        for key, values in flat.items():
-            each = values if isinstance(values, list) else [values]
-            if not each:
-                mistakes.add(f"select.{name}", f"select.{name}: '{key}' has no values", "give it at least one")
-            parts = [_converted({key: value}, mistakes, lambda _, n=name: f"select.{n}") for value in each]
-            good[key] = fields.each_once(part[key] for part in parts if key in part)
-        grids[name] = good
-    if not grids["over"]:
-        mistakes.add(
-            "select", "[select] has nothing to choose from", 'write over = { "recipe.lr" = [3e-4, 1e-3, 3e-3] }'
-        )
-    # A setting that the command line fixes is not tuned.
-    over = {key: values for key, values in grids["over"].items() if key not in overridden}
-    by = table.get("by", "upstream_val")
-    if by != "upstream_val":
-        mistakes.add("select.by", f"cannot select by {by!r}", "by = 'upstream_val': test labels never choose anything")
-    per = table.get("per", [])
-    if not isinstance(per, list):
-        mistakes.add("select.per", f"select.per is not a list: {per!r}", 'for example ["model.name"]')
-        per = []
-    for key in per:
-        if key not in fields.run_keys():
-            mistakes.unknown("select.per", key, list(fields.run_keys()))
-    for key in grids["at"]:
-        if key not in per:
-            mistakes.add("select.at", f"'{key}' stands in select.at but not in select.per", "name it in per, too")
-    _check_grids(grids, per, cells, mistakes)
-    if any(not cell.run.data.val_examples for cell in cells):
-        mistakes.add("select", "[select] needs an upstream validation set", "set data.val_examples")
-    select = Select(over=over, by=by, per=tuple(per), at=grids["at"])
-    for group in [] if mistakes.problems else untuned(select, cells):
-        named = ", ".join(f"{key} = {value}" for key, value in zip(select.per, group, strict=True))
-        message = f"[select] tunes at {named}, but no cell of the study has these values"
-        mistakes.add("select.at", message, "select.at takes values that stand on the axes")
-    return select if over else None
-
-
-def _check_grids(
-    grids: Mapping[str, Mapping[str, tuple[Any, ...]]],
-    per: Sequence[str],
-    cells: Sequence[Cell],
-    mistakes: Mistakes,
-) -> None:
-    """A setting is either compared or selected, and every cell has a nearest group that was tuned."""
-    for key in grids["over"]:
-        if key in CHANCE:
-            mistakes.add("select.over", f"'{key}' is chance: none of its values is better", "put it on an axis")
-        if any(key in cell.varied for cell in cells):
-            mistakes.add("select.over", f"'{key}' stands on an axis and in select.over", "keep one of them")
-    for key, tuned in grids["at"].items():
-        values = dict.fromkeys(value_of(cell.run, key) for cell in cells) if key in per and tuned else {}
-        for value in values:
-            number = isinstance(value, int | float) and value > 0
-            if value not in tuned and not (number and all(isinstance(at, int | float) and at > 0 for at in tuned)):
-                mistakes.add(
-                    "select.at",
-                    f"nothing in select.at is near {key} = {'all images' if value is None else repr(value)}",
-                    f"list it in select.at{', or give its number on the axis' if value is None else ''}",
-                )

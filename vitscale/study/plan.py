@@ -26,7 +26,7 @@ class Plan:
     jobs: tuple[Job, ...]
     """All that can be named now, parents before their transfers, each id once."""
     waiting: tuple[Job, ...]
-    """Jobs whose settings are not chosen yet; their ids are those of the default settings."""
+    """Jobs whose settings are not chosen yet; their ids are no run's."""
     settled: tuple[tuple[str, str], ...] = ()
     """(trunk, prospect) of what a choice has put an end to: as `Job.prospects`."""
 
@@ -66,7 +66,18 @@ def plan(study: Study, scores: Scores, *, alone: Collection[str] = ()) -> Plan:
     # Those of one group will have the same settings, and so a trunk in common where these would have one.
     trained = tuning.trained({job.id: job for job in known if job.role == "trunk"}, alone)
     left = [job for group in waiting.values() for job in shared(group.values(), trained=trained)]
-    return Plan(jobs=known, waiting=(*left, *waiting_transfers.values()), settled=tuple(tuning.settled()))
+    unnamed = tuple(map(_unnamed, [*left, *waiting_transfers.values()]))
+    return Plan(jobs=known, waiting=unnamed, settled=tuple(tuning.settled()))
+
+
+def _unnamed(job: Job) -> Job:
+    """A job that waits, under ids that no folder has: with its default settings it may have been run before."""
+    return replace(
+        job,
+        id=f"select-{job.id}",
+        parent=job.parent and f"select-{job.parent}",
+        branch=job.branch and replace(job.branch, trunk=f"select-{job.branch.trunk}"),
+    )
 
 
 def _transfers(study: Study, parent: Job) -> Iterator[Job]:
@@ -120,7 +131,8 @@ def _baselines(study: Study, cells: Sequence[Job]) -> Iterator[Job]:
     resolutions: dict[int, Job] = {}
     for job in cells:
         resolution = job.run.data.resolution
-        networks.setdefault((str(models.to_dict(job.arch)), job.head, resolution), job)
+        # Also where other classes are pre-trained on: nothing on record would tell such networks apart.
+        networks.setdefault((str(models.to_dict(job.arch)), resolution), job)
         resolutions.setdefault(resolution, job)
     for transfer, task in study.transfers:
         differing = _differing(study, transfer)

@@ -61,7 +61,7 @@ def grid(select: Select) -> list[dict[str, Any]]:
 def groups(select: Select | None, cells: Iterable[Cell]) -> dict[Group, Cell]:
     """Group -> the cell that is tuned for it: the first of the study with the group's values."""
     found: dict[Group, Cell] = {}
-    for cell in _tunable(cells) if select else []:
+    for cell in tunable(cells) if select else []:
         assert select is not None
         if all(value_of(cell.run, key) in values for key, values in select.at.items()):
             found.setdefault(tuple(value_of(cell.run, key) for key in select.per), cell)
@@ -71,10 +71,11 @@ def groups(select: Select | None, cells: Iterable[Cell]) -> dict[Group, Cell]:
 def untuned(select: Select, cells: Sequence[Cell]) -> list[Group]:
     """Groups whose choice some cell would take, and that no cell is tuned for; loading a study refuses them."""
     found = groups(select, cells)
-    return [group for group in dict.fromkeys(group_of(cell, select) for cell in _tunable(cells)) if group not in found]
+    return [group for group in dict.fromkeys(group_of(cell, select) for cell in tunable(cells)) if group not in found]
 
 
-def _tunable(cells: Iterable[Cell]) -> list[Cell]:
+def tunable(cells: Iterable[Cell]) -> list[Cell]:
+    """Those that train anything: not the published checkpoints."""
     return [cell for cell in cells if not cell.run.model.checkpoint]
 
 

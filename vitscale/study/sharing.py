@@ -51,7 +51,7 @@ def shared(
             if step == 0:
                 yield whole
             elif step < whole.steps:
-                yield replace(whole, id=f"{id_}-from-{step}", branch=Branch(id_, step))
+                yield replace(whole, branch=Branch(id_, step))
         yield replace(job, branch=Branch(id_, leaves_at(job)))
 
 
