@@ -10,7 +10,7 @@ import pytest
 import tiny
 from vitscale import branches, lease
 from vitscale.cli.plan_screen import totals
-from vitscale.launch import folders, trunks
+from vitscale.launch import folders, standing, trunks
 from vitscale.launch.changes import changes
 from vitscale.launch.progress import clock, goes_on
 from vitscale.launch.surplus import surplus
@@ -104,6 +104,43 @@ def test_a_trunk_of_which_more_is_needed_was_not_stopped(planned: Callable, tmp_
     assert goes_on(folder, longer) == f"goes on from step 80/120, {left} left"
     (folder / "result.json").unlink()
     assert folders.state_of(longer, tmp_path) == "stopped"
+
+
+def test_a_study_of_one_budget_has_the_trunk_that_its_run_has_left(planned: Callable, tmp_path: Path) -> None:
+    trunk, runs = planned(50, 100)
+    begin(trunk, tmp_path, 40, 80)
+    finish(trunk, tmp_path, steps=80)
+    finish(runs[100], tmp_path, steps=20, trunk=trunk.id)
+    begin(runs[50], tmp_path, 45, branched_at=40)
+    for steps, left in ((100, 80), (50, 40)):
+        own, alone = planned(steps)
+        assert (own.id, own.steps, left_at(alone[steps])) == (trunk.id, left, left)
+        assert own.flops + alone[steps].flops == alone[steps].pretrain_flops
+    assert planned(60)[0] is None  # it could, and nobody else would
+
+
+def test_a_half_done_branch_stays_one_where_runs_train_alone(planned: Callable, base: Path, tmp_path: Path) -> None:
+    trunk, runs = planned(50, 100, 150)
+    begin(trunk, tmp_path, 40, 80, 97)
+    begin(runs[50], tmp_path, 45, branched_at=40)
+    finish(runs[100], tmp_path, steps=20, trunk=trunk.id)
+    now = current_plan(load(base / "study.toml", base=base), tmp_path, share=False)
+    assert {job.steps: left_at(job) for job in now.jobs} == {50: 40, 100: 80, 150: None}  # and no trunk to train
+    finish(trunk, tmp_path, steps=97)
+    now = current_plan(load(base / "study.toml", base=base), tmp_path, share=False)
+    assert [(job.steps, job.role) for job in now.jobs if job.id == trunk.id] == [(80, "trunk")]
+
+
+def test_runs_do_not_wait_for_what_a_trunk_has_saved_and_lost(planned: Callable, tmp_path: Path) -> None:
+    trunk, runs = planned(50, 100)
+    begin(trunk, tmp_path)
+    finish(trunk, tmp_path, steps=80)
+    for job in runs.values():
+        finish(job, tmp_path, steps=job.steps // 5, trunk=trunk.id)
+    now, runs = planned(50, 60, 90, 100)
+    assert {steps: left_at(job) for steps, job in runs.items()} == {50: 40, 60: None, 90: None, 100: 80}
+    assert folders.state_of(now, tmp_path) == "done"
+    assert standing.states([now, *runs.values()], tmp_path)[runs[60].id] == "to do"
 
 
 def test_a_trunk_that_no_wanted_run_needs_is_left_as_it_is(planned: Callable, tmp_path: Path) -> None:

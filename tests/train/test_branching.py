@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def train(base: Path, tmp_path: Path) -> Callable[..., list[Job]]:
         folder = tmp_path / runs
         everything = plan(load(path, base=base), {}).jobs
         path.unlink()
-        wanted = trunks.as_needed(everything, folder, lambda _: True) if share else trunks.alone(everything)
+        wanted = trunks.as_needed(everything, folder, lambda _: True) if share else trunks.alone(everything, folder)
         jobs = [job for job in wanted if job.kind == "pretrain"]
         told = {"threads": 1, "micro_batch": None, "zero_stage": 0, **machine}
         for job in sorted(jobs, key=lambda job: job.role != "trunk"):
@@ -98,6 +99,27 @@ def test_the_bill_is_the_trunk_and_what_each_branch_did_itself(train: Callable[.
     first = next(event for event in events if event["event"] == "step")
     assert first["step"] == 4
     assert rows[branch.id]["device_seconds"] < rows[trunk.id]["device_seconds"]
+
+
+def test_a_branch_goes_on_where_nobody_knows_its_trunk_any_more(
+    train: Callable[..., list[Job]], base: Path, tmp_path: Path
+) -> None:
+    """As another study's run, or a single one: it has what it needs of the trunk."""
+    (trunk, *_, job) = train(study([4, 8, 16]), "shared", share=True)
+    folder = tmp_path / "shared" / job.id
+    undisturbed = outcome(folder)
+    shutil.rmtree(folder)
+    told = {"threads": 1, "micro_batch": None, "zero_stage": 0}
+    assert work(RunDir(prepare(job, folder.parent, base=base, machine=told)), StopAfter(2)) == INTERRUPTED
+    prepare(replace(job, branch=None), folder.parent, base=base, machine=told)
+    assert work(RunDir(folder), Stop()) == DONE
+    varies = ("device_seconds", "mfu", "flops_lost", "flops_eval")
+    again = outcome(folder)
+    for row in (*undisturbed["rows"], *again["rows"]):
+        for key in varies:
+            row.pop(key)
+    assert again["rows"] == undisturbed["rows"]
+    assert again["rows"][0]["trunk_id"] == trunk.id
 
 
 def test_a_longer_budget_goes_on_from_the_end_of_the_trunk(train: Callable[..., list[Job]], tmp_path: Path) -> None:

@@ -75,9 +75,10 @@ def current_plan(
     now = plan(study, {})
     if study.select is not None:
         now = plan(study, scores(now.jobs, runs, shared=share), alone=trunks.without_trunk(now.jobs, runs))
+    jobs = trunks.rejoined(now.jobs, runs)
     if not share:
-        return replace(now, jobs=tuple(trunks.alone(now.jobs)), waiting=tuple(trunks.alone(now.waiting)))
-    return replace(now, jobs=tuple(trunks.as_needed(now.jobs, runs, wanted, ended)))
+        return replace(now, jobs=tuple(trunks.alone(jobs, runs)), waiting=tuple(trunks.alone(now.waiting, runs)))
+    return replace(now, jobs=tuple(trunks.as_needed(jobs, runs, wanted, ended)))
 
 
 @dataclass(kw_only=True)

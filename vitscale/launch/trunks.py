@@ -10,7 +10,9 @@ from pathlib import Path
 from vitscale import branches, checkpoints
 from vitscale.launch import folders
 from vitscale.launch.unusable import Unwritable, written_to
+from vitscale.study import sharing
 from vitscale.study.cost import training_flops
+from vitscale.study.identity import trunk_id
 from vitscale.study.job import Branch, Job
 
 
@@ -103,15 +105,41 @@ def without_trunk(jobs: Iterable[Job], runs: Path) -> frozenset[str]:
     )
 
 
-def alone(jobs: Iterable[Job]) -> Iterator[Job]:
-    """The jobs without trunks."""
-    return (replace(job, branch=None) for job in jobs if job.role != "trunk")
+def rejoined(jobs: Iterable[Job], runs: Path) -> Iterator[Job]:
+    """The jobs; with those that once left a trunk that no other here has as its branches, and that trunk.
+
+    Another study, or this one before it was edited, had it train what it shared with others.
+    """
+    for job in jobs:
+        if job.kind == "pretrain" and job.branch is None and sharing.can_branch(job) and left_at(job, runs):
+            id_ = trunk_id(job.origin)
+            yield sharing.trunk(id_, [job])
+            yield replace(job, branch=Branch(id_, sharing.leaves_at(job)))
+        else:
+            yield job
+
+
+def alone(jobs: Iterable[Job], runs: Path) -> Iterator[Job]:
+    """The jobs without trunks, but for what has left one and the trunks that it has left."""
+    jobs = list(jobs)
+    left = {job.id: step for job in jobs if job.branch and (step := left_at(job, runs))}
+    furthest: dict[str, int] = {}
+    for job in jobs:
+        if job.branch and job.id in left:
+            furthest[job.branch.trunk] = max(furthest.get(job.branch.trunk, 0), left[job.id])
+    for job in jobs:
+        if job.role != "trunk":
+            branch = Branch(job.branch.trunk, left[job.id]) if job.branch and job.id in left else None
+            yield replace(job, branch=branch)
+        elif job.id in furthest and folders.outcome_of(needed := _up_to(job, furthest[job.id]), runs):
+            yield needed
 
 
 def waits(job: Job, runs: Path) -> bool:
     """Whether a branch has not begun, and its trunk has yet to come to where it leaves it."""
     assert job.branch is not None
-    return not _has_begun(runs / job.id) and reached(runs / job.branch.trunk) < job.branch.step
+    to_come = reached(runs / job.branch.trunk) < job.branch.step and _comes_to(job.branch, runs)
+    return to_come and not _has_begun(runs / job.id)
 
 
 def is_others(job: Job, state: str) -> bool:
@@ -135,8 +163,24 @@ def shares_left(jobs: Iterable[Job], runs: Path) -> dict[str, float]:
     return found
 
 
+def _comes_to(branch: Branch, runs: Path) -> bool:
+    """Whether the trunk is still to come to where this leaves it. What it saved there may be gone since."""
+    ended = folders.outcome(runs / branch.trunk) or {}
+    return ended.get("status") != "done" or ended["reached"] < branch.step
+
+
 def _has_begun(folder: Path) -> bool:
     return folders.result(folder) is not None or bool(checkpoints.steps(folder))
+
+
+def left_at(job: Job, runs: Path) -> int | None:
+    """The step at which a run left the trunk that it could have: 0 of one that trained alone, None of one not begun."""
+    outcome = folders.outcome(runs / job.id)
+    if outcome is not None and outcome["status"] == "done":
+        row = outcome["rows"][0]
+        own = round(row["flops_segment"] / training_flops(job.macs, job.run.recipe.batch_size))
+        return job.steps - own if row.get("trunk_id") else 0
+    return checkpoints.branched_at(runs / job.id)
 
 
 def _start(job: Job, runs: Path, saved: Sequence[int], *, grows: bool) -> int | None:
@@ -145,14 +189,10 @@ def _start(job: Job, runs: Path, saved: Sequence[int], *, grows: bool) -> int | 
     outcome = folders.outcome(runs / job.id)
     if outcome is not None and outcome["status"] == "refused":
         return 0  # a person has to look
-    if outcome is not None and outcome["status"] == "done":
-        row = outcome["rows"][0]
-        own = round(row["flops_segment"] / training_flops(job.macs, job.run.recipe.batch_size))
-        return job.steps - own if row.get("trunk_id") else 0
-    begun = checkpoints.branched_at(runs / job.id)
-    if begun is not None:
-        return begun
-    if outcome is None and grows and max(saved, default=0) < job.branch.step:
+    left = left_at(job, runs)
+    if left is not None:
+        return left
+    if outcome is None and grows and max(saved, default=0) < job.branch.step and _comes_to(job.branch, runs):
         return None
     return max((step for step in saved if step <= job.branch.step), default=0)
 

@@ -250,10 +250,17 @@ def _spent(rundir: RunDir, progress: Progress) -> dict[str, Any]:
         "flops_lost": progress.flops_lost,
         "device_seconds": progress.device_seconds,
         "mfu": _mfu(rundir, flops, progress.device_seconds),
-        "trunk_id": rundir.document["branch"]["trunk"] if progress.branched_at else None,
+        "trunk_id": _trunk(rundir) if progress.branched_at else None,
         "protocol": "pretrain",
         "lr": recipe.lr,
     }
+
+
+def _trunk(rundir: RunDir) -> str | None:
+    """The trunk that the run has left: whoever goes on with it may know of none."""
+    left = [event["trunk"] for event in rundir.events() if event["event"] == "branch"]
+    told = rundir.document["branch"]
+    return left[-1] if left else told and told["trunk"]
 
 
 def _mfu(rundir: RunDir, flops: float, device_seconds: float) -> float | None:
