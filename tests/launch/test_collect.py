@@ -120,7 +120,7 @@ def test_a_failed_run_has_its_bill(jobs: list[Job], tmp_path: Path) -> None:
         {"event": "lost", "steps": 2},
         {"event": "step", "step": 9, "device_seconds": 9.0},
     )
-    for attempt, steps, lost, seconds in ((2, 9, 2, 9.0), (1, 6, 0, 4.0)):
+    for attempt, steps, lost, seconds in ((1, 6, 0, 4.0), (2, 9, 2, 9.0)):
         (folder / "result.json").unlink(missing_ok=True)
         folders.record_failure(folder, Failure.KILLED, "gone", "", 4)
         outcome = {**json.loads((folder / "result.json").read_text()), "attempt": attempt}

@@ -160,9 +160,8 @@ def test_the_bill_is_of_what_is_left(folder: Path) -> None:
     found = list(bill(jobs, left, Terms(counting="dense", rates=rates, price=2.5, memory=80)))
     assert found[0].startswith("device-hours left: 1, 2.50 at 2.5 a device-hour (by hand)")
     one = 4 * 3 * vit.params.total / 1e9
-    assert (
-        found[1] == f"checkpoints of these: at most {3 * one:.3g} GB, {one:.3g} GB after vitscale clean"
-    )  # keep = best
+    # Two and the best are kept, and the next is written before the oldest goes.
+    assert found[1] == f"checkpoints of these: at most {4 * one:.3g} GB, {one:.3g} GB after vitscale clean"
     assert len(found) == 2
     (_, _, small) = bill(jobs, left, Terms(counting="dense", rates=rates, memory=1e-6))
     assert small.startswith(f"does not fit: {vit.id} ViT-nano/7: 0.0")

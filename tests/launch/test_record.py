@@ -36,12 +36,14 @@ class Person:
     def edit(self, text: str) -> None:
         self.file.write_text(text)
 
-    def start(self, *settings: str, only: Callable[[Job], bool] = everything, share: bool = True) -> LocalSweep:
+    def start(
+        self, *settings: str, only: Callable[[Job], bool] = everything, share: bool = True, runs: str = "runs"
+    ) -> LocalSweep:
         """A sweep that has looked once for what it could do."""
         again = partial(load, self.file, base=self.folder, settings=settings)
         sweep = LocalSweep(
             study=again(),
-            places=Places(runs=self.folder / "runs", results=self.folder / "results"),
+            places=Places(runs=self.folder / runs, results=self.folder / "results"),
             machine=Machine(jobs=1, threads=1),
             say=self.said.append,
             only=only,
@@ -173,6 +175,15 @@ def test_what_an_older_sweep_has_chosen_counts_in_the_newer_version(person: Pers
             person.ends(job, score=job.run.recipe.lr)
     person.look(older)
     assert (person.held.waiting, person.held.runs) == (0, person.planned())
+
+
+def test_a_sweep_without_a_place_for_its_runs_takes_no_record_over(person: Person) -> None:
+    person.start()
+    before = person.held
+    person.edit(tiny.STUDY + SEEDS.format("0, 1"))
+    with pytest.raises(VitscaleError):
+        person.start(runs="/proc/none")
+    assert person.held == before
 
 
 def test_an_edit_that_no_sweep_has_read_is_not_on_record(person: Person) -> None:

@@ -30,6 +30,12 @@ def test_a_branch_that_leaves_its_trunk_again_has_lost_its_own_steps() -> None:
     assert (found.reached, found.steps, found.lost) == (12, 0, 2)
 
 
+def test_a_checkpoint_behind_the_last_line_says_that_it_came_so_far() -> None:
+    found = of_pretraining([[line("start"), line("branch", step=4), line("step", step=10)]])
+    assert (found.as_saved(12).steps, found.as_saved(12).reached) == (8, 12)
+    assert found.as_saved(8) == found.as_saved(None) == found
+
+
 def test_a_rate_that_diverged_took_the_steps_that_it_says() -> None:
     """Not all of them are logged, and of one that diverged there is no last line."""
     whole = [line("engine"), line("step", step=1), line("step", step=40), line("scored", flops_eval=7.0)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from studies import STUDY, finished, planned, pretraining, write
+from studies import STUDY, finished, planned, pretraining, untuned, write
 from vitscale import models
 from vitscale.study.load import load
 from vitscale.study.plan import plan
@@ -28,6 +28,19 @@ def test_every_cell_is_transferred_and_each_baseline_stands_once(tmp_path: Path)
         ("finetune", "untrained", "vit"),
     ]
     assert all(job.parent is None and job.pretrain_flops == 0 for job in baselines)
+
+
+def test_networks_that_differ_in_their_pre_training_s_head_alone_have_one_untrained_baseline(tmp_path: Path) -> None:
+    """Nothing that a row records would tell two of them apart."""
+    text = (
+        untuned(STUDY)
+        .replace('["ViT-nano/7", "R5"]', '"R5"')
+        .replace("data.examples", "data.classes")
+        .replace("[100, 400]", "[5, 10]")
+    )
+    baselines = [job for job in planned(tmp_path, text).jobs if job.role == "baseline"]
+    kinds = [(job.run.transfer.protocol, job.run.transfer.init) for job in baselines if job.run.transfer]
+    assert sorted(kinds) == [("fewshot", "pixels"), ("fewshot", "untrained"), ("finetune", "untrained")]
 
 
 def test_flops_follow_the_paper_s_convention(tmp_path: Path) -> None:

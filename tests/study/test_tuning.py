@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-from studies import STUDY, finished, ids, pretraining, write
+import pytest
+
+from studies import STUDY, finished, ids, planned, pretraining, untuned, write
+from vitscale.errors import VitscaleError
 from vitscale.study.load import load
 from vitscale.study.plan import plan
 from vitscale.study.select import choose, edges
@@ -23,6 +26,22 @@ def test_what_waits_is_counted_once(tmp_path: Path) -> None:
     first, last = plan(study, {}), finished(study)
     assert len(first.jobs) + len(first.waiting) == len(last.jobs)
     assert sum(job.flops for job in [*first.jobs, *first.waiting]) == sum(job.flops for job in last.jobs)
+
+
+def test_what_waits_is_no_run_of_the_default_settings(tmp_path: Path) -> None:
+    """That may have been trained, and would say how far this one is."""
+    waiting = {job.id for job in plan(load(write(tmp_path), base=tmp_path), {}).waiting}
+    assert waiting.isdisjoint(ids(planned(tmp_path, untuned(STUDY))))
+
+
+def test_a_published_row_is_not_tuned_and_needs_no_value_to_tune_near(tmp_path: Path) -> None:
+    (tmp_path / "B.npz").write_bytes(b"published")
+    text = STUDY.replace('per = ["model.name"]', 'per = ["recipe.steps"]\nat = { "recipe.steps" = [20] }')
+    text = text.replace("examples = 500\n", "").replace("seed = [0, 1]", '"recipe.steps" = [20, 40]')
+    published = '[[axes]]\n"model.name" = "ViT-B/16"\n"model.checkpoint" = "B.npz"\n"data.resolution" = 224\n"model.stem" = "standard"\n'
+    assert len(planned(tmp_path, text + published).waiting) > 0
+    with pytest.raises(VitscaleError, match=r"near recipe\.steps = none"):
+        planned(tmp_path, text + '[[axes]]\n"model.name" = "R5"\n"recipe.epochs" = 1\n')
 
 
 def test_settings_that_make_one_run_are_paid_for_once(tmp_path: Path) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from vitscale import checkpoints
 from vitscale.failures import Failure
 from vitscale.files import disk_errors
 from vitscale.launch import code, eventlog, folders
-from vitscale.results import spent, store
+from vitscale.results import attempts, spent, store
 from vitscale.study.job import Job
 
 
@@ -25,12 +27,17 @@ def collect(job: Job, runs: Path, results: Path, study: str) -> bool:
     for earlier in folders.put_aside(folder):
         if outcome is not None and earlier["attempt"] >= outcome["attempt"]:
             continue  # of a trunk that somebody else has taken further
-        if not (results / study / store.part_name(job.id, earlier["attempt"])).exists():
+        if not _is_recorded(job, earlier, results / study):
             _write(job, earlier, folder, results / study)
     if outcome is None:
         return False
     _write(job, outcome, folder, results / study)
     return True
+
+
+def _is_recorded(job: Job, ended: Mapping[str, Any], place: Path) -> bool:
+    number = attempts.number_of(place, job.id, ended["attempt"], datetime.fromisoformat(ended["started"]))
+    return number in attempts.recorded(place).get(job.id, ())
 
 
 def _write(job: Job, outcome: dict[str, Any], folder: Path, place: Path) -> None:
@@ -44,15 +51,18 @@ def _write(job: Job, outcome: dict[str, Any], folder: Path, place: Path) -> None
         changes = store.write_changes(_source(outcome, told).get("git_diff"), place)
         before = [_kept(source, place) for source in code.earlier(outcome if outcome.get("provenance") else told)]
         found = [{**row, "git_diff": changes, "earlier_code": before or None} for row in found]
-        store.write_part(found, place, run_id=job.id, attempt=outcome["attempt"])
+        store.write_part(found, place, run_id=job.id, attempt=outcome["attempt"], started=outcome["started"])
 
 
 def _spent(job: Job, folder: Path, attempt: int) -> dict[str, Any]:
     """What a failed attempt and those before it have cost, as far as its log came to say so."""
-    attempts = spent.attempts(eventlog.events(folder))[:attempt]
+    every = spent.attempts(eventlog.events(folder))
+    begun = every[:attempt]
     per_step = float(job.flops_per_step)
     if job.run.transfer is None:
-        trained = spent.of_pretraining(attempts)
+        # The newest checkpoint may lie behind the last line of who was killed.
+        saved = checkpoints.last(folder) if len(every) == attempt else None
+        trained = spent.of_pretraining(begun).as_saved(saved)
         return {
             "flops_segment": trained.steps * per_step,
             "flops_lost": trained.lost * per_step,
@@ -60,7 +70,7 @@ def _spent(job: Job, folder: Path, attempt: int) -> dict[str, Any]:
             "device_seconds": trained.device_seconds,
             **(_as_far_as(job, trained.reached) if job.role == "trunk" else {}),
         }
-    each = [spent.of_trainings(lines) for lines in attempts]
+    each = [spent.of_trainings(lines) for lines in begun]
     return {
         "flops_segment": sum(one.steps for one in each[-1:]) * per_step,
         "flops_lost": sum(one.steps for one in each[:-1]) * per_step,
@@ -92,7 +102,7 @@ def collect_orphan(job: Job, origin: Job, outcome: dict[str, Any], results: Path
 
     A real attempt replaces it, and has its own row already where the folder was another one then.
     """
-    if job.kind == "import" or any(store.attempts(results / study, job.id)):
+    if job.kind == "import" or any(attempts.recorded(results / study).get(job.id, ())):
         return
     names = {"trunk": "trunk", "import": "published checkpoint", "pretrain": "pre-training"}
     reason, refused = outcome["reason"], outcome["status"] == "refused"

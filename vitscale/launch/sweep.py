@@ -148,7 +148,13 @@ class Sweep(ABC):
         )
 
     def _record(self, now: Plan) -> None:
-        """All that the study holds, whichever of it this sweep runs, and however."""
+        """All that the study holds, whichever of it this sweep runs, and however.
+
+        Raises:
+            VitscaleError: there can be no folder of runs (exit 5), so that this sweep takes nobody's record over.
+        """
+        with disk_errors(self.places.runs.parent):
+            self.places.runs.mkdir(parents=True, exist_ok=True)
         whole = now if self.only is everything and self.share else current_plan(self.study, self.places.runs)
         if (other := self.record.displaces()) is not None:
             self.say(

@@ -6,7 +6,7 @@ A worker that is killed cannot say it, and a transfer has no checkpoint that wou
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 Event = Mapping[str, Any]
@@ -61,6 +61,11 @@ class Trained:
     """Steps computed once more."""
     flops_eval: float
     device_seconds: float
+
+    def as_saved(self, step: int | None) -> Trained:
+        """The same, where a checkpoint says that it came to this step."""
+        further = max((step or 0) - self.reached, 0)
+        return replace(self, steps=self.steps + further, reached=self.reached + further)
 
 
 def of_pretraining(attempts: Iterable[Iterable[Event]]) -> Trained:

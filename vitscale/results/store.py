@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from vitscale import __version__
 from vitscale.errors import MISSING, VitscaleError
 from vitscale.files import write_whole
+from vitscale.results.attempts import number_of, part_name, written
 from vitscale.results.merged import merged, read_all
 from vitscale.results.schema import COLUMNS, NAMES, SCHEMA, Column, arrow_schema
 
@@ -29,13 +30,34 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def write_part(rows: list[dict[str, Any]], folder: Path, *, run_id: str, attempt: int) -> Path:
+def write_part(
+    rows: list[dict[str, Any]], folder: Path, *, run_id: str, attempt: int, started: str | None = None
+) -> Path:
     """Write the outcome of one attempt as `<run_id>-<attempt>.parquet`; a second write of the same attempt replaces it.
+
+    With the time (ISO) when the attempt `started`, one of another folder that the run had before is not replaced: this
+    one takes the next number, in its rows, too.
 
     `run_id`, `attempt` and `schema` are filled in where a row lacks them, any other missing column is null.
     JSON columns take text or the object itself; times take a `datetime` with a zone, ISO text or seconds since 1970.
     Raises ValueError for a column that is not in the schema or a value of the wrong type.
     """
+    data = _parquet(rows, run_id, attempt)
+    path = folder / part_name(run_id, attempt)
+    # The end of a sweep records everything again, and most of it is there.
+    if path.is_file() and path.read_bytes() == data:
+        return path
+    if started is not None:
+        number = number_of(folder, run_id, attempt, datetime.fromisoformat(started))
+        if number != attempt:
+            return write_part([{**row, "attempt": number} for row in rows], folder, run_id=run_id, attempt=number)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(path, data)  # under a name with a dot at first, which Parquet readers skip
+    written(folder, run_id, attempt)
+    return path
+
+
+def _parquet(rows: list[dict[str, Any]], run_id: str, attempt: int) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -43,23 +65,7 @@ def write_part(rows: list[dict[str, Any]], folder: Path, *, run_id: str, attempt
     buffer = pa.BufferOutputStream()
     # Of a few rows, dictionaries and statistics of 57 columns are most of the file, and of the time to read it.
     pq.write_table(table, buffer, compression="zstd", use_dictionary=False, write_statistics=False)
-    data = buffer.getvalue().to_pybytes()
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / part_name(run_id, attempt)
-    # The end of a sweep records everything again, and most of it is there.
-    if not (path.is_file() and path.read_bytes() == data):
-        write_whole(path, data)  # under a name with a dot at first, which Parquet readers skip
-    return path
-
-
-def part_name(run_id: str, attempt: int) -> str:
-    return f"{run_id}-{attempt}.parquet"
-
-
-def attempts(folder: Path, run_id: str) -> list[int]:
-    """The attempts of a run that are recorded; 0 of one that nobody tried."""
-    names = (path.stem.rpartition("-")[2] for path in folder.glob(f"{run_id}-*.parquet"))
-    return sorted(int(name) for name in names if name.isdecimal())
+    return bytes(buffer.getvalue().to_pybytes())
 
 
 def write_changes(diff: str | None, folder: Path) -> str | None:
