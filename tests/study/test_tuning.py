@@ -31,6 +31,7 @@ def test_what_waits_is_counted_once(tmp_path: Path) -> None:
 def test_what_waits_is_no_run_of_the_default_settings(tmp_path: Path) -> None:
     """That may have been trained, and would say how far this one is."""
     waiting = {job.id for job in plan(load(write(tmp_path), base=tmp_path), {}).waiting}
+    assert waiting
     assert waiting.isdisjoint(ids(planned(tmp_path, untuned(STUDY))))
 
 

@@ -20,22 +20,23 @@ MEASURED = {"accuracy": "", "patch_accuracy": " patches"}
 
 def title(job: Job) -> str:
     """A job in a few words."""
-    run = job.run
+    run, name = job.run, "-" if job.to_select else job.id
     if job.kind == "import":
         return f"{job.id} {run.model.name} from {run.model.checkpoint}"
     if run.transfer is None:
-        what = with_settings(f"{job.id} {job.label}", job)
-        what += f" on {job.examples:,} images, seed {run.seed}, lr {run.recipe.lr:g}"
+        settings = "to select" if job.to_select else f"lr {run.recipe.lr:g}"
+        what = with_settings(f"{name} {job.label}", job)
+        what += f" on {job.examples:,} images, seed {run.seed}, {settings}"
         if job.role == "trunk":
             return f"{what}, trunk of longer runs to step {job.steps:,}"
         varies = any(key in DURATIONS for key in job.varied)
         return f"{what}, {job.examples_seen:,} images seen" if varies else what
     origin = {
-        "pretrained": f"of {job.parent}",
+        "pretrained": f"of {job.label} to select" if job.to_select else f"of {job.parent}",
         "untrained": f"of {run.model.name} untrained",
         "pixels": "of raw pixels",
     }
-    what = f"{job.id} {run.transfer.protocol} {run.transfer.task} {origin[run.transfer.init]}"
+    what = f"{name} {run.transfer.protocol} {run.transfer.task} {origin[run.transfer.init]}"
     return ", ".join(filter(None, [what, variant(job)]))
 
 

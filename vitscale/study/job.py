@@ -60,6 +60,8 @@ class Job:
     """What choosing this job's settings cost beside itself."""
     at_edge: bool | None = None
     """The chosen learning rate is the smallest or largest of its grid; None: it was not chosen."""
+    to_select: bool = False
+    """Its settings wait for a choice: it has the default ones, and no run's id."""
     tried: tuple[Mapping[str, Any], ...] = ()
     """That grid: settings by dotted key, and the validation `score` that each got; None of one that failed."""
 

@@ -74,6 +74,7 @@ def _unnamed(job: Job) -> Job:
     """A job that waits, under ids that no folder has: with its default settings it may have been run before."""
     return replace(
         job,
+        to_select=True,
         id=f"select-{job.id}",
         parent=job.parent and f"select-{job.parent}",
         branch=job.branch and replace(job.branch, trunk=f"select-{job.branch.trunk}"),
