@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from vitscale import branches, checkpoints
 from vitscale.launch import folders
@@ -175,7 +176,10 @@ def _has_begun(folder: Path) -> bool:
 
 def left_at(job: Job, runs: Path) -> int | None:
     """The step at which a run left the trunk that it could have: 0 of one that trained alone, None of one not begun."""
-    outcome = folders.outcome(runs / job.id)
+    return _left(job, runs, folders.outcome(runs / job.id))
+
+
+def _left(job: Job, runs: Path, outcome: Mapping[str, Any] | None) -> int | None:
     if outcome is not None and outcome["status"] == "done":
         row = outcome["rows"][0]
         own = round(row["flops_segment"] / training_flops(job.macs, job.run.recipe.batch_size))
@@ -189,7 +193,7 @@ def _start(job: Job, runs: Path, saved: Sequence[int], *, grows: bool) -> int | 
     outcome = folders.outcome(runs / job.id)
     if outcome is not None and outcome["status"] == "refused":
         return 0  # a person has to look
-    left = left_at(job, runs)
+    left = _left(job, runs, outcome)
     if left is not None:
         return left
     if outcome is None and grows and max(saved, default=0) < job.branch.step and _comes_to(job.branch, runs):
