@@ -175,7 +175,7 @@ def _way_out(place: str, location: Location) -> str:
     if location.folder is not None and "fashion" in place:
         return "vitscale data fetch fashion-mnist"
     if location.folder is not None and "fractal" in place:
-        return f"vitscale data fractals {place}"
+        return f"vitscale data fractals {place} makes one; how large, the study may say in its first lines"
     if location.folder is None or _has_tars(location.folder):
         return f"vitscale data index {location.text} reads them once"
     return "vitscale data pack SOURCE OUT makes shards; vitscale data index LOCATION indexes shards from elsewhere"
