@@ -171,7 +171,8 @@ def test_an_interrupted_fine_tuning_counts_what_it_computes_again(
 ) -> None:
     done(rundir())
     fine = rundir(which=2)
-    assert work(fine, StopAfter(8)) == INTERRUPTED
+    # A look before the first step and after each of four; 100 dev images, 16 at a time; then the same, to the 2nd step.
+    assert work(fine, StopAfter(1 + 4 + 7 + 2)) == INTERRUPTED
     trained = [event["step"] for event in fine.events() if event["event"] == "step"]
     assert trained == [1, 4, 1, 2]  # the first rate's, and the beginning of the other's
     (result,) = {(row["flops_lost"], row["flops_segment"]) for row in done(fine)["rows"]}

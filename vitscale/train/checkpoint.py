@@ -140,7 +140,8 @@ def save(
 
 
 def adopt(source: Checkpoint, run: Path, progress: Progress) -> Path:
-    """Makes another run's checkpoint one of this run's, without a copy where the file system has links.
+    """Makes another run's checkpoint one of this run's, or one of its own one of other `progress`, without a copy where
+    the file system has links.
 
     Raises:
         NotSaved, VitscaleError: as `save`.

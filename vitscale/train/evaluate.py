@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +24,10 @@ from vitscale.train.reader import Reader
 from vitscale.train.stop import Interrupted, Stop
 
 CHUNK = 500
-"""Images at once, unless no more than fewer fit in training."""
+"""Images that are read together, so that every reader has some; and the most that go through a network at once."""
+
+FORWARD = 2e11
+"""MACs that a processor does at once for a network that is not trained meanwhile: seconds of a single slow core."""
 
 AnyImages = Images | ArrayImages
 
@@ -46,33 +49,62 @@ class Score:
         return [accuracy, {"metric": "loss", "value": self.loss, "n_test": self.images}]
 
 
+def images_at_once(macs: int) -> int:
+    """Of a network whose training does not tell what is fine here, at so many MACs an image.
+
+    A portion that took minutes would be deaf to a signal, and look to the watchdog like a run that stands still.
+    """
+    return CHUNK if group.device().type == "cuda" else min(max(int(FORWARD // macs), 1), CHUNK)
+
+
+def in_turn(
+    read: Callable[[Int64[np.ndarray, p]], tuple[np.ndarray, ...]],
+    index: Int64[np.ndarray, n],
+    size: int,
+    stop: Stop,
+    doing: str,
+) -> Iterator[tuple[int, Sequence[np.ndarray]]]:
+    """What is read of this device's share of `index`, at most `size` images at a time, in order; with it, how many
+    images all devices have of this turn.
+
+    All devices have equally many turns, the last ones perhaps without an image: at ZeRO stage 3 they give each other
+    the weights for every forward pass. Before each turn the run moves and hears of a signal.
+
+    Raises:
+        Interrupted: a signal came; to whichever device, all leave before the same turn.
+    """
+    rank, devices = group.rank(), group.world_size()
+    together = size * max(CHUNK // size, 1)
+    portions = [index[start : start + together * devices] for start in range(0, len(index), together * devices)]
+    with closing(Reader(lambda portion: read(portion[rank::devices]), portions, stop)) as reader:
+        for portion in portions:
+            found: tuple[np.ndarray, ...] | None = None
+            for first in range(0, len(portion), size * devices):
+                stop.at(doing, together=True)
+                if stop.asked():
+                    raise Interrupted
+                found = found or reader.take()
+                own = first // devices
+                yield min(size * devices, len(portion) - first), [each[own : own + size] for each in found]
+
+
 def chunks(
     images: AnyImages, index: Int64[np.ndarray, n], how: Preprocess, stop: Stop, size: int = CHUNK
 ) -> Iterator[tuple[Int64[np.ndarray, b], UInt8[np.ndarray, "b 3 r r"]]]:
-    """This device's share of the readable images among `index`, at most `size` at a time, in order.
-
-    All devices go round equally often: at ZeRO stage 3 they give each other the weights for every forward pass.
+    """This device's share of the readable images among `index`, by `in_turn`.
 
     Raises:
-        Interrupted: a signal came.
+        Interrupted: as there.
     """
-    rank, devices = group.rank(), group.world_size()
-    starts = range(0, len(index), size * devices)
-    parts = [index[start + rank : start + size * devices : devices] for start in starts]
 
-    def read(part: Int64[np.ndarray, p]) -> tuple[Int64[np.ndarray, b], UInt8[np.ndarray, "b 3 r r"]]:
-        if not len(part):  # the last round has fewer images than devices
-            return part, np.empty((0, 3, how.resolution, how.resolution), np.uint8)
-        pixels, weights = images.eval_batch(part, how)
+    def read(part: Int64[np.ndarray, p]) -> tuple[np.ndarray, ...]:
+        if not len(part):  # the last portion has fewer images than devices
+            return part, np.empty((0, 3, how.resolution, how.resolution), np.uint8), np.empty(0, np.float32)
+        return part, *images.eval_batch(part, how)
+
+    for _, (part, pixels, weights) in in_turn(read, index, size, stop, "measuring accuracy"):
         good = weights > 0
-        return part[good], pixels[good]
-
-    with closing(Reader(read, parts, stop)) as reader:
-        for _ in parts:
-            stop.at("measuring accuracy", together=True)
-            if stop.asked():
-                raise Interrupted
-            yield reader.take()
+        yield part[good], pixels[good]
 
 
 @torch.no_grad()
@@ -147,22 +179,15 @@ def features(
     Raises:
         Interrupted: a signal came.
     """
-    device, devices = group.device(), group.world_size()
-    starts = range(0, len(index), at_once * devices)
-    rounds = [index[start : start + at_once * devices] for start in starts]
+    device = group.device()
 
-    def read(together: Int64[np.ndarray, t]) -> UInt8[np.ndarray, "b 3 r r"]:
-        own = together[group.rank() :: devices]
-        if not len(own):  # the last round may have fewer images than devices
-            return np.empty((0, 3, how.resolution, how.resolution), np.uint8)
-        return readable(images, own, how)
+    def read(part: Int64[np.ndarray, p]) -> tuple[np.ndarray, ...]:
+        if not len(part):  # the last portion may have fewer images than devices
+            return (np.empty((0, 3, how.resolution, how.resolution), np.uint8),)
+        return (readable(images, part, how),)
 
     parts = []
-    with closing(Reader(read, rounds, stop)) as reader:
-        for together in rounds:
-            stop.at("computing features", together=True)
-            if stop.asked():
-                raise Interrupted
-            found = features_of(to_device(torch.from_numpy(reader.take()), device)).float()
-            parts.append(group.interleaved(found, len(together)).double().cpu().numpy())
+    for together, (pixels,) in in_turn(read, index, at_once, stop, "computing features"):
+        found = features_of(to_device(torch.from_numpy(pixels), device)).float()
+        parts.append(group.interleaved(found, together).double().cpu().numpy())
     return np.concatenate(parts)

@@ -28,7 +28,7 @@ from vitscale.train import group
 from vitscale.train.capacity import Work, engine_settings
 from vitscale.train.checkpoint import Progress
 from vitscale.train.engine import Engine
-from vitscale.train.evaluate import AnyImages, Score, evaluate, features, readable
+from vitscale.train.evaluate import CHUNK, AnyImages, Score, evaluate, features, images_at_once, readable
 from vitscale.train.fewshot import few_shot
 from vitscale.train.loop import Loop
 from vitscale.train.objective import Batch, Classification
@@ -70,11 +70,12 @@ def _few_shot_rows(
     else:
         net = _at_resolution(_start(rundir, settings), rundir, resolution, settings.pos_resize)
         net = net.to(group.device()).eval()
+        macs = rundir.arch.macs(resolution, Head(num_classes=task.num_classes)).total
+        told: dict[str, Any] = {"how": how, "stop": stop, "at_once": images_at_once(macs)}
         train, test = (
-            features(net.features, images, np.arange(len(images), dtype=np.int64), how=how, stop=stop)  # type: ignore[arg-type]
+            features(net.features, images, np.arange(len(images), dtype=np.int64), **told)  # type: ignore[arg-type]
             for images in (data.train, data.test)
         )
-        macs = rundir.arch.macs(resolution, Head(num_classes=task.num_classes)).total
         flops = forward_flops(macs, len(train) + len(test))
     return [
         measured(
@@ -272,7 +273,8 @@ class _Tuner:
         )
         loop.run(Progress(step=0))
         with engine.for_evaluation() as network:
-            score = evaluate(network, images, labels, measured_on, how=self.how, recipe=recipe, stop=self.stop)
+            told: dict[str, Any] = {"how": self.how, "recipe": recipe, "stop": self.stop}
+            score = evaluate(network, images, labels, measured_on, **told, at_once=min(CHUNK, engine.micro_batch))
         engine.close()
         flops = float(forward_flops(self.macs, len(measured_on)))
         self.flops_eval += flops

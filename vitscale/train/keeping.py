@@ -71,6 +71,19 @@ def save(
     return final
 
 
+def amend(run: Path, progress: Progress, *, keep: Keep, check: Callable[[], None]) -> Path:
+    """Gives the checkpoint of that step this `progress`; its tensors stay as they lie there.
+
+    Raises:
+        As `save`.
+    """
+    check()
+    final = checkpoint.adopt(checkpoint.load(folder_of(run, progress.step), verify=False), run, progress)
+    check()
+    prune(final.parent, keep.steps(run, progress))
+    return final
+
+
 class Writer:
     """Writes checkpoints one after another while training goes on."""
 
@@ -87,6 +100,15 @@ class Writer:
         """
         self.wait()
         self._writing = self._threads.submit(save, self._run, progress, keep=self._keep, check=self._check, **tensors)
+
+    def amend(self, progress: Progress) -> None:
+        """Tells the checkpoint of that step, which has been submitted, more of where the run stood.
+
+        Raises:
+            NotSaved: the checkpoint itself could not be written (exit 5).
+        """
+        self.wait()
+        self._writing = self._threads.submit(amend, self._run, progress, keep=self._keep, check=self._check)
 
     def __enter__(self) -> Writer:
         return self

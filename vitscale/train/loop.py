@@ -31,7 +31,9 @@ class Loop:
     others go on from there (`validate_last`); the score is None where there are no images for one. `after_step()` is
     called between the steps, by every device.
     `save(progress)` takes a checkpoint, every `save_every` seconds and where `saves_at(step)`, which may be written
-    while training goes on; `written()` waits until it is. `log(event, facts)` writes a line of `events.jsonl`.
+    while training goes on; `written()` waits until it is. One that is due goes before the validation of its step, so
+    that this can cost no training; `amend(progress)` then tells it what came of that. `log(event, facts)` writes a line
+    of `events.jsonl`.
     """
 
     engine: Engine
@@ -42,6 +44,7 @@ class Loop:
     stop: Stop
     after_step: Callable[[], None] | None = None
     save: Callable[[Progress], None] | None = None
+    amend: Callable[[Progress], None] | None = None
     save_every: float = 60.0
     saves_at: Callable[[int], bool] = lambda _: False
     written: Callable[[], None] | None = None
@@ -65,7 +68,9 @@ class Loop:
         if self.stop.asked():
             raise Interrupted
         if progress.validation_due:
-            progress, _ = self._validated(progress, clock)
+            if self.validate is not None:  # probes are no part of the run, and may be asked for no more
+                progress, _ = self._validated(progress, clock)
+            progress = replace(progress, validation_due=False)
             self._save(progress)
         steps = range(progress.step, self.steps)
         with closing(Reader(lambda step: self.batch_of(step).pinned(), steps, self.stop)) as reader:
@@ -77,12 +82,20 @@ class Loop:
         """From `progress.step` to the last one."""
         saved = time.monotonic()
         first = progress.step
-        kept, lines = first or None, _Lines(first)
+        kept, lines = progress if first else None, _Lines(first)
 
         def tell() -> None:
             if lines.told != progress.step:
                 per_step = lines.seconds_per_step(progress.step, clock.here())
                 self.log("step", self._facts(progress, meter, stepped, per_step))
+
+        def keep(now: Progress) -> None:
+            nonlocal kept, saved
+            if kept is not None and kept.step == now.step:
+                self._amend(kept, now)
+            else:
+                self._save(now)
+            kept, saved = now, time.monotonic()
 
         for step in range(first, self.steps):
             self.stop.at(f"waiting for the data of step {step + 1}", slow=step == first)
@@ -94,13 +107,12 @@ class Loop:
                 stepped = self.engine.step(batch, lr, self.stop.asked)
             except Interrupted:
                 tell()
-                if kept != progress.step:
-                    self._save(progress)
+                keep(progress)
                 self._wait_for_writing()
                 raise
             meter.stepped(self.engine.seconds)
             if not stepped.finite:
-                progress = self._skipped(progress, step, stepped, kept)
+                progress = self._skipped(progress, step, stepped, kept.step if kept else None)
             if self.after_step is not None:
                 self.after_step()
             progress = replace(progress, step=step + 1, device_seconds=clock.seconds())
@@ -108,24 +120,28 @@ class Loop:
             last = progress.step == self.steps
             if last or now - lines.at > self.log_seconds or step == first:
                 tell()
-            improved = False
+            due = last or self.saves_at(progress.step) or now - saved > self.save_every
             if self.validate is not None and self._validates_at(progress.step):
+                unmeasured = replace(progress, validation_due=True)
+                if group.any_of(due and group.is_first()):
+                    with meter.part("checkpoint"):
+                        keep(unmeasured)
                 try:
                     with meter.part("validate"):
                         progress, improved = self._validated(progress, clock)
                 except Interrupted:
                     tell()
+                    keep(unmeasured)
+                    self._wait_for_writing()
                     raise
-            due = last or improved or self.saves_at(progress.step) or now - saved > self.save_every
+                due = due or improved
             # Their clocks differ, and all of them save.
             stopping, due = (n > 0 for n in group.summed(self.stop.requested, due and group.is_first()))
             if stopping:
                 tell()
             if due or stopping:
                 with meter.part("checkpoint"):
-                    self._save(progress)
-                kept = progress.step
-                saved = time.monotonic()
+                    keep(progress)
             if stopping and not last:
                 self._wait_for_writing()
                 raise Interrupted
@@ -135,6 +151,11 @@ class Loop:
         if self.save is not None:
             self.stop.at(f"saving the checkpoint of step {progress.step}", slow=True, together=True)
             self.save(progress)
+
+    def _amend(self, kept: Progress, progress: Progress) -> None:
+        if self.amend is not None and progress != kept:
+            self.stop.at(f"saving the checkpoint of step {progress.step}", slow=True, together=True)
+            self.amend(progress)
 
     def _wait_for_writing(self) -> None:
         if self.written is not None:
@@ -157,12 +178,7 @@ class Loop:
 
     def _validated(self, progress: Progress, clock: _Clock) -> tuple[Progress, bool]:
         assert self.validate is not None
-        try:
-            score, flops = self.validate(progress.step)
-        except Interrupted:
-            self._save(replace(progress, validation_due=True))
-            self._wait_for_writing()
-            raise
+        score, flops = self.validate(progress.step)
         seconds, flops = clock.seconds(), progress.flops_eval + flops
         progress = replace(progress, flops_eval=flops, device_seconds=seconds, validation_due=False)
         if score is None:

@@ -23,7 +23,7 @@ from vitscale.train.capacity import Work, engine_settings
 from vitscale.train.checkpoint import Progress
 from vitscale.train.device import peak_flops, random_states, restore_random_states
 from vitscale.train.engine import Engine
-from vitscale.train.evaluate import Score
+from vitscale.train.evaluate import CHUNK, Score
 from vitscale.train.keeping import Keep, Writer
 from vitscale.train.loop import Loop
 from vitscale.train.masked import MaskedScore
@@ -87,8 +87,7 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
     data = Upstream(rundir)
     probes = Probes(rundir)
     engine, progress = _begun(rundir, data, stop)
-    if engine.accumulation > 1:  # no more fit in training
-        data.at_once = min(data.at_once, engine.micro_batch)
+    data.at_once = min(CHUNK, engine.micro_batch)  # no more may fit, and a signal waits no longer than in training
     flops_per_step = rundir.document["flops_per_example"] * run.recipe.batch_size
     macs = rundir.document["flops_per_example"] // 6
     machine = rundir.machine
@@ -106,6 +105,10 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
         if rundir.writes:
             tensors["optimizer"] |= random_states()
             writer.submit(progress, **tensors)
+
+    def amend(progress: Progress) -> None:
+        if rundir.writes:
+            writer.amend(progress)
 
     def written() -> None:
         writer.wait()
@@ -133,6 +136,7 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
         stop=stop,
         after_step=lambda: data.share_bad(data.images),
         save=save,
+        amend=amend,
         save_every=machine.get("save_every", 60.0),
         saves_at=keep.at,
         written=written,
