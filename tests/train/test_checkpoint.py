@@ -74,6 +74,13 @@ def test_what_was_put_aside_for_the_same_step_comes_back_if_the_new_one_never_ha
     assert [path.name for path in final.parent.iterdir() if path.name.startswith(".")] == []
 
 
+def test_what_was_put_aside_is_the_newest_again_where_there_are_others(tmp_path: Path) -> None:
+    save(tmp_path, 2)
+    final = save(tmp_path, 4)
+    final.rename(final.with_name(".step-00000004.aside"))
+    assert newest(tmp_path).progress.step == 4
+
+
 def test_what_was_passed_over_does_not_take_the_place_of_what_is_written_after_it(tmp_path: Path) -> None:
     for step in (3, 6, 9):
         save(tmp_path, step, keep=Keep(last=3))

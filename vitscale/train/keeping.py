@@ -124,7 +124,9 @@ class Writer:
 
 
 def newest(run: Path, *, with_best: bool = False, passed_over: PassedOver = lambda *_: None) -> Path | None:
-    """The newest of `whole`, of those written last before others; None where there is none."""
+    """The newest of `whole`, of those written last before others; None where there is none. To be asked by whoever
+    holds the run: another process may just be putting one aside."""
+    checkpoint.put_back(run / "checkpoints")  # before `last` looks: it may have been the newest
     until = checkpoints.last(run)
     return next((found.folder for found in whole(run, until, with_best=with_best, passed_over=passed_over)), None)
 
@@ -139,7 +141,6 @@ def whole(
     Raises:
         ForeignError: there is one that does not belong here (exit 5).
     """
-    checkpoint.put_back(run / "checkpoints")
     damaged: set[int] = set()
 
     def opened(step: int) -> Checkpoint | None:
