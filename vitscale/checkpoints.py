@@ -44,6 +44,18 @@ def branched_at(folder: Path) -> int | None:
     return None
 
 
+def is_milestone(checkpoint: Path) -> bool:
+    """Whether a whole checkpoint is kept for good, as its own state says: later commands may have other options."""
+    state = checkpoint / "state.json"
+    with suppress(OSError, ValueError, AttributeError, RecursionError):  # damaged: it is kept for nothing
+        return (
+            checkpoint.name.startswith("step-")
+            and state.is_file()
+            and json.loads(state.read_text()).get("milestone") is True
+        )
+    return False
+
+
 def is_own(name: str) -> bool:
     """Whether a folder among a run's checkpoints is one, or a beginning of one: others are a person's."""
     return re.fullmatch(r"step-\d+|\.step-\d+\..+", name) is not None

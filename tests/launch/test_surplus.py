@@ -8,6 +8,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from tiny import edit
 from vitscale.cli.main import app
 from vitscale.errors import DONE
 from vitscale.launch import folders
@@ -49,6 +50,18 @@ def test_only_what_a_finished_run_does_not_transfer_is_surplus(runs: Path) -> No
     ]
     with_milestones = [each.folder.name for each in surplus(runs, milestones=True)]
     assert with_milestones == ["step-00000010", "step-00000020", "step-00000040"]
+
+
+@pytest.mark.parametrize("every", [None, 40])
+def test_milestones_of_an_earlier_command_stay_until_they_are_asked_for(runs: Path, every: int | None) -> None:
+    run = runs / "done"
+    edit(run / "run.json", machine={"keep_every": every})
+    for name in ("step-00000020", ".step-00000020.7"):  # the second was never whole
+        (run / "checkpoints" / name).mkdir(exist_ok=True)
+        (run / "checkpoints" / name / "state.json").write_text('{"milestone": true}')
+    freed = [".step-00000020.7", "step-00000010", *(() if every else ("step-00000040",))]
+    assert [each.folder.name for each in surplus(runs)] == freed
+    assert "step-00000020" in [each.folder.name for each in surplus(runs, milestones=True)]
 
 
 def test_what_a_crash_left_half_written_is_surplus_of_a_finished_run(runs: Path) -> None:

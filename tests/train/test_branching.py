@@ -183,11 +183,11 @@ def test_a_process_that_ends_while_it_takes_a_trunk_s_checkpoints_costs_nothing(
     shutil.rmtree(checkpoints.parent)
     adopt, calls = checkpoint.adopt, []
 
-    def dying(*arguments: Any) -> Path:
+    def dying(*arguments: Any, **how: Any) -> Path:
         calls.append(arguments)
         if taken == "the start" and len(calls) == 2:
             raise KeyboardInterrupt
-        return adopt(*arguments)
+        return adopt(*arguments, **how)
 
     log = RunDir.log
 

@@ -56,6 +56,20 @@ def test_the_last_n_and_every_milestone_survive(tmp_path: Path) -> None:
     assert kept(tmp_path) == [4, 8, 9, 10, 11]
 
 
+@pytest.mark.parametrize("every", [None, 5])
+def test_milestones_survive_attempts_that_are_told_of_others(tmp_path: Path, every: int | None) -> None:
+    """Also one that is saved again, or told what came of its validation."""
+    for step in range(1, 5):
+        save(tmp_path, step, keep=Keep(last=1, every=2))
+    keep = Keep(last=1, every=every)
+    save(tmp_path, 4, keep=keep)
+    keeping.amend(tmp_path, Progress(step=4, best_step=4), keep=keep, check=lambda: None)
+    assert newest(tmp_path).progress.best_step == 4
+    for step in range(6, 9):
+        save(tmp_path, step, keep=keep)
+    assert kept(tmp_path) == [2, 4, 8]
+
+
 def test_the_best_until_each_checkpoint_that_survives_does_so_too(tmp_path: Path) -> None:
     best = {3: 3, 10: 3, 12: 12, 14: 12, 20: 20, 21: 20}
     for step, until_then in best.items():

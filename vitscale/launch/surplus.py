@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitscale.branches import asked
-from vitscale.checkpoints import is_own
+from vitscale.checkpoints import is_milestone, is_own
 from vitscale.errors import VitscaleError
 from vitscale.files import disk_errors
 from vitscale.launch import folders
@@ -53,9 +53,10 @@ def _unneeded(runs: Path, milestones: bool) -> Iterator[tuple[Path, str]]:
         if any(not _is_done(runs / id_) for _, id_ in branches):
             continue
         kept = {outcome["checkpoint"], *(_best(run / "checkpoints" / outcome["checkpoint"]) if branches else ())}
-        every = None if milestones else told["machine"].get("keep_every")
+        every = told["machine"].get("keep_every")
         for folder in sorted(path for path in (run / "checkpoints").glob("*") if path.is_dir()):
-            if is_own(folder.name) and folder.name not in kept and not (every and _step(folder) % every == 0):
+            stays = not milestones and (is_milestone(folder) or bool(every and _step(folder) % every == 0))
+            if is_own(folder.name) and folder.name not in kept and not stays:
                 yield folder, f"run {run.name} is done and kept {outcome['checkpoint']}"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from vitscale.errors import VitscaleError
 from vitscale.train import checkpoint, keeping
 from vitscale.train.checkpoint import Checkpoint, ForeignError, Progress
+from vitscale.train.keeping import Keep
 from vitscale.train.rundir import RunDir
 
 DAMAGED = "damaged_checkpoint"
@@ -49,7 +50,9 @@ def _branched_off(rundir: RunDir, damaged: dict[int, str]) -> Path | None:
     for start in found:
         try:
             # First, as the best alone would do as a start, too, should the process end in between.
-            adopted = checkpoint.adopt(start, rundir.folder, _counted_from_here(start.progress))
+            marked = Keep(every=rundir.machine.get("keep_every")).marks(start.progress.step)
+            counted = _counted_from_here(start.progress)
+            adopted = checkpoint.adopt(start, rundir.folder, counted, milestone=marked)
             _adopt_best(start, rundir)
         except FileNotFoundError:  # the trunk trains on, and has let go of it meanwhile
             shutil.rmtree(checkpoint.folder_of(rundir.folder, start.progress.step), ignore_errors=True)

@@ -107,9 +107,12 @@ def save(
     weights: Mapping[str, Tensor],
     optimizer: Mapping[str, Tensor],
     averages: Mapping[str, Tensor] | None = None,
+    milestone: bool = False,
     check: Callable[[], None] = lambda: None,
 ) -> Path:
     """Writes `checkpoints/step-<n>/` under another name, syncs and renames it, then moves `latest`.
+
+    `milestone` marks it as one that is kept for good.
 
     Raises:
         NotSaved: the disk is full; what was there before is untouched (exit 5).
@@ -124,7 +127,7 @@ def save(
         _make(temporary)
         for name, tensors in files.items():
             save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, temporary / name)
-        _write_state(temporary, run, progress, {name: _sha256(temporary / name) for name in files})
+        _write_state(temporary, run, progress, {name: _sha256(temporary / name) for name in files}, milestone)
         for name in files:
             sync(temporary / name)
         check()
@@ -139,7 +142,7 @@ def save(
     return final
 
 
-def adopt(source: Checkpoint, run: Path, progress: Progress) -> Path:
+def adopt(source: Checkpoint, run: Path, progress: Progress, *, milestone: bool = False) -> Path:
     """Makes another run's checkpoint one of this run's, or one of its own one of other `progress`, without a copy where
     the file system has links.
 
@@ -154,7 +157,7 @@ def adopt(source: Checkpoint, run: Path, progress: Progress) -> Path:
         _make(temporary)
         for name in state["sha256"]:
             _link(source.folder / name, temporary / name)
-        _write_state(temporary, run, progress, state["sha256"])
+        _write_state(temporary, run, progress, state["sha256"], milestone)
         _put(temporary, final)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -164,8 +167,8 @@ def adopt(source: Checkpoint, run: Path, progress: Progress) -> Path:
     return final
 
 
-def _write_state(folder: Path, run: Path, progress: Progress, sums: Mapping[str, str]) -> None:
-    state = {"schema": SCHEMA, "run": run.name, "progress": asdict(progress), "sha256": sums}
+def _write_state(folder: Path, run: Path, progress: Progress, sums: Mapping[str, str], milestone: bool) -> None:
+    state = {"schema": SCHEMA, "run": run.name, "progress": asdict(progress), "sha256": sums, "milestone": milestone}
     (folder / STATE).write_text(json.dumps({**state, "seal": _seal(state)}, indent=2))
     sync(folder / STATE)
 

@@ -37,7 +37,11 @@ class Keep:
 
     def at(self, step: int) -> bool:
         """Whether there is to be one of this step, and to stay."""
-        return bool(self.every and step % self.every == 0) or step in self.branches()
+        return self.marks(step) or step in self.branches()
+
+    def marks(self, step: int) -> bool:
+        """Whether that of this step is to stay for good, whatever later attempts are told."""
+        return bool(self.every and step % self.every == 0)
 
     def steps(self, run: Path, progress: Progress) -> set[int]:
         """The steps to be kept of those that a run has, and the best one until each of them.
@@ -47,7 +51,8 @@ class Keep:
         there = sorted(checkpoints.steps(run))
         until = [step for step in there if step <= progress.step]
         later = [step for step in there[len(until) :] if step not in self.damaged]
-        kept = {*until[-self.last :], progress.step, *filter(self.at, until), *later}
+        stay = [step for step in until if self.at(step) or checkpoints.is_milestone(folder_of(run, step))]
+        kept = {*until[-self.last :], progress.step, *stay, *later}
         best = {progress.best_step, *(_best_until(folder_of(run, step)) for step in kept)}
         return kept | {step for step in best if step is not None}
 
@@ -65,7 +70,7 @@ def save(
     Raises:
         As `checkpoint.save`, and whatever `check` raises.
     """
-    final = checkpoint.save(run, progress, check=check, **tensors)
+    final = checkpoint.save(run, progress, milestone=_marked(run, progress, keep), check=check, **tensors)
     check()
     prune(final.parent, keep.steps(run, progress))
     return final
@@ -78,10 +83,15 @@ def amend(run: Path, progress: Progress, *, keep: Keep, check: Callable[[], None
         As `save`.
     """
     check()
-    final = checkpoint.adopt(checkpoint.load(folder_of(run, progress.step), verify=False), run, progress)
+    own = checkpoint.load(folder_of(run, progress.step), verify=False)
+    final = checkpoint.adopt(own, run, progress, milestone=_marked(run, progress, keep))
     check()
     prune(final.parent, keep.steps(run, progress))
     return final
+
+
+def _marked(run: Path, progress: Progress, keep: Keep) -> bool:
+    return keep.marks(progress.step) or checkpoints.is_milestone(folder_of(run, progress.step))
 
 
 class Writer:
