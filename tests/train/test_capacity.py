@@ -3,7 +3,10 @@
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from vitscale.errors import DONE, MISSING, RUN_FAILED, VitscaleError
 from vitscale.models.counts import Activations, Head
 from vitscale.remember import recalled, remember
 from vitscale.study import cost
-from vitscale.train import capacity, group, worker
+from vitscale.train import capacity, group, keeping, worker
 from vitscale.train.capacity import Settings, Work, choose
 from vitscale.train.device import GPU_SHARE, is_out_of_memory, memory_held, memory_limit
 from vitscale.train.engine import Engine, Stepped
@@ -139,8 +142,45 @@ def test_several_devices_share_what_is_short(monkeypatch: pytest.MonkeyPatch, me
     monkeypatch.setattr(cost, "BUCKET", 40 * MB)
     work = work_of(64)
     told(work, 1)
-    limit = megabytes * MB + max(memory_held() - 4 * sum(p.numel() for p in work.net.parameters()), 0)
+    limit = megabytes * MB + work.copy_bytes + max(memory_held() - 4 * sum(p.numel() for p in work.net.parameters()), 0)
     assert choose(work, FREE, limit, Stop()).zero_stage == stage
+
+
+def test_the_copy_that_a_checkpoint_is_written_from_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the process that writes; the moving average is a part of it."""
+    monkeypatch.setattr(Work, "params", 10 * MB)
+    plain = Settings(micro_batch=1, zero_stage=0, activation_checkpointing=False, offload=False)
+    work = work_of(64)
+    averaged = replace(work, recipe=replace(work.recipe, ema=0.9))
+    assert work.state_bytes(plain) == 4 * 10 * MB * (4 + 3)
+    assert averaged.state_bytes(plain) == 4 * 10 * MB * (5 + 4)
+    told(work, 10)
+    few, more = (choose(work, FREE, room(megabytes), Stop()).micro_batch for megabytes in (300, 620))
+    assert (few, more) == (2, 32)
+    monkeypatch.setattr(group, "is_first", lambda: False)
+    assert work.state_bytes(plain) == 4 * 10 * MB * 4
+
+
+def test_nothing_is_copied_while_the_checkpoint_before_is_written(
+    rundir: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing, met, write, copy = threading.Event(), list[bool](), keeping.save, Engine.weights
+
+    def slow(*arguments: Any, **named: Any) -> Path:
+        writing.set()
+        time.sleep(0.3)
+        written = write(*arguments, **named)
+        writing.clear()
+        return written
+
+    def watched(engine: Engine) -> dict[str, torch.Tensor]:
+        met.append(writing.is_set())
+        return copy(engine)
+
+    monkeypatch.setattr(keeping, "save", slow)
+    monkeypatch.setattr(Engine, "weights", watched)
+    assert worker.work(rundir("recipe.steps=4", save_every=0.0), Stop()) == DONE
+    assert met == [False] * 4
 
 
 @pytest.mark.parametrize("name", ["ViT-pico/7", "R11"])
@@ -278,9 +318,7 @@ def test_no_memory_at_all_is_a_failure_with_a_reason(rundir: Make, monkeypatch: 
     assert "smaller --micro-batch" in outcome["hint"]
 
 
-def test_a_validation_holds_no_more_images_than_a_step(
-    rundir: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_validation_holds_no_more_images_than_a_step(rundir: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
 
     def noted(images: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -86,8 +86,18 @@ class Work:
     def params(self) -> int:
         return sum(parameter.numel() for parameter in self.net.parameters())
 
+    @property
+    def copy_bytes(self) -> int:
+        """What a checkpoint is written from while training goes on: a copy of all that is saved, in the first process.
+
+        Of a GPU's run it lies in the machine's memory, which is not what is short there.
+        """
+        if torch.cuda.is_available() or not group.is_first():
+            return 0
+        return 4 * self.params * (1 + self.moments + (self.recipe.ema > 0))
+
     def state_bytes(self, settings: Settings) -> int:
-        return model_state_bytes(
+        return self.copy_bytes + model_state_bytes(
             self.params,
             stage=settings.zero_stage,
             devices=group.world_size(),
@@ -199,6 +209,7 @@ def _shape(work: Work, task: Mapping[str, Any], *, compiled: bool) -> str:
         "recipe": {name: getattr(work.recipe, name) for name in OF_MEMORY},
         "moments": work.moments,
         "compiled": compiled,
+        "copied": not torch.cuda.is_available(),  # what was found before copies were counted may be too much
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -101,6 +101,8 @@ def pretrain(rundir: RunDir, stop: Stop) -> dict[str, Any]:
     monitors = Monitors(rundir, progress.step)
 
     def save(progress: Progress) -> None:
+        if rundir.writes:
+            writer.wait()  # first: there is room for one copy
         tensors = {"weights": engine.weights(), "averages": engine.averaged_weights(), "optimizer": engine.state()}
         if rundir.writes:
             tensors["optimizer"] |= random_states()
