@@ -1,10 +1,12 @@
 """Which of several processes one is, by what torchrun and srun put into its environment."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from vitscale.cli import options
 from vitscale.errors import USAGE, VitscaleError
 from vitscale.launch.local import Worker
 from vitscale.launch.placement import OF_PROCESS, Place, place
@@ -33,7 +35,7 @@ TORCHRUN = {
 @pytest.fixture(autouse=True)
 def nothing_told(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
-        if name.startswith("SLURM_") or name in (*OF_PROCESS, *TORCHRUN):
+        if name.startswith("SLURM_") or name in (*OF_PROCESS, *TORCHRUN, "DEEPSPEED_TIMEOUT"):
             monkeypatch.delenv(name)
 
 
@@ -103,6 +105,33 @@ def test_a_node_without_an_address_is_said(monkeypatch: pytest.MonkeyPatch) -> N
 def test_what_must_be_a_number_and_is_none_is_an_error_of_use(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     with pytest.raises(VitscaleError, match=f"{name} is 'many' in the environment") as caught:
         told(monkeypatch, **{**TORCHRUN, name: "many"})
+    assert caught.value.exit_code == USAGE
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("DEEPSPEED_TIMEOUT", value) for value in ("1.5", "nan", "inf", "1e12", "1000000000000", "0", "-1", "")),
+        *(("MASTER_PORT", value) for value in ("99999", "-3", "", "1.5")),
+    ],
+)
+@pytest.mark.parametrize(
+    ("placed", "asks"),
+    [
+        ({}, lambda: options.place(2, None)),  # spawned
+        ({}, lambda: options.place(None, Path("hosts"))),
+        (TORCHRUN, lambda: options.place(None, None)),
+        (STEP, lambda: options.place(None, None)),
+        ({}, lambda: options.machine(1, None, most=1)),  # of a transfer, an import, a benchmark
+    ],
+)
+def test_what_no_worker_could_use_is_refused_at_every_door(
+    monkeypatch: pytest.MonkeyPatch, placed: dict[str, str], asks: Callable[[], object], name: str, value: str
+) -> None:
+    for key, said in {**placed, name: value}.items():
+        monkeypatch.setenv(key, said)
+    with pytest.raises(VitscaleError, match=f"^error: {name} is .* in the environment, and .*\nhint: unset ") as caught:
+        asks()
     assert caught.value.exit_code == USAGE
 
 

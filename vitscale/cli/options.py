@@ -212,10 +212,12 @@ def machine(
     `most`: how many jobs there are at all; `shared_by`: how many commands like this one share the cores.
 
     Raises:
-        VitscaleError: they contradict one another (exit 2).
+        VitscaleError: they contradict one another, or the environment says what cannot be (exit 2).
     """
     from vitscale.launch.machine import Machine
+    from vitscale.launch.placement import check_environment
 
+    check_environment()
     if engine.get("offload") and engine.get("zero_stage") == 0:
         raise VitscaleError(
             "--offload needs ZeRO: at stage 0 each device keeps all of the optimizer's state",

@@ -18,10 +18,12 @@ OF_PROCESS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RAN
 """What torchrun tells a process of its place; of one that is alone it says nothing."""
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 OF_STEP = ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_JOB_ID", "SLURM_STEP_NODELIST")
-NUMBERS = {**dict.fromkeys((*OF_PROCESS, "MASTER_PORT"), int), "DEEPSPEED_TIMEOUT": float}
-NUMBERS_OF_STEP = dict.fromkeys((*OF_STEP[:4], "SLURM_STEP_ID", "SLURM_STEP_NUM_NODES", "SLURM_NODEID"), int)
+NUMBERS_OF_STEP = (*OF_STEP[:4], "SLURM_STEP_ID", "SLURM_STEP_NUM_NODES", "SLURM_NODEID")
 FIRST_PORT, PORTS = 20_000, 12_000  # below those that systems hand out themselves
 LAST_PORT = 65_535
+LIMITS = {"MASTER_PORT": (0, LAST_PORT), "DEEPSPEED_TIMEOUT": (1, 366 * 24 * 60)}
+"""Least and most of what the environment may say of any run, alone or not. Port 0 is a free one. DeepSpeed takes whole
+minutes; for a year nobody waits, and some centuries are too many for a clock in nanoseconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,8 @@ def place() -> Place | None:
             no address (exit 5).
     """
     told = os.environ
-    _check_numbers(told, NUMBERS)
+    _check_numbers(told, OF_PROCESS)
+    check_environment()
     if set(TORCHRUN) <= set(told):
         return _checked(_of_torchrun(told))
     if "SLURM_STEP_NUM_TASKS" in told and "SLURM_PROCID" in told:  # of srun; a batch script has not the former
@@ -59,6 +62,21 @@ def place() -> Place | None:
     if int(told.get("WORLD_SIZE") or 0) > 1:
         _check_whole(told, TORCHRUN)
     return None
+
+
+def check_environment() -> None:
+    """Refuses what the workers of a run would be told and could not use, whoever starts them.
+
+    Raises:
+        VitscaleError: it is no number, or one out of its range (exit 2).
+    """
+    for name, (low, high) in LIMITS.items():
+        if (value := os.environ.get(name)) is None:
+            continue
+        if not re.fullmatch(r"-?\d+", value.strip()):
+            raise _wrong(f"{name} is {value!r} in the environment, and must be a number, a whole one", name)
+        if not low <= int(value) <= high:
+            raise _wrong(f"{name} is {int(value)} in the environment, and must be {low} to {high}", name)
 
 
 def _of_torchrun(told: Mapping[str, str]) -> Place:
@@ -100,8 +118,11 @@ def _is(names: Sequence[str]) -> str:
     return "is" if len(names) == 1 else "are"
 
 
-def _wrong(message: str) -> VitscaleError:
-    return VitscaleError(message, hint="unset what is there, or leave all of it to torchrun or srun", exit_code=USAGE)
+def _wrong(message: str, name: str = "") -> VitscaleError:
+    hint = "unset what is there, or leave all of it to torchrun or srun"
+    if name == "DEEPSPEED_TIMEOUT":
+        hint = "unset it, or give the minutes that processes may wait for one another: DEEPSPEED_TIMEOUT=30"
+    return VitscaleError(message, hint=hint, exit_code=USAGE)
 
 
 def stop_with_torchrun() -> None:
@@ -113,10 +134,10 @@ def stop_with_torchrun() -> None:
         signal_at_parent_death(signal.SIGTERM)
 
 
-def _check_numbers(told: Mapping[str, str], kinds: Mapping[str, type]) -> None:
-    for name, kind in kinds.items():
+def _check_numbers(told: Mapping[str, str], names: Sequence[str]) -> None:
+    for name in names:
         try:
-            kind(told.get(name) or 0)
+            int(told.get(name) or 0)
         except ValueError:
             raise _wrong(f"{name} is {told[name]!r} in the environment, and must be a number") from None
 

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 MEET = timedelta(minutes=5)
 """For all processes to come; they start together."""
-COLLECTIVE = 30.0
+COLLECTIVE = 30
 """Minutes that a collective may take where DEEPSPEED_TIMEOUT does not say; the watchdog is quicker."""
 LISTENER = "VITSCALE_STORE_FD"
 """In the first process: the socket, open already, at which the others meet it."""
@@ -80,7 +80,7 @@ def _meet(backend: str) -> None:
             store=_store(number, world),
             rank=number,
             world_size=world,
-            timeout=timedelta(minutes=float(os.environ.get("DEEPSPEED_TIMEOUT", COLLECTIVE))),
+            timeout=timedelta(minutes=int(os.environ.get("DEEPSPEED_TIMEOUT", COLLECTIVE))),
         )
     except RuntimeError as error:
         if "EADDRINUSE" in str(error):
