@@ -13,7 +13,7 @@ from stopping import StopAfter
 from tiny import edit
 from vitscale.errors import DONE, INTERRUPTED
 from vitscale.study.job import Job
-from vitscale.train import checkpoint, keeping, loop, pretrain, upstream
+from vitscale.train import checkpoint, keeping, loop, meter, pretrain, upstream
 from vitscale.train.engine import Engine
 from vitscale.train.finetune import _Tuner
 from vitscale.train.rundir import RunDir
@@ -115,6 +115,21 @@ def test_the_start_up_of_a_training_is_no_part_of_its_time_left(rundir: Make, mo
     done(run)
     left = {event["step"]: event["seconds_left"] for event in run.events() if event["event"] == "step"}
     assert left == {1: None, **{step: 10.0 * (12 - step) for step in range(2, 13)}}
+
+
+def test_measuring_the_processor_takes_no_device_seconds(rundir: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = 0.0
+
+    def measured_slowly(_: str) -> float:
+        nonlocal clock
+        clock += 1000.0
+        return 1e12
+
+    monkeypatch.setattr(meter, "peak_flops", measured_slowly)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock))
+    run = rundir()
+    done(run)
+    assert {event["device_seconds"] for event in run.events() if event["event"] == "step"} == {0.0}
 
 
 def test_the_number_of_loader_workers_changes_no_bit(rundir: Make) -> None:

@@ -64,7 +64,8 @@ class Loop:
             Interrupted: a signal came; a checkpoint of the last whole step was written.
             VitscaleError: the loss or the gradients of more than `skip_nonfinite` steps are not finite (exit 4).
         """
-        clock, meter = _Clock(progress.device_seconds), Meter(self.engine, self.flops_per_step)
+        meter = Meter(self.engine, self.flops_per_step)  # before the clock starts: it may measure the device's peak
+        clock = _Clock(progress.device_seconds)
         if self.stop.asked():
             raise Interrupted
         if progress.validation_due:
