@@ -63,19 +63,14 @@ def _spent(job: Job, folder: Path, attempt: int) -> dict[str, Any]:
         # The newest checkpoint may lie behind the last line of who was killed.
         saved = checkpoints.last(folder) if len(every) == attempt else None
         trained = spent.of_pretraining(begun).as_saved(saved)
-        return {
-            "flops_segment": trained.steps * per_step,
-            "flops_lost": trained.lost * per_step,
-            "flops_eval": trained.flops_eval,
-            "device_seconds": trained.device_seconds,
-            **(_as_far_as(job, trained.reached) if job.role == "trunk" else {}),
-        }
-    each = [spent.of_trainings(lines) for lines in begun]
+    else:
+        trained = spent.of_trainings(begun)
     return {
-        "flops_segment": sum(one.steps for one in each[-1:]) * per_step,
-        "flops_lost": sum(one.steps for one in each[:-1]) * per_step,
-        "flops_eval": sum(one.flops_eval for one in each),
-        "device_seconds": sum(one.seconds for one in each),
+        "flops_segment": trained.steps * per_step,
+        "flops_lost": trained.lost * per_step,
+        "flops_eval": trained.flops_eval,
+        "device_seconds": trained.device_seconds,
+        **(_as_far_as(job, trained.reached) if job.role == "trunk" else {}),
     }
 
 

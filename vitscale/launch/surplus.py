@@ -1,4 +1,4 @@
-"""Checkpoints that nothing needs any more: of finished runs all but the one that is transferred.
+"""Checkpoints that nothing needs any more: of finished runs all but the one that is transferred, of transfers all.
 
 A trunk keeps all while runs that branch off it are not done, and then the one that a longer run could start from.
 """
@@ -47,7 +47,10 @@ def _unneeded(runs: Path, milestones: bool) -> Iterator[tuple[Path, str]]:
             continue
         if folders.check(run) is not None:  # it is not the run of its name
             continue
-        if outcome is None or outcome["status"] != "done" or not outcome.get("checkpoint") or folders.is_held(run):
+        transfer = told["kind"] == "transfer"  # which keeps none, unless it was killed as it removed them
+        if outcome is None or outcome["status"] != "done" or folders.is_held(run):
+            continue
+        if not outcome.get("checkpoint") and not transfer:
             continue
         branches = [*told.get("branches", []), *asked(run)]
         if any(not _is_done(runs / id_) for _, id_ in branches):
@@ -55,9 +58,11 @@ def _unneeded(runs: Path, milestones: bool) -> Iterator[tuple[Path, str]]:
         kept = {outcome["checkpoint"], *(_best(run / "checkpoints" / outcome["checkpoint"]) if branches else ())}
         every = told["machine"].get("keep_every")
         for folder in sorted(path for path in (run / "checkpoints").glob("*") if path.is_dir()):
-            stays = not milestones and (is_milestone(folder) or bool(every and _step(folder) % every == 0))
+            milestone = is_milestone(folder) or bool(every and _step(folder) % every == 0)
+            stays = milestone and not (milestones or transfer)
             if is_own(folder.name) and folder.name not in kept and not stays:
-                yield folder, f"run {run.name} is done and kept {outcome['checkpoint']}"
+                what = f"run {run.name} is done and kept {outcome['checkpoint']}"
+                yield folder, f"{run.name} is a transfer that is done" if transfer else what
 
 
 def _best(checkpoint: Path) -> list[str]:

@@ -169,7 +169,7 @@ def adopt(source: Checkpoint, run: Path, progress: Progress, *, milestone: bool 
 
 def _write_state(folder: Path, run: Path, progress: Progress, sums: Mapping[str, str], milestone: bool) -> None:
     state = {"schema": SCHEMA, "run": run.name, "progress": asdict(progress), "sha256": sums, "milestone": milestone}
-    (folder / STATE).write_text(json.dumps({**state, "seal": _seal(state)}, indent=2))
+    (folder / STATE).write_text(json.dumps(sealed(state), indent=2))
     sync(folder / STATE)
 
 
@@ -184,10 +184,15 @@ def _make(temporary: Path) -> None:
     temporary.mkdir()
 
 
+def sealed(state: Mapping[str, Any]) -> dict[str, Any]:
+    """With its own checksum."""
+    return {**state, "seal": _seal(state)}
+
+
 def _seal(state: Mapping[str, Any]) -> str:
     """The checksum of the state itself, whatever its spaces."""
-    sealed = {key: value for key, value in state.items() if key != "seal"}
-    return hashlib.sha256(json.dumps(sealed, sort_keys=True).encode()).hexdigest()
+    told = {key: value for key, value in state.items() if key != "seal"}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def _put(temporary: Path, final: Path) -> None:
@@ -240,7 +245,7 @@ def load(folder: Path, *, verify: bool = True) -> Checkpoint:
         # First of all, and alike in every schema: else what was altered may pass for another run's.
         if "seal" in state and state["seal"] != _seal(state):
             raise ValueError(f"{STATE} does not have its checksum")
-        _check_origin(state, folder)
+        check_origin(state, folder)
         progress = Progress(**state["progress"])
         if state["schema"] >= SEALED and "seal" not in state:
             raise ValueError(f"{STATE} has no checksum")
@@ -271,7 +276,8 @@ def _file(path: Path) -> Path:
     return path
 
 
-def _check_origin(state: dict[str, Any], folder: Path) -> None:
+def check_origin(state: Mapping[str, Any], folder: Path) -> None:
+    """Raises ForeignError where what lies in a run's `checkpoints` is not its own, or for a later version."""
     run = folder.absolute().parent.parent.name
     if state["schema"] > SCHEMA:
         message = f"was written by a later version of vitscale (schema {state['schema']}; this one knows {SCHEMA})"

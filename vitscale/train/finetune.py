@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -23,13 +23,15 @@ from vitscale.errors import MISSING, RUN_FAILED, VitscaleError
 from vitscale.models.counts import Head
 from vitscale.models.vit.positions import Resize, resize_axis, resize_pos_embedding
 from vitscale.results import spent
-from vitscale.study.cost import forward_flops, training_flops
-from vitscale.train import group
+from vitscale.study.cost import KEPT, forward_flops, training_flops
+from vitscale.train import checkpoint, group
 from vitscale.train.capacity import Work, engine_settings
 from vitscale.train.checkpoint import Progress
+from vitscale.train.device import random_states, restore_random_states
 from vitscale.train.engine import Engine
 from vitscale.train.evaluate import CHUNK, AnyImages, Score, evaluate, features, images_at_once, readable
 from vitscale.train.fewshot import few_shot
+from vitscale.train.keeping import Keep, Writer
 from vitscale.train.loop import Loop
 from vitscale.train.objective import Batch, Classification
 from vitscale.train.outcome import measured
@@ -37,6 +39,7 @@ from vitscale.train.pretrain import new_net, trained_net
 from vitscale.train.published import head_of
 from vitscale.train.rundir import RunDir
 from vitscale.train.stop import Stop
+from vitscale.train.trainings import Scored, Trainings
 
 BLOCK = 256  # samples of a downstream task that its shuffle moves together
 
@@ -46,16 +49,17 @@ def transfer(rundir: RunDir, stop: Stop) -> dict[str, Any]:
     settings = rundir.run.transfer
     assert settings is not None, "run.json of a transfer has one"
     task, data = rundir.task, downstream.load(rundir.task)
-    started = time.monotonic()
-    # An attempt begins anew: nothing of those before is left but what they took.
-    before = [spent.of_trainings(attempt) for attempt in spent.attempts(rundir.events())[:-1]]
+    before, began = spent.of_trainings(spent.attempts(rundir.events())), time.monotonic()
+
+    def seconds() -> float:
+        return before.device_seconds + time.monotonic() - began
+
     if settings.protocol == "fewshot":
         rows = _few_shot_rows(rundir, settings, task, data, stop)
     else:
-        rows = _fine_tune_rows(rundir, settings, task, data, stop, before)
-    seconds = time.monotonic() - started + sum(each.seconds for each in before)
+        rows = _fine_tune_rows(rundir, settings, task, data, stop, seconds)
     for row in rows:
-        row.update(task=task.name, task_version=task.version, protocol=settings.protocol, device_seconds=seconds)
+        row.update(task=task.name, task_version=task.version, protocol=settings.protocol, device_seconds=seconds())
     return {"status": "done", "checkpoint": None, "score": None, "rows": rows}
 
 
@@ -153,47 +157,48 @@ def fine_tuning_net(
 
 
 def _fine_tune_rows(
-    rundir: RunDir, settings: Transfer, task: Task, data: Downstream, stop: Stop, before: Sequence[spent.Spent]
+    rundir: RunDir, settings: Transfer, task: Task, data: Downstream, stop: Stop, seconds: Callable[[], float]
 ) -> list[dict[str, Any]]:
     """The paper's protocol: several rates are compared on the dev split; the best is trained on all and tested once.
 
-    What they say it took is what all trainings together came to, and what earlier attempts have taken `before`.
+    It goes on with the training that an earlier attempt has left. What the rows say it took is what all trainings and
+    attempts together came to; `seconds()`: device-seconds of these until now.
     """
     resolution = settings.resolution or rundir.run.data.resolution
     start = _start(rundir, settings)
     macs = rundir.arch.macs(resolution, Head(num_classes=task.num_classes)).total
-    tuner = _Tuner(rundir, start, settings, task, data, resolution, macs, stop)
+    tuner = _Tuner(rundir, start, settings, task, data, resolution, macs, stop, seconds)
     train, dev = data.dev_split()
     everything = np.arange(len(data.train_labels), dtype=np.int64)
-    chosen, grid = settings.lr[0], dict[float, float]()
+    chosen, grid = settings.lr[0], dict[float, Scored]()
     if len(settings.lr) > 1:
         grid = {lr: tuner.try_rate(lr, train, dev) for lr in settings.lr}
-        chosen = max(grid, key=lambda lr: grid[lr])
-        rundir.log("chose", {"lr": chosen, "grid": {str(lr): None if s < 0 else s for lr, s in grid.items()}})
-    in_tuning = tuner.steps
+        chosen = max(grid, key=lambda lr: grid[lr].value)
+        rundir.log("chose", {"lr": chosen, "grid": {str(lr): tried.accuracy for lr, tried in grid.items()}})
     test = np.arange(len(data.test_labels), dtype=np.int64)
     repetitions = range(settings.seeds)
-    scores = [tuner.tune(chosen, each, everything, test, data.test, data.test_labels) for each in repetitions]
+    tests = [tuner.repeat(chosen, each, everything, test) for each in repetitions]
+    took = spent.of_trainings(spent.attempts(rundir.events()))
 
     def cost(steps: int) -> float:
         return float(training_flops(macs, steps * settings.batch_size))
 
     common = {
-        "flops_segment": cost(tuner.steps),
-        "flops_tuning": cost(in_tuning),
-        "flops_eval": tuner.flops_eval + sum(each.flops_eval for each in before),
-        "flops_lost": cost(sum(each.steps for each in before)),
+        "flops_segment": cost(sum(each.steps for each in (*grid.values(), *tests))),
+        "flops_tuning": cost(sum(each.steps for each in grid.values())),
+        "flops_eval": took.flops_eval,
+        "flops_lost": cost(took.lost),
         "lr": chosen,
         "lr_at_edge": chosen in (min(grid), max(grid)) if grid else None,
     }
     return [
-        measured({**common, "draw": each}, metric=task.metric, value=score.accuracy, n_test=score.images)
-        for each, score in zip(repetitions, scores, strict=True)
+        measured({**common, "draw": each}, metric=task.metric, value=score.value, n_test=score.images)
+        for each, score in zip(repetitions, tests, strict=True)
     ]
 
 
 class _Tuner:
-    """Fine-tunes from one start, again and again."""
+    """Fine-tunes from one start, again and again, and goes on where an earlier attempt has left it."""
 
     def __init__(
         self,
@@ -205,23 +210,34 @@ class _Tuner:
         resolution: int,
         macs: int,
         stop: Stop,
+        seconds: Callable[[], float],
     ) -> None:
         self.rundir, self.start, self.settings, self.task = rundir, start, settings, task
         self.data, self.resolution, self.macs, self.stop = data, resolution, macs, stop
+        self.seconds = seconds
         self.how = preprocess(task, resolution)
-        self.steps, self.flops_eval = 0, 0.0
-        """What all its trainings have come to, those of rates that diverged included."""
+        self.trainings = Trainings(rundir, settings.steps)
+        self.step = 0
+        """Of the training at work."""
 
-    def try_rate(self, lr: float, train: Int64[np.ndarray, n], dev: Int64[np.ndarray, m]) -> float:
-        """Accuracy on the dev split; -1 for a rate that diverges, which loses to every other."""
-        before = self.steps
-        try:
-            return self.tune(lr, 0, train, dev, self.data.train, self.data.train_labels).accuracy
-        except VitscaleError as error:
-            if error.exit_code != RUN_FAILED:
-                raise
-            self.rundir.log("diverged", {"lr": lr, "step": self.steps - before})
-            return -1.0
+    def try_rate(self, lr: float, train: Int64[np.ndarray, n], dev: Int64[np.ndarray, m]) -> Scored:
+        """Its score on the dev split."""
+
+        def tried() -> Scored:
+            try:
+                return self.tune(lr, 0, train, dev, self.data.train, self.data.train_labels)
+            except VitscaleError as error:
+                if error.exit_code != RUN_FAILED:
+                    raise
+                self.rundir.log("diverged", {"lr": lr, "step": self.step, "device_seconds": self.seconds()})
+                return Scored(steps=self.step, accuracy=None, images=0)
+
+        return self.trainings.next(tried)
+
+    def repeat(self, lr: float, repetition: int, train: Int64[np.ndarray, n], test: Int64[np.ndarray, m]) -> Scored:
+        """Its score on the test images."""
+        images, labels = self.data.test, self.data.test_labels
+        return self.trainings.next(lambda: self.tune(lr, repetition, train, test, images, labels))
 
     def tune(
         self,
@@ -231,7 +247,7 @@ class _Tuner:
         measured_on: Int64[np.ndarray, m],
         images: AnyImages,
         labels: Int64[np.ndarray, all],
-    ) -> Score:
+    ) -> Scored:
         """Trains on the images `train` of the task's training set and scores on `measured_on` of `images`."""
         settings = self.settings
         recipe = Recipe(
@@ -243,9 +259,37 @@ class _Tuner:
             ema=settings.ema,
             precision=self.rundir.run.recipe.precision,
         )
+        engine = self._begun(recipe, repetition)
+        self._train(engine, train, repetition)
+        with engine.for_evaluation() as network:
+            told: dict[str, Any] = {"how": self.how, "recipe": recipe, "stop": self.stop}
+            score = evaluate(network, images, labels, measured_on, **told, at_once=min(CHUNK, engine.micro_batch))
+        engine.close()
+        flops = float(forward_flops(self.macs, len(measured_on)))
+        took = {"flops_eval": flops, "device_seconds": self.seconds()}
+        self.rundir.log("scored", {"lr": lr, "accuracy": score.accuracy, **took})
+        return Scored(steps=settings.steps, accuracy=score.accuracy, images=score.images)
+
+    def _begun(self, recipe: Recipe, repetition: int) -> Engine:
+        """As this training's last checkpoint left it; or at its start."""
         torch.manual_seed(repetition)
-        net = fine_tuning_net(self.start, self.rundir, self.task, self.resolution, settings.pos_resize)
+        net = fine_tuning_net(self.start, self.rundir, self.task, self.resolution, self.settings.pos_resize)
+        start = self.trainings.start()
+        self.step = 0
+        if start is not None:
+            self.step = start.progress.step - self.trainings.before
+            checkpoint.load_weights(net, start.weights, start.folder)
+        number = self.trainings.before // self.settings.steps + 1
+        self.rundir.log("training", {"number": number, "lr": recipe.lr, "repetition": repetition, "step": self.step})
         engine = Engine(net, recipe, optimizer="sgd", **self._engine_settings(net, recipe))
+        if start is not None:
+            engine.load_state(start.optimizer, start.averages, self.step)
+            restore_random_states(start.optimizer)
+        return engine
+
+    def _train(self, engine: Engine, train: Int64[np.ndarray, n], repetition: int) -> None:
+        """From the step at which the engine is to the last one."""
+        settings, machine, before = self.settings, self.rundir.machine, self.trainings.before
 
         def positions(step: int) -> tuple[Int64[np.ndarray, b], Int64[np.ndarray, b]]:
             index, epoch = global_batch(
@@ -262,27 +306,33 @@ class _Tuner:
                 weights=torch.from_numpy(weights),
             )
 
+        keep = Keep(last=machine.get("keep_last", KEPT), damaged=self.trainings.damaged)
+        writer = Writer(self.rundir.folder, keep, self.rundir.check_held)
+
+        def save(progress: Progress) -> None:
+            if progress.step == before:  # which is made anew as quickly, and has the number of another one's end
+                return
+            tensors = {"weights": engine.weights(), "averages": engine.averaged_weights()}
+            writer.submit(progress, **tensors, optimizer={**engine.state(), **random_states()})
+
         loop = Loop(
             engine=engine,
             steps=settings.steps,
             batch_of=batch_of,
             keys_of=lambda step: [str(i) for i in positions(step)[0]],
-            log=self.rundir.log,
+            log=lambda event, facts: self.rundir.log(event, {"training": before // settings.steps + 1, **facts}),
             stop=self.stop,
             after_step=self._count_step,
+            save=save,
+            save_every=machine.get("save_every", 60.0),
+            written=writer.wait,
+            before=before,
         )
-        loop.run(Progress(step=0))
-        with engine.for_evaluation() as network:
-            told: dict[str, Any] = {"how": self.how, "recipe": recipe, "stop": self.stop}
-            score = evaluate(network, images, labels, measured_on, **told, at_once=min(CHUNK, engine.micro_batch))
-        engine.close()
-        flops = float(forward_flops(self.macs, len(measured_on)))
-        self.flops_eval += flops
-        self.rundir.log("scored", {"lr": lr, "accuracy": score.accuracy, "flops_eval": flops})
-        return score
+        with writer:
+            loop.run(Progress(step=self.step, device_seconds=self.seconds()))
 
     def _count_step(self) -> None:
-        self.steps += 1
+        self.step += 1
 
     def _engine_settings(self, net: nn.Module, recipe: Recipe) -> dict[str, Any]:
         head, side = Head(num_classes=self.task.num_classes), self.resolution

@@ -142,9 +142,15 @@ def newest(run: Path, *, with_best: bool = False, passed_over: PassedOver = lamb
 
 
 def whole(
-    run: Path, until: int | None = None, *, with_best: bool = False, passed_over: PassedOver = lambda *_: None
+    run: Path,
+    until: int | None = None,
+    *,
+    after: int = -1,
+    with_best: bool = False,
+    passed_over: PassedOver = lambda *_: None,
 ) -> Iterator[Checkpoint]:
-    """The checkpoints that can be gone on from, not after step `until`, the newest first; damaged ones are passed over.
+    """The checkpoints that can be gone on from, after step `after` and not after `until`, the newest first; damaged
+    ones are passed over.
 
     `with_best`: and whose best until then is whole as well. `passed_over` is told of each damaged one.
 
@@ -166,7 +172,7 @@ def whole(
             passed_over(step, error.problems[0].message)
             return None
 
-    steps = [step for step in checkpoints.steps(run) if until is None or step <= until]
+    steps = [step for step in checkpoints.steps(run) if after < step and (until is None or step <= until)]
     for step in sorted(steps, reverse=True):
         found = opened(step)
         if found is None:

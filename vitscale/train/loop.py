@@ -31,9 +31,9 @@ class Loop:
     others go on from there (`validate_last`); the score is None where there are no images for one. `after_step()` is
     called between the steps, by every device.
     `save(progress)` takes a checkpoint, every `save_every` seconds and where `saves_at(step)`, which may be written
-    while training goes on; `written()` waits until it is. One that is due goes before the validation of its step, so
-    that this can cost no training; `amend(progress)` then tells it what came of that. `log(event, facts)` writes a line
-    of `events.jsonl`.
+    while training goes on; `written()` waits until it is. Its step counts those of trainings `before` this one, too.
+    One that is due goes before the validation of its step, so that this can cost no training; `amend(progress)` then
+    tells it what came of that. `log(event, facts)` writes a line of `events.jsonl`.
     """
 
     engine: Engine
@@ -48,6 +48,7 @@ class Loop:
     save_every: float = 60.0
     saves_at: Callable[[int], bool] = lambda _: False
     written: Callable[[], None] | None = None
+    before: int = 0
     validate: Callable[[int], tuple[float | None, float]] | None = None
     validate_every: int | None = None
     validate_last: bool = True
@@ -151,7 +152,7 @@ class Loop:
     def _save(self, progress: Progress) -> None:
         if self.save is not None:
             self.stop.at(f"saving the checkpoint of step {progress.step}", slow=True, together=True)
-            self.save(progress)
+            self.save(replace(progress, step=self.before + progress.step))
 
     def _amend(self, kept: Progress, progress: Progress) -> None:
         if self.amend is not None and progress != kept:
@@ -210,7 +211,8 @@ class Loop:
         keys = self.keys_of(step)
         last = ""
         if self.save is not None:
-            last = f"the last checkpoint is that of step {kept}; " if kept else "no checkpoint was written before it; "
+            saved = f"the last checkpoint is that of step {self.before + (kept or 0)}; "
+            last = saved if kept else "no checkpoint was written before it; "
         shown = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
         after = f", after {count(skipped, 'skipped step')}" if skipped else ""
         return VitscaleError(

@@ -140,6 +140,10 @@ def work(rundir: RunDir, stop: Stop, lost: group.Lost = lambda: None) -> int:
         rundir.log("done", {})
         if rundir.writes:
             rundir.finish({**result, **facts, "ended": now()})
+            if rundir.document["kind"] == "transfer":
+                from vitscale.train.trainings import discard
+
+                discard(rundir.folder)
         return DONE
 
 
