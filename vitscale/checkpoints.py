@@ -62,5 +62,5 @@ def is_own(name: str) -> bool:
 
 
 def names(folder: Path) -> frozenset[str]:
-    """All that a run has saved; a transfer saves nothing."""
+    """All that a run has saved; a few-shot transfer saves nothing."""
     return frozenset(str(path.relative_to(folder)) for path in folder.rglob("step-*"))

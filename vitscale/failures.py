@@ -38,7 +38,7 @@ class Policy:
     """What is different then."""
 
     def again(self, *, saved: bool) -> str:
-        """The same, of a run that has `saved` nothing, too: a transfer has no checkpoints."""
+        """The same, of a run that has `saved` nothing, too: a few-shot transfer has no checkpoints."""
         return self.change if saved else self.change.replace(FROM_CHECKPOINT, "from its beginning")
 
 

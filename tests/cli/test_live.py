@@ -147,12 +147,13 @@ def test_a_fine_tuning_counts_the_steps_of_all_its_trainings(planned: tuple[Plan
     job = next(job for job in now.jobs if job.parent and job.run.transfer and job.run.transfer.protocol == "finetune")
     folder = folders.prepare(job, runs, base=runs.parent, machine={})
     lines = [STEP | {"step": step, "steps": 4, "device_seconds": 2.0 * step, "seconds_left": 0.0} for step in (1, 4)]
-    tell(folder, *lines, {"event": "start", "attempt": 2}, *lines, {"event": "diverged"}, lines[0])
+    # Two rates and two repetitions of 4 steps; one ended in the attempt before, and one diverged.
+    tell(folder, *(line | {"training": 1} for line in lines), {"event": "start", "attempt": 2})
+    tell(folder, *(line | {"training": 2} for line in lines), {"event": "diverged"}, lines[0] | {"training": 3})
     with folders.lease.hold(folder):
         found = board(now, runs, everything)
     told = next(line for line in found.lines if line.job.id == job.id).step
     assert told is not None
-    # Two rates and two repetitions of 4 steps; one ended, one diverged.
     assert (told["step"], told["steps"], told["seconds_left"]) == (9, 16, 14.0)
 
 
@@ -169,7 +170,7 @@ def test_no_time_is_left_by_the_first_step_alone(planned: tuple[Plan, Path]) -> 
     tell(runs / job.id, first)
     newest = progress.newest(runs / job.id, job) or {}
     assert newest["seconds_left"] is None
-    tell(runs / job.id, last, first)
+    tell(runs / job.id, last, first | {"training": 2})
     newest = progress.newest(runs / job.id, job) or {}
     assert (newest["step"], newest["seconds_left"]) == (5, 11.0)
 
@@ -199,6 +200,9 @@ def test_a_stopped_run_goes_on_from_its_checkpoint_whatever_it_has_logged(
     tell(runs / job.id, STEP | {"step": 1, "images_per_second": 1e-3, "seconds_left": None})
     assert detail(job.id) == "goes on from step 7/12"
     assert detail(tuned.id) == "begins again, 00:00:00 left"
+    tell(runs / tuned.id, STEP | {"training": 2, "step": 3, "steps": 4, "images_per_second": 0.5, "seconds_left": 1})
+    (runs / tuned.id / "checkpoints" / "step-00000006").mkdir(parents=True)
+    assert detail(tuned.id) == f"goes on from step 6/16, {progress.clock(10 * 16 / 0.5)} left", "of four trainings"
 
 
 def test_a_run_whose_job_has_just_started_is_running_and_those_behind_it_are_queued(

@@ -13,6 +13,7 @@ from vitscale import lease
 from vitscale.cli.engine import ENGINE
 from vitscale.cli.plan_memory import HEADER, memory_document, memory_rows
 from vitscale.cli.plan_screen import bill, document, row, totals
+from vitscale.config import Transfer
 from vitscale.errors import USAGE, VitscaleError
 from vitscale.launch.changes import changes
 from vitscale.launch.estimate import SECONDS_PER_JOB, SECONDS_PER_PROCESS, expected
@@ -25,8 +26,10 @@ from vitscale.launch.trunks import shares_left
 from vitscale.results.store import Held
 from vitscale.study.bill import Terms, disk_bytes
 from vitscale.study.cost import KEPT
+from vitscale.study.datasets import load_task
 from vitscale.study.job import Job
 from vitscale.study.load import load
+from vitscale.study.plan import transfer_job
 from vitscale.train.keeping import Keep
 
 
@@ -333,6 +336,19 @@ def test_what_a_stopped_run_has_left_counts_from_its_checkpoint_and_it_has_to_st
     assert steps_left() == pytest.approx(12), "what it logged after its last checkpoint is lost"
     (run / "checkpoints" / "step-00000009").mkdir(parents=True)
     assert steps_left() == pytest.approx(3)
+
+
+def test_of_a_fine_tuning_what_lies_behind_its_checkpoint_is_left(folder: Path) -> None:
+    """Steps count over its trainings: here two rates and a repetition."""
+    vit, _ = trained(folder)
+    tuned, few = (
+        transfer_job(
+            vit, Transfer(task="digits", protocol=kind, lr=(0.01, 0.1), steps=10), load_task("digits", base=Path())
+        )
+        for kind in ("finetune", "fewshot")
+    )
+    (folder / "runs" / tuned.id / "checkpoints" / "step-00000024").mkdir(parents=True)
+    assert shares_left([tuned, few], folder / "runs") == {tuned.id: pytest.approx(0.2)}
 
 
 def test_before_a_run_of_its_shape_has_begun_a_study_takes_as_long_as_bench_says(folder: Path) -> None:

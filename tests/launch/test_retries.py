@@ -90,14 +90,18 @@ def test_fail_fast_stops_at_what_is_not_tried_again(swept: tuple[LocalSweep, Job
     assert said[-1].startswith(f"failed   {job.id}")
 
 
-def test_a_transfer_is_not_said_to_save(swept: tuple[LocalSweep, Job, list[str]]) -> None:
+def test_a_few_shot_transfer_is_not_said_to_save(swept: tuple[LocalSweep, Job, list[str]]) -> None:
     sweep, job, said = swept
-    transfer = next(job for job in current_plan(sweep.study, sweep.places.runs).jobs if job.parent)
+    jobs = [job for job in current_plan(sweep.study, sweep.places.runs).jobs if job.parent and job.run.transfer]
+    transfer, tuned = (next(j for j in jobs if j.run.transfer.protocol == kind) for kind in ("fewshot", "finetune"))
     fail(sweep, transfer, 1, Failure.KILLED)
     assert sweep._again(transfer)
     assert "(again from its beginning: 1 of 2)" in said[-1]
+    fail(sweep, tuned, 1, Failure.KILLED)
+    assert sweep._again(tuned)
+    assert "(again from its last checkpoint: 1 of 2)" in said[-1]
     assert stopping_words([job]) == "1 run saves first"
-    assert stopping_words([job, job, transfer]) == "2 runs save first, 1 begins again later"
+    assert stopping_words([job, tuned, transfer]) == "2 runs save first, 1 begins again later"
 
 
 def test_kinds_have_a_policy_and_an_end() -> None:

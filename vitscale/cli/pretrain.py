@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vitscale import checkpoints
 from vitscale.cli import options
 from vitscale.cli.engine import ENGINE, Engine, takes
 from vitscale.cli.screen import reports_errors, say
@@ -140,7 +141,8 @@ def run_one(job: Job, runs: Path, results: Path, machine: Machine, place: Place 
         place=place,
     )
     if stopped:
-        say("stopped; the same command goes on from here")
+        saved = checkpoints.last(runs / job.id) is not None
+        say(f"stopped; the same command {'goes on from here' if saved else 'begins again'}")
         raise typer.Exit(INTERRUPTED)
     outcome = folders.result(runs / job.id)
     assert outcome is not None  # else `run_single` raises

@@ -15,6 +15,7 @@ from vitscale.errors import MISSING, USAGE, Problem, VitscaleError
 
 if TYPE_CHECKING:
     from vitscale.config import Transfer
+    from vitscale.launch.machine import Machine
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, its beginning, or its folder.")]
 TaskName = Annotated[str, typer.Option("--task", help="A task's name, or the path of a task file.")]
@@ -32,10 +33,11 @@ def finetune(
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images in a step.")] = 512,
     resolution: Annotated[int | None, typer.Option("--resolution", min=1, help="Side of the image, px.")] = None,
     threads: options.Threads = None,
+    save_every: options.SaveEvery = 60.0,
     runs: options.Runs = Path("runs"),
     results: options.Results = Path("results"),
 ) -> None:
-    """Fine-tune all weights of RUN on a task and test once."""
+    """Fine-tune all weights of RUN on a task and test once. The same command goes on with one that was stopped."""
     from vitscale.config import Transfer
     from vitscale.study.fields import each_once
 
@@ -43,7 +45,7 @@ def finetune(
     transfer = Transfer(
         task=task, protocol="finetune", steps=steps, batch_size=batch_size, resolution=resolution, lr=rates
     )
-    _transfer(run, transfer, runs, results, threads)
+    _transfer(run, transfer, runs, results, options.machine(1, threads, most=1, save_every=save_every))
 
 
 @reports_errors
@@ -61,10 +63,11 @@ def fewshot(
     from vitscale.study.fields import each_once
 
     given = each_once(shots) if shots else Transfer().shots
-    _transfer(run, Transfer(task=task, protocol="fewshot", resolution=resolution, shots=given), runs, results, threads)
+    transfer = Transfer(task=task, protocol="fewshot", resolution=resolution, shots=given)
+    _transfer(run, transfer, runs, results, options.machine(1, threads, most=1))
 
 
-def _transfer(run: str, transfer: Transfer, runs: Path, results: Path, threads: int | None) -> None:
+def _transfer(run: str, transfer: Transfer, runs: Path, results: Path, machine: Machine) -> None:
     from dataclasses import fields
 
     from vitscale import models
@@ -112,7 +115,7 @@ def _transfer(run: str, transfer: Transfer, runs: Path, results: Path, threads: 
     )
     asked = {f"transfer.{f.name}": getattr(transfer, f.name) for f in fields(Transfer) if f.name in ASKED}
     job = transfer_job(parent, transfer, task, differing=asked)
-    run_one(job, folder.parent, results, options.machine(1, threads, most=1))
+    run_one(job, folder.parent, results, machine)
 
 
 def find(run: str, runs: Path) -> Path:

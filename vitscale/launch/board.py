@@ -124,5 +124,5 @@ def _line(job: Job, folder: Path) -> Line:
     if held and step is not None:
         words = f"{title(job)} {progress(folder, job)}"
         return Line(job=job, step=step, doing="", silent=eventlog.silent_seconds(folder), words=words)
-    doing = "working" if held and job.kind == "transfer" else "starting"
+    doing = "starting" if job.saves or not held else "working"
     return Line(job=job, step=None, doing=doing, silent=None, words=f"{title(job)} {doing}")

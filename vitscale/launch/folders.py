@@ -365,6 +365,7 @@ def try_again(folder: Path) -> str | None:
     tried = retried(folder, Failure(outcome.get("failure") or Failure.CODE))
     if tried >= what.retries:
         return None
-    change = what.again(saved=document(folder)["kind"] != "transfer")
+    transfer = document(folder)["config"].get("transfer") or {}
+    change = what.again(saved=transfer.get("protocol") != "fewshot")
     set_aside(folder)
     return f"{outcome['reason']}  (again {change}: {tried + 1} of {what.retries})"

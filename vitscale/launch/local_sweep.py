@@ -111,7 +111,7 @@ class LocalSweep(Sweep):
         """Of a worker that a signal stopped which the sweep did not get: a scheduler has its reasons."""
         job = next((job for job in jobs if folders.outcome_of(job, self.places.runs) is None), None)
         if job is not None:
-            how = "it begins again" if job.kind == "transfer" else "it goes on from its last checkpoint"
+            how = "it goes on from its last checkpoint" if job.saves else "it begins again"
             again = how if self.tries[job.id] < TRIES else "not started again"
             self.say(f"stopped  {title(job)}: by a signal to its process; {again}")
 
@@ -171,9 +171,9 @@ class LocalSweep(Sweep):
 
 
 def stopping_words(jobs: Sequence[Job]) -> str:
-    """What becomes of running jobs that are asked to stop: a transfer has no checkpoints."""
-    transfers = sum(job.kind == "transfer" for job in jobs)
-    saving = len(jobs) - transfers
+    """What becomes of running jobs that are asked to stop: a few-shot transfer has no checkpoints."""
+    saving = sum(job.saves for job in jobs)
+    transfers = len(jobs) - saving
     told = [f"{saving} run saves first" if saving == 1 else f"{saving} runs save first"] if saving else []
     told += [f"{transfers} {'begins' if transfers == 1 else 'begin'} again later"] if transfers else []
     return ", ".join(told)

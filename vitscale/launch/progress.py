@@ -84,16 +84,15 @@ def newest(folder: Path, job: Job | None = None) -> dict[str, Any] | None:
     """The last line of numbers of a running attempt; of a fine-tuning over all its trainings."""
     transfer = job.run.transfer if job else None
     steps = eventlog.newest_steps(folder, None if transfer else 1)
-    return over_all(steps, folder, transfer) if steps and transfer else next(iter(steps), None)
+    return over_all(steps, transfer) if steps and transfer else next(iter(steps), None)
 
 
-def over_all(steps: Sequence[dict[str, Any]], folder: Path, transfer: Transfer) -> dict[str, Any]:
+def over_all(steps: Sequence[dict[str, Any]], transfer: Transfer) -> dict[str, Any]:
     """The newest of these lines, the last first, with the steps and time of all trainings: of rates and repetitions."""
     event = steps[0]
     each = event["steps"]
     total = each * trainings(transfer)
-    ended = sum(step["step"] == each for step in steps) + len(eventlog.of_attempt(folder, "diverged"))
-    done = min(ended * each + event["step"] % each, total)
+    done = (event.get("training", 1) - 1) * each + event["step"]
     # The first step of a training takes longer; a transfer takes one device.
     spans = [(new, old) for new, old in pairwise(steps) if new["step"] > old["step"]]
     seconds = sum(new["device_seconds"] - old["device_seconds"] for new, old in spans)
@@ -127,14 +126,11 @@ def goes_on(folder: Path, job: Job) -> str:
     def left(images: float) -> str:
         return f", {clock(images / rate)} left" if rate else ""
 
-    transfer = job.run.transfer
-    if transfer is not None:  # which saves nothing
-        return f"begins again{left(transfer.steps * trainings(transfer) * transfer.batch_size)}"
     step = checkpoints.last(folder)
     if step is None:
         step = job.branch.step if job.branch else 0
-    images = max(job.steps - step, 0) * job.run.recipe.batch_size
-    where = f"goes on from step {step:,}/{max(job.steps, step):,}" if step else "begins again"
+    images = max(job.last_step - step, 0) * (job.run.transfer or job.run.recipe).batch_size
+    where = f"goes on from step {step:,}/{max(job.last_step, step):,}" if step else "begins again"
     return _and_damage(where + left(images), folder)
 
 

@@ -154,13 +154,13 @@ def reached(folder: Path) -> int:
 
 
 def shares_left(jobs: Iterable[Job], runs: Path) -> dict[str, float]:
-    """Of those pre-trainings that have begun the share of their own steps that the newest checkpoint leaves."""
+    """Of those trainings that have begun the share of their own steps that the newest checkpoint leaves."""
     found = {}
     for job in jobs:
-        step = reached(runs / job.id) if job.kind == "pretrain" else 0
+        step = reached(runs / job.id) if job.last_step else 0
         first = job.branch.step if job.branch else 0
         if step > first:
-            found[job.id] = max(job.steps - step, 0) / (job.steps - first)
+            found[job.id] = max(job.last_step - step, 0) / (job.last_step - first)
     return found
 
 

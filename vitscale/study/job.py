@@ -95,6 +95,19 @@ class Job:
         return 0 if self.checkpoint else total_steps(self.run.recipe, self.examples)
 
     @property
+    def saves(self) -> bool:
+        """Whether it goes on from a checkpoint where it was stopped: a few-shot transfer begins again."""
+        return self.run.transfer is None or self.run.transfer.protocol == "finetune"
+
+    @property
+    def last_step(self) -> int:
+        """Of its checkpoints, which in a fine-tuning count the steps of all its trainings; 0: it saves none."""
+        transfer = self.run.transfer
+        if transfer is not None:
+            return transfer.steps * trainings(transfer) if self.saves else 0
+        return self.steps
+
+    @property
     def prospects_within(self) -> list[tuple[int, str]]:
         """Of a trunk's prospects, those for which it has to save: others would go on from its end."""
         return [(step, name) for step, name in self.prospects if step < self.steps]
