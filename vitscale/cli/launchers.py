@@ -105,8 +105,8 @@ def in_slurm(
         raise VitscaleError(
             f"--max-array {max_array} on a cluster that allows {allowed}", hint="leave it out", exit_code=USAGE
         )
-    threads = threads or settings.cpus_per_device
-    engine = {**engine, "workers": engine["workers"] or threads}
+    given, threads = threads is not None, threads or settings.cpus_per_device
+    engine = {**engine, "workers": engine["workers"] or threads, "threads_given": given}
     return Launch(
         machine=Machine(jobs=1, threads=threads, devices=devices, **engine),
         world_size=devices * nodes,

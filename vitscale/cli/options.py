@@ -38,7 +38,12 @@ Jobs = Annotated[
     ),
 ]
 Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, help="CPU threads of each process. Default: the cores, shared out.")
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        help="CPU threads of each process. Default: the cores, shared out, or what a run began with.",
+    ),
 ]
 CountingOption = Annotated[
     Counting,
@@ -230,6 +235,7 @@ def machine(
     default = slots or (1 if shutil.which("nvidia-smi") or devices > 1 or hosts else min(2, cores()))
     jobs = min(jobs or default, most or cores() * 64)
     processes = min(jobs * devices, slots) if named else jobs * devices
+    engine["threads_given"] = threads is not None
     threads = threads or max(cores() // (processes * shared_by), 1)
     if processes > 1 and engine.get("workers") is None:  # readers of images have a part of the cores, too
         engine["workers"] = threads

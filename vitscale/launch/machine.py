@@ -25,6 +25,8 @@ class Machine:
 
     jobs: int
     threads: int
+    threads_given: bool = False
+    """Not as the cores are shared out now: a run that goes on takes them, and not those that it began with."""
     devices: int = 1
     """Of each pre-training; transfers take one."""
     hosts: tuple[Host, ...] = ()

@@ -162,7 +162,8 @@ def engine_settings(rundir: RunDir, work: Work, stop: Stop) -> dict[str, Any]:
         found = "measured" if work.measured else "estimated"
     if found not in ("given", "remembered") and group.is_first():
         remember(FILE, shape, {"limit": limit, **asdict(settings)})
-    rundir.log("engine", {"task": task, "how": found, **asdict(settings)})
+    threads = torch.get_num_threads()
+    rundir.log("engine", {"task": task, "how": found, **asdict(settings), "threads": threads})
     return {**asdict(settings), "compiled": machine.get("compiled", False)}
 
 

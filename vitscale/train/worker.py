@@ -82,11 +82,12 @@ def _work_on_all(folders: list[str], stop: Stop, lost: group.Lost) -> int:
 
 def work(rundir: RunDir, stop: Stop, lost: group.Lost = lambda: None) -> int:
     """One attempt at one run; its outcome is written also where it is a failure."""
-    torch.set_num_threads(rundir.machine.get("threads") or torch.get_num_threads())
     with rundir.lease():
         rundir.claim = group.agreed(rundir.claim)
         if group.any_of(group.is_first() and rundir.result() is not None):
             return DONE  # another worker was quicker
+        threads = group.agreed(_threads(rundir) if group.is_first() else None)
+        torch.set_num_threads(threads or torch.get_num_threads())
         attempt = 1 + sum(event["event"] == "start" for event in rundir.events())
         started = now()
         where = {"device": device_name(), "host": ", ".join(sorted(group.union({platform.node()})))}
@@ -145,6 +146,18 @@ def work(rundir: RunDir, stop: Stop, lost: group.Lost = lambda: None) -> int:
 
                 discard(rundir.folder)
         return DONE
+
+
+def _threads(rundir: RunDir) -> int | None:
+    """CPU threads of this attempt; None: as torch has it. As asked for; else, so that it ends with the same bits, those
+    that the run began with on as many devices, or the trunk that it starts from; else the machine's share."""
+    machine = rundir.machine
+    if not machine.get("threads_given") and not torch.cuda.is_available():  # where a GPU computes they move no bit
+        trunk = rundir.branch[0].events() if rundir.branch else []
+        for event in reversed([*trunk, *rundir.events()]):
+            if event["event"] == "engine" and event.get("task", {}).get("devices") == group.world_size():
+                return event.get("threads") or machine.get("threads")
+    return machine.get("threads")
 
 
 def _work_of(kind: str) -> Callable[[RunDir, Stop], dict[str, Any]]:

@@ -1,0 +1,80 @@
+"""The order in which a processor sums depends on its threads: a run goes on with those that it began with."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from stopping import StopAfter
+from tiny import edit
+from vitscale.cli import options
+from vitscale.errors import DONE, INTERRUPTED
+from vitscale.launch.local import Worker
+from vitscale.train.rundir import RunDir
+from vitscale.train.stop import Stop
+from vitscale.train.worker import work
+from worked import Make, done, measured, weights
+
+LONG = ("recipe.keep=last", "recipe.batch_size=32", "model.width=192", "model.mlp=768", "model.depth=2")
+"""Enough for two threads to share."""
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def had(run: RunDir) -> list[int]:
+    return [event["threads"] for event in run.events() if event["event"] == "engine"]
+
+
+def on(run: RunDir, threads: int, *, given: bool = False) -> RunDir:
+    """The same run, as another command has it."""
+    edit(run.folder / "run.json", machine={**run.machine, "threads": threads, "threads_given": given})
+    return RunDir(run.folder)
+
+
+@pytest.mark.parametrize(("given", "expected"), [(False, [1, 1, 1]), (True, [1, 2, 2])])
+def test_a_run_goes_on_with_its_threads_unless_others_are_given(rundir: Make, given: bool, expected: list[int]) -> None:
+    run = rundir("recipe.keep=last")
+    assert work(run, StopAfter(4)) == INTERRUPTED
+    assert work(on(run, 2, given=given), StopAfter(4)) == INTERRUPTED
+    assert work(on(run, 3), Stop()) == DONE
+    assert had(run) == expected
+
+
+def test_a_worker_that_was_started_with_more_ends_with_the_same_bits(rundir: Make) -> None:
+    whole, run = (rundir(*LONG, runs=name) for name in ("whole", "run"))
+    done(whole)
+    assert work(run, StopAfter(5)) == INTERRUPTED
+    worker = Worker([on(run, 2).folder], threads=2)
+    assert worker.process.wait(timeout=120) == DONE
+    assert measured(run.result() or {}) == measured(whole.result() or {})
+    ours, theirs = weights(run), weights(whole)
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_one_that_has_not_begun_takes_what_there_is(rundir: Make) -> None:
+    run = rundir()
+    assert work(on(run, 2), StopAfter(4)) == INTERRUPTED
+    assert had(run) == [2]
+
+
+def test_a_branch_has_the_threads_of_its_trunk(rundir: Make, tmp_path: Path) -> None:
+    run = rundir()
+    trunk = tmp_path / "runs" / "trunk"
+    trunk.mkdir()
+    (trunk / "run.json").write_text((run.folder / "run.json").read_text())
+    RunDir(trunk).log("engine", {"task": {"devices": 1}, "threads": 2})
+    edit(run.folder / "run.json", branch={"trunk": "trunk", "step": 6})
+    assert work(RunDir(run.folder), StopAfter(4)) == INTERRUPTED
+    assert had(run) == [2]
+
+
+def test_threads_are_given_or_shared_out() -> None:
+    for given in (None, 1):
+        machine = options.machine(1, given, most=1)
+        assert machine.told()["threads_given"] is (given is not None)
