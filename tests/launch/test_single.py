@@ -8,9 +8,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import typer
 
 import tiny
 from vitscale import lease
+from vitscale.cli.pretrain import run_one
 from vitscale.errors import INTERRUPTED, RUN_FAILED, VitscaleError
 from vitscale.launch import folders, local, single
 from vitscale.launch.local import Worker
@@ -83,3 +85,16 @@ def test_a_damaged_checkpoint_is_said_once_of_a_run_that_ends_before_its_first_l
     assert run_with(word, 0.0)(said.append)
     (line,) = (line for line in said if "damaged" in line)
     assert line.endswith("checkpoint 8 was damaged: trained again from step 4")
+
+
+@pytest.mark.parametrize(("saved", "words"), [(True, "goes on from here"), (False, "begins again")])
+def test_a_run_that_was_stopped_is_said_to_go_on_from_what_it_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], saved: bool, words: str
+) -> None:
+    job = plan(load(tiny.write(tmp_path), base=tmp_path), {}).jobs[0]
+    if saved:
+        (tmp_path / job.id / "checkpoints" / "step-00000004").mkdir(parents=True)
+    monkeypatch.setattr(single, "run_single", lambda *_, **__: True)
+    with pytest.raises(typer.Exit):
+        run_one(job, tmp_path, tmp_path / "results", Machine(jobs=1, threads=1))
+    assert f"stopped; the same command {words}" in capsys.readouterr().err
