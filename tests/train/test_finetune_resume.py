@@ -27,6 +27,7 @@ from vitscale.study.datasets import load_task
 from vitscale.study.job import Job
 from vitscale.study.plan import transfer_job
 from vitscale.train import checkpoint, finetune, trainings
+from vitscale.train.evaluate import CHUNK
 from vitscale.train.rundir import RunDir
 from vitscale.train.stop import Stop
 from vitscale.train.worker import work
@@ -50,6 +51,13 @@ def transfer(base: Path, tmp_path: Path, jobs: Callable[..., tuple[Job, ...]]) -
         return RunDir(prepare(job, tmp_path / runs, base=base, machine=told))
 
     return made
+
+
+@pytest.fixture(autouse=True)
+def scored_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a score takes one look for a signal, and stops count steps."""
+    measure = finetune.evaluate
+    monkeypatch.setattr(finetune, "evaluate", lambda *given, **told: measure(*given, **{**told, "at_once": CHUNK}))
 
 
 @pytest.fixture

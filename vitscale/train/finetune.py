@@ -29,7 +29,7 @@ from vitscale.train.capacity import Work, engine_settings
 from vitscale.train.checkpoint import Progress
 from vitscale.train.device import random_states, restore_random_states
 from vitscale.train.engine import Engine
-from vitscale.train.evaluate import CHUNK, AnyImages, Score, evaluate, features, images_at_once, readable
+from vitscale.train.evaluate import CHUNK, AnyImages, evaluate, features, images_at_once, readable
 from vitscale.train.fewshot import few_shot
 from vitscale.train.keeping import Keep, Writer
 from vitscale.train.loop import Loop
