@@ -77,77 +77,74 @@ class Loop:
         steps = range(progress.step, self.steps)
         with closing(Reader(lambda step: self.batch_of(step).pinned(), steps, self.stop)) as reader:
             progress = self._steps(progress, reader, clock, meter)
-        self._wait_for_writing()
+        self.wait_for_writing()
         return progress
 
     def _steps(self, progress: Progress, reader: Reader[int, Batch], clock: _Clock, meter: Meter) -> Progress:
         """From `progress.step` to the last one."""
-        saved = time.monotonic()
-        first = progress.step
-        kept, lines = progress if first else None, _Lines(first)
-
-        def tell() -> None:
-            if lines.told != progress.step:
-                per_step = lines.seconds_per_step(progress.step, clock.here())
-                self.log("step", self._facts(progress, meter, stepped, per_step))
-
-        def keep(now: Progress) -> None:
-            nonlocal kept, saved
-            if kept is not None and kept.step == now.step:
-                self._amend(kept, now)
-            else:
-                self._save(now)
-            kept, saved = now, time.monotonic()
-
-        for step in range(first, self.steps):
-            self.stop.at(f"waiting for the data of step {step + 1}", slow=step == first)
-            lr = learning_rate(self.engine.recipe, step, self.steps)
-            try:
-                with meter.part("wait"):
-                    batch = reader.take()
-                self.stop.at(f"in step {step + 1}", slow=step == first, together=True)
-                stepped = self.engine.step(batch, lr, self.stop.asked)
-            except Interrupted:
-                tell()
-                keep(progress)
-                self._wait_for_writing()
-                raise
-            meter.stepped(self.engine.seconds)
-            if not stepped.finite:
-                progress = self._skipped(progress, step, stepped, kept.step if kept else None)
-            if self.after_step is not None:
-                self.after_step()
-            progress = replace(progress, step=step + 1, device_seconds=clock.seconds())
-            now = time.monotonic()
-            last = progress.step == self.steps
-            if last or now - lines.at > self.log_seconds or step == first:
-                tell()
-            due = last or self.saves_at(progress.step) or now - saved > self.save_every
-            if self.validate is not None and self._validates_at(progress.step):
-                unmeasured = replace(progress, validation_due=True)
-                if group.any_of(due and group.is_first()):
-                    with meter.part("checkpoint"):
-                        keep(unmeasured)
-                try:
-                    with meter.part("validate"):
-                        progress, improved = self._validated(progress, clock)
-                except Interrupted:
-                    tell()
-                    keep(unmeasured)
-                    self._wait_for_writing()
-                    raise
-                due = due or improved
+        attempt = _Attempt(self, progress, clock, meter)
+        for step in range(progress.step, self.steps):
+            self._step(attempt, step, reader)
+            last = step + 1 == self.steps
+            due = last or self.saves_at(step + 1) or time.monotonic() - attempt.saved > self.save_every
+            if self.validate is not None and self._validates_at(step + 1):
+                due = self._measure(attempt, due=due) or due
             # Their clocks differ, and all of them save.
             stopping, due = (n > 0 for n in group.summed(self.stop.requested, due and group.is_first()))
             if stopping:
-                tell()
+                attempt.tell()
             if due or stopping:
-                with meter.part("checkpoint"):
-                    keep(progress)
+                attempt.keep(attempt.progress)
             if stopping and not last:
-                self._wait_for_writing()
+                self.wait_for_writing()
                 raise Interrupted
-        return progress
+        return attempt.progress
+
+    def _step(self, attempt: _Attempt, step: int, reader: Reader[int, Batch]) -> None:
+        """One step behind `step` others, and a line of it where one is due."""
+        first = step == attempt.first
+        self.stop.at(f"waiting for the data of step {step + 1}", slow=first)
+        lr = learning_rate(self.engine.recipe, step, self.steps)
+        try:
+            with attempt.meter.part("wait"):
+                batch = reader.take()
+            self.stop.at(f"in step {step + 1}", slow=first, together=True)
+            stepped = self.engine.step(batch, lr, self.stop.asked)
+        except Interrupted:
+            attempt.leave(attempt.progress)
+            raise
+        attempt.meter.stepped(self.engine.seconds)
+        progress = attempt.progress
+        if not stepped.finite:
+            progress = self._skipped(progress, step, stepped, attempt.kept.step if attempt.kept else None)
+        if self.after_step is not None:
+            self.after_step()
+        attempt.stepped(stepped, replace(progress, step=step + 1, device_seconds=attempt.clock.seconds()))
+        if first or step + 1 == self.steps or time.monotonic() - attempt.lines.at > self.log_seconds:
+            attempt.tell()
+
+    def _measure(self, attempt: _Attempt, *, due: bool) -> bool:
+        """Validates what the last step has left; True where it is the best, and so to be kept.
+
+        What is `due` is kept before: a validation that dies costs no training.
+        """
+        unmeasured = replace(attempt.progress, validation_due=True)
+        if group.any_of(due and group.is_first()):
+            attempt.keep(unmeasured)
+        try:
+            with attempt.meter.part("validate"):
+                attempt.progress, improved = self._validated(attempt.progress, attempt.clock)
+        except Interrupted:
+            attempt.leave(unmeasured)
+            raise
+        return improved
+
+    def keep(self, progress: Progress, kept: Progress | None) -> None:
+        """Takes a checkpoint, or tells the one that was `kept` last more, where it is of the same step."""
+        if kept is not None and kept.step == progress.step:
+            self._amend(kept, progress)
+        else:
+            self._save(progress)
 
     def _save(self, progress: Progress) -> None:
         if self.save is not None:
@@ -159,7 +156,7 @@ class Loop:
             self.stop.at(f"saving the checkpoint of step {progress.step}", slow=True, together=True)
             self.amend(progress)
 
-    def _wait_for_writing(self) -> None:
+    def wait_for_writing(self) -> None:
         if self.written is not None:
             self.stop.at("writing the last checkpoint", slow=True, together=True)
             self.written()
@@ -167,7 +164,7 @@ class Loop:
     def _skipped(self, progress: Progress, step: int, stepped: Stepped, kept: int | None) -> Progress:
         """Counts a step whose gradients were not finite, or refuses to go on."""
         if progress.skipped >= self.skip_nonfinite or math.isfinite(stepped.grad_norm):
-            self._wait_for_writing()
+            self.wait_for_writing()
             raise self._not_finite(step, stepped, kept, progress.skipped)
         progress = replace(progress, skipped=progress.skipped + 1)
         self.log("skipped", {"step": step + 1, "skipped": progress.skipped, "keys": self.keys_of(step)[:5]})
@@ -192,7 +189,7 @@ class Loop:
             progress = replace(progress, best_step=progress.step, best_score=score)
         return progress, improved and self.keep_best
 
-    def _facts(self, progress: Progress, meter: Meter, stepped: Stepped, per_step: float | None) -> dict[str, Any]:
+    def facts(self, progress: Progress, meter: Meter, stepped: Stepped, per_step: float | None) -> dict[str, Any]:
         """`per_step`: seconds, where that is known."""
         left = self.steps - progress.step
         return {
@@ -222,6 +219,40 @@ class Loop:
             exit_code=RUN_FAILED,
             failure=Failure.NOT_FINITE,
         )
+
+
+class _Attempt:
+    """Where an attempt stands, and what it has told and kept of that."""
+
+    def __init__(self, loop: Loop, progress: Progress, clock: _Clock, meter: Meter) -> None:
+        self.progress, self.clock, self.meter = progress, clock, meter
+        self.first = progress.step
+        self.kept: Progress | None = progress if self.first else None
+        """As the newest checkpoint has it."""
+        self.saved = time.monotonic()
+        self.lines = _Lines(self.first)
+        self._loop = loop
+        self._last: Stepped | None = None
+
+    def stepped(self, last: Stepped, progress: Progress) -> None:
+        self._last, self.progress = last, progress
+
+    def tell(self) -> None:
+        """A line of the last step, once."""
+        if self._last is not None and self.lines.told != self.progress.step:
+            per_step = self.lines.seconds_per_step(self.progress.step, self.clock.here())
+            self._loop.log("step", self._loop.facts(self.progress, self.meter, self._last, per_step))
+
+    def keep(self, progress: Progress) -> None:
+        with self.meter.part("checkpoint"):
+            self._loop.keep(progress, self.kept)
+        self.kept, self.saved = progress, time.monotonic()
+
+    def leave(self, progress: Progress) -> None:
+        """Tells and keeps it, as a signal has come."""
+        self.tell()
+        self.keep(progress)
+        self._loop.wait_for_writing()
 
 
 class _Lines:
