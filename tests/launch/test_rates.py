@@ -23,8 +23,9 @@ from vitscale.launch.progress import title
 from vitscale.launch.rates import GUESSED_MFU, Rates, keep, rates_of
 from vitscale.launch.sweep import current_plan
 from vitscale.launch.trunks import shares_left
+from vitscale.models.counts import Head
 from vitscale.results.store import Held
-from vitscale.study.bill import Terms, disk_bytes
+from vitscale.study.bill import Terms, disk_bytes, passing_bytes
 from vitscale.study.cost import KEPT
 from vitscale.study.datasets import load_task
 from vitscale.study.job import Job
@@ -153,6 +154,20 @@ def test_the_bill_counts_what_clean_leaves(folder: Path) -> None:
     assert disk_bytes(trunk, cleaned=True) == 2 * one
     last = replace(trunk, run=replace(run.run, recipe=replace(run.run.recipe, keep="last")))
     assert disk_bytes(last, cleaned=True) == one
+
+
+def test_the_bill_tells_what_a_fine_tuning_keeps_for_a_time(folder: Path) -> None:
+    """Its two last checkpoints and the one being written, of weights, momentum and average."""
+    vit, resnet = trained(folder)
+    task = load_task("digits", base=Path())
+    plain, averaged, few = (
+        transfer_job(vit, Transfer(task="digits", protocol=protocol, lr=(0.01,), steps=10, ema=ema), task)
+        for protocol, ema in (("finetune", 0.0), ("finetune", 0.9), ("fewshot", 0.0))
+    )
+    net = vit.arch.params(28, Head(num_classes=10)).total
+    assert passing_bytes([vit, resnet, few]) == 0
+    assert passing_bytes([vit, few, plain]) == 3 * 4 * 2 * net
+    assert passing_bytes([plain, averaged]) == 3 * 4 * 3 * net
 
 
 def test_the_bill_is_of_what_is_left(folder: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vitscale.cli.plan_memory import memory_document
-from vitscale.study.bill import Flops, disk_bytes, flops_of, is_left, left_of
+from vitscale.study.bill import Flops, disk_bytes, flops_of, is_left, left_of, passing_bytes
 from vitscale.study.describe import variant, with_settings
 from vitscale.wording import count
 
@@ -142,6 +142,8 @@ def bill(jobs: Sequence[Job], states: Mapping[str, str], terms: Terms) -> Iterat
     if training:
         during, after = (sum(disk_bytes(job, cleaned=end) for job in training) / 1e9 for end in (False, True))
         yield f"checkpoints of these: at most {during:,.3g} GB, {after:,.3g} GB after vitscale clean"
+    if passing := passing_bytes(left) / 1e9:
+        yield f"a fine-tuning keeps up to {passing:,.3g} GB of its own until it is done"
     limit = terms.memory
     for job in training if limit is not None else ():
         least = terms.least_gib(job)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from vitscale.models.counts import Counting
+from vitscale.models.counts import Counting, Head
 from vitscale.study.cost import KEPT, checkpoint_bytes
 from vitscale.study.job import Job
 
@@ -103,6 +103,18 @@ def disk_bytes(job: Job, *, cleaned: bool) -> int:
     return one * (KEPT + 1 + best + len({step for step, _ in (*job.branches, *job.prospects_within)}))
 
 
+def passing_bytes(jobs: Sequence[Job]) -> int:
+    """Of the checkpoints that the largest fine-tuning of these keeps until it is done: weights and SGD's momentum."""
+    found = [0]
+    for job in jobs:
+        transfer, task = job.run.transfer, job.task
+        if transfer is not None and task is not None and transfer.protocol == "finetune":
+            resolution = transfer.resolution or job.run.data.resolution
+            params = job.arch.params(resolution, Head(num_classes=task.num_classes)).total
+            found.append((KEPT + 1) * checkpoint_bytes(params, averaged=transfer.ema > 0, moments=1))
+    return max(found)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Terms:
     """What a study is priced by."""
@@ -174,4 +186,5 @@ class Terms:
             "device_hours_left": hours,
             "price_left": self.money(hours),
             "checkpoint_bytes": sum(disk_bytes(job, cleaned=False) for job in left if job.kind == "pretrain"),
+            "finetuning_checkpoint_bytes": passing_bytes(left),
         }

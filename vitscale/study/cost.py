@@ -46,6 +46,6 @@ def model_state_bytes(
     return 4 * (whole + share)
 
 
-def checkpoint_bytes(params: int, *, averaged: bool = False) -> int:
-    """Bytes on the disk of one checkpoint: fp32 weights, AdamW's moments, and the moving average where there is one."""
-    return 4 * params * (1 + MOMENTS + averaged)
+def checkpoint_bytes(params: int, *, averaged: bool = False, moments: int = MOMENTS) -> int:
+    """Bytes on the disk of one checkpoint: fp32 weights, moments (of AdamW), the moving average where there is one."""
+    return 4 * params * (1 + moments + averaged)
