@@ -1,7 +1,7 @@
 """Branches that are asked of a trunk beside those of its `run.json`: of a study that was extended meanwhile, and those
 that will be there if [select] chooses this trunk's settings.
 
-`branches/<step>-<run id>` in the trunk's folder, or `<step>-select-<trial's id>`; who trains it looks at both.
+`branches/<step>-<run id>` in the trunk's folder, or `<step>-select-<trial's id>-<study>`; who trains it looks at both.
 """
 
 from __future__ import annotations
@@ -17,13 +17,6 @@ def ask(trunk: Path, step: int, run_id: str) -> None:
     with suppress(FileExistsError):
         (trunk / FOLDER).mkdir()
     (trunk / FOLDER / f"{step}-{run_id}").touch()
-
-
-def take_back(trunk: Path, name: str) -> None:
-    """Asks no more for what was asked for under this name, at whatever steps."""
-    for step, run_id in asked(trunk):
-        if run_id == name:
-            (trunk / FOLDER / f"{step}-{run_id}").unlink(missing_ok=True)
 
 
 def asked(trunk: Path) -> frozenset[tuple[int, str]]:

@@ -44,6 +44,14 @@ def branched_at(folder: Path) -> int | None:
     return None
 
 
+def is_due(folder: Path, step: int) -> bool:
+    """Whether that checkpoint has yet to be told what the validation of its step said."""
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        state = json.loads((folder / "checkpoints" / f"step-{step:08d}" / "state.json").read_text())
+        return state["progress"].get("validation_due") is True
+    return False
+
+
 def is_milestone(checkpoint: Path) -> bool:
     """Whether a whole checkpoint is kept for good, as its own state says: later commands may have other options."""
     state = checkpoint / "state.json"

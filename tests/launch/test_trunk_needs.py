@@ -20,6 +20,7 @@ from vitscale.results.store import Held
 from vitscale.study.job import Job
 from vitscale.study.load import load
 from vitscale.study.plan import Plan
+from vitscale.study.tuning import prospect_of
 
 TEXT = tiny.STUDY[: tiny.STUDY.index("[[transfer]]")].replace("steps = 12\n", 'schedule = "constant"\ncooldown = 0.2\n')
 
@@ -119,16 +120,42 @@ def test_a_study_of_one_budget_has_the_trunk_that_its_run_has_left(planned: Call
     assert planned(60)[0] is None  # it could, and nobody else would
 
 
+def test_a_branch_waits_for_the_validation_of_where_it_leaves(planned: Callable, tmp_path: Path) -> None:
+    trunk, runs = planned(50, 100)
+    folder = begin(trunk, tmp_path, 40)
+    state = folder / "checkpoints" / "step-00000040" / "state.json"
+    state.write_text(json.dumps({"progress": {"step": 40, "validation_due": True}}))
+    _, runs = planned(50, 100)
+    assert not trunks.waits(runs[50], tmp_path)  # nobody validates
+    with lease.hold(folder):
+        assert trunks.waits(runs[50], tmp_path)
+        state.write_text(json.dumps({"progress": {"step": 40, "validation_due": False}}))
+        assert not trunks.waits(runs[50], tmp_path)
+
+
+def test_what_a_trunk_took_that_is_gone_is_billed_to_who_left_it_last(planned: Callable, tmp_path: Path) -> None:
+    trunk, runs = planned(50, 100, 150)
+    begin(runs[150], tmp_path, 125, branched_at=120)
+    for steps in (50, 100):
+        finish(runs[steps], tmp_path, steps=steps // 5, trunk=trunk.id)
+    own, now = planned(50, 100, 150)
+    assert own is None
+    assert {steps: left_at(job) for steps, job in now.items()} == {50: 40, 100: 80, 150: None}
+    own, now = planned(100)
+    assert (own, left_at(now[100])) == (None, None)
+
+
 def test_a_half_done_branch_stays_one_where_runs_train_alone(planned: Callable, base: Path, tmp_path: Path) -> None:
     trunk, runs = planned(50, 100, 150)
     begin(trunk, tmp_path, 40, 80, 97)
     begin(runs[50], tmp_path, 45, branched_at=40)
     finish(runs[100], tmp_path, steps=20, trunk=trunk.id)
     now = current_plan(load(base / "study.toml", base=base), tmp_path, share=False)
-    assert {job.steps: left_at(job) for job in now.jobs} == {50: 40, 100: 80, 150: None}  # and no trunk to train
+    assert {job.steps: left_at(job) for job in now.jobs} == {50: 40, 100: None, 150: None}  # and no trunk to train
     finish(trunk, tmp_path, steps=97)
     now = current_plan(load(base / "study.toml", base=base), tmp_path, share=False)
     assert [(job.steps, job.role) for job in now.jobs if job.id == trunk.id] == [(80, "trunk")]
+    assert {job.steps: left_at(job) for job in now.jobs if job.id != trunk.id} == {50: 40, 100: 80, 150: None}
 
 
 def test_runs_do_not_wait_for_what_a_trunk_has_saved_and_lost(planned: Callable, tmp_path: Path) -> None:
@@ -188,7 +215,7 @@ def test_a_trunk_of_which_nothing_is_left_is_not_trained_again(planned: Callable
         finish(job, tmp_path, steps=job.steps // 5, trunk=trunk.id)
     trunk, runs = planned(50, 100)
     assert trunk is None
-    assert {left_at(job) for job in runs.values()} == {40, 80}
+    assert {steps: left_at(job) for steps, job in runs.items()} == {50: 40, 100: None}
 
 
 def test_a_trunk_that_no_run_here_has_used_is_none_of_its_bill(planned: Callable, tmp_path: Path) -> None:
@@ -283,7 +310,8 @@ def test_a_trial_of_the_longest_budget_saves_where_the_others_would_leave_it(tun
     assert sum(job.flops for job in now.waiting) == one * 0.2 * (10 + 20)
     for trunk, trial in zip(trunks_of(now), trials(now), strict=True):
         folder = folders.prepare(trunk, tmp_path, base=tmp_path, machine={})
-        assert branches.asked(folder) == {(8, f"select-{trial.id}"), (16, f"select-{trial.id}")}
+        name = prospect_of(trial.id, "study")
+        assert branches.asked(folder) == {(8, name), (16, name)}
 
 
 def test_what_is_not_chosen_keeps_nothing_for_it_any_more(tuned: Callable, tmp_path: Path) -> None:
@@ -302,7 +330,10 @@ def test_what_is_not_chosen_keeps_nothing_for_it_any_more(tuned: Callable, tmp_p
     assert {steps: left_at(job) for steps, job in budgets(now).items() if steps > 0} == {40: 32, 10: 8, 20: 16}
     assert sum(job.flops for job in now.jobs) == now.jobs[0].flops_per_step * (2 * 40 + 0.2 * (10 + 20))
     trunks.ask(now.jobs, tmp_path)
-    trunks.settle(now.settled, tmp_path)
+    before = branches.asked(tmp_path / lost.id)
+    trunks.settle(now, "another", tmp_path)  # which may wait for the same
+    assert branches.asked(tmp_path / lost.id) == before
+    trunks.settle(now, "study", tmp_path)
     assert {id_ for _, id_ in branches.asked(tmp_path / won.id)} == {budgets(now)[10].id, budgets(now)[20].id}
     assert not branches.asked(tmp_path / lost.id)
     assert {each.folder for each in surplus(tmp_path)} == {
@@ -328,7 +359,7 @@ def test_trials_that_trained_alone_leave_no_trunk_to_those_that_wait(tuned: Call
     for trial in trials(tuned(10, 20, 40))[:1]:
         tried(trial, tmp_path, 0.5, trunk=None)
     one = tuned(10, 20, 40).jobs[0].flops_per_step
-    assert sum(job.flops for job in tuned(10, 20, 40).waiting) == one * (40 - 8 + 0.2 * 20)  # as the other will
+    assert sum(job.flops for job in tuned(10, 20, 40).waiting) == one * (40 + 0.2 * 20)  # it may be chosen
     for trial in trials(tuned(10, 20, 40))[1:]:
         tried(trial, tmp_path, 0.4, trunk=None)
     chosen = tuned(10, 20, 40)
@@ -340,7 +371,7 @@ def test_trials_of_another_length_are_asked_for_what_would_leave_them(tuned: Cal
     now = tuned(40, 20, over='"recipe.cooldown" = [0.25, 0.5]')
     (trunk,) = trunks_of(now)
     assert trunk.steps == 30
-    early, late = ({step for step, name in trunk.prospects if name.endswith(job.id)} for job in trials(now))
+    early, late = ({step for step, name in trunk.prospects if job.id in name} for job in trials(now))
     assert (early, late) == ({15}, {10})
 
 

@@ -22,7 +22,7 @@ from vitscale.launch.surplus import free, surplus
 from vitscale.study.job import Job
 from vitscale.study.load import load
 from vitscale.study.plan import plan
-from vitscale.train import checkpoint, keeping
+from vitscale.train import branching, checkpoint, keeping
 from vitscale.train.checkpoint import Checkpoint
 from vitscale.train.rundir import RunDir
 from vitscale.train.stop import Stop
@@ -120,6 +120,30 @@ def test_a_branch_goes_on_where_nobody_knows_its_trunk_any_more(
             row.pop(key)
     assert again["rows"] == undisturbed["rows"]
     assert again["rows"][0]["trunk_id"] == trunk.id
+
+
+def test_a_trunk_at_work_is_looked_at_again_before_an_older_checkpoint_is_taken(
+    train: Callable[..., list[Job]], base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lets go of a best checkpoint as soon as it has a better one, and the branch has just read which it was."""
+    (trunk, *_, job) = train(study([4, 8, 16]), "shared", share=True)
+    shutil.rmtree(tmp_path / "shared" / job.id)
+    told = {"threads": 1, "micro_batch": None, "zero_stage": 0}
+    run = RunDir(prepare(job, tmp_path / "shared", base=base, machine=told))
+    found, looks = keeping.whole, []
+
+    def whole(folder: Path, *given: Any, **named: Any) -> Iterator[Checkpoint]:
+        if folder.name == trunk.id:
+            looks.append(folder)
+        until = 6 if len(looks) == 1 else given[0]
+        return found(folder, until, *given[1:], **named)
+
+    monkeypatch.setattr(keeping, "whole", whole)
+    start = branching.start_of(run)
+    assert start is not None
+    assert checkpoint.step_of(start) == 12
+    assert len(looks) == 2
+    assert [event["step"] for event in run.events() if event["event"] == "branch"] == [12]
 
 
 def test_a_longer_budget_goes_on_from_the_end_of_the_trunk(train: Callable[..., list[Job]], tmp_path: Path) -> None:

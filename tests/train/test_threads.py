@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from tiny import edit
 from vitscale.cli import options
 from vitscale.errors import DONE, INTERRUPTED
 from vitscale.launch.local import Worker
+from vitscale.train.device import processor
 from vitscale.train.rundir import RunDir
 from vitscale.train.stop import Stop
 from vitscale.train.worker import work
@@ -72,6 +74,16 @@ def test_a_branch_has_the_threads_of_its_trunk(rundir: Make, tmp_path: Path) -> 
     edit(run.folder / "run.json", branch={"trunk": "trunk", "step": 6})
     assert work(RunDir(run.folder), StopAfter(4)) == INTERRUPTED
     assert had(run) == [2]
+
+
+@pytest.mark.parametrize("begun", [{"device": "NVIDIA H200"}, {"threads": 4096}])
+def test_those_of_another_machine_are_none_of_its_own(rundir: Make, begun: dict[str, Any]) -> None:
+    """No bit would be the same on a processor that has no GPU's, and thousands would crawl."""
+    run = rundir()
+    run.log("start", {"device": f"{processor()}, 2 threads", **begun})
+    run.log("engine", {"task": {"devices": 1}, "threads": 2, **begun})
+    assert work(on(run, 1), StopAfter(4)) == INTERRUPTED
+    assert had(run)[1:] == [1]
 
 
 def test_threads_are_given_or_shared_out() -> None:

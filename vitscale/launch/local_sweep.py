@@ -151,8 +151,14 @@ class LocalSweep(Sweep):
         """What a signal has done; its handler must not print."""
         if self.stopping and self.workers and self.said_stops < self.stops:
             self.said_stops = self.stops
-            words = stopping_words([jobs[0] for jobs in self.workers.values()])
-            self.say("stopping now" if self.stops > 1 else f"stopping: {words}; Ctrl-C again does not wait")
+            runs = self.places.runs
+            working = ([job for job in jobs if folders.result(runs / job.id) is None] for jobs in self.workers.values())
+            words = stopping_words([jobs[0] for jobs in working if jobs])
+            self.say(
+                "stopping now"
+                if self.stops > 1
+                else f"stopping: {words or 'all have ended'}; Ctrl-C again does not wait"
+            )
 
     def _signalled(self, *, now: bool) -> None:
         self._stop_all(now=now)

@@ -78,7 +78,8 @@ def current_plan(
     jobs = trunks.rejoined(now.jobs, runs)
     if not share:
         return replace(now, jobs=tuple(trunks.alone(jobs, runs)), waiting=tuple(trunks.alone(now.waiting, runs)))
-    return replace(now, jobs=tuple(trunks.as_needed(jobs, runs, wanted, ended)))
+    waiting = tuple(trunks.of_wanted(now.waiting, wanted))
+    return replace(now, jobs=tuple(trunks.as_needed(jobs, runs, wanted, ended)), waiting=waiting)
 
 
 @dataclass(kw_only=True)
@@ -129,11 +130,10 @@ class Sweep(ABC):
 
     def _plan(self) -> Plan:
         now = current_plan(self.study, self.places.runs, self.only, share=self.share, ended=self.closed)
-        for id_, error in trunks.ask(filter(self.only, now.jobs), self.places.runs).items():
+        for id_, error in trunks.ask(now.jobs, self.places.runs).items():
             if id_ not in self.deaf:
                 self.deaf.add(id_)
                 self.say(f"{error.problems[0].message}: what leaves trunk {id_} starts from the checkpoint before")
-        trunks.settle(now.settled, self.places.runs)
         return now
 
     @cached_property
@@ -253,6 +253,8 @@ class Sweep(ABC):
         """Rows are written again for all: a tuning run may have become a cell, and another study may have run it."""
         last, runs = self._plan(), self.places.runs
         self._record(last)
+        if self.share and not self.overrides:  # such a sweep knows of no prospects, or of others
+            trunks.settle(last, self.study.name, runs)
         jobs = {job.id: job for job in last.jobs}
         own: dict[str, str] = {job.id: folders.state_of(job, runs) for job in last.jobs}
         for job in last.jobs:

@@ -15,6 +15,8 @@ from vitscale.study import sharing
 from vitscale.study.cost import training_flops
 from vitscale.study.identity import trunk_id
 from vitscale.study.job import Branch, Job
+from vitscale.study.plan import Plan
+from vitscale.study.tuning import prospect_of
 
 
 def as_needed(
@@ -44,9 +46,12 @@ def as_needed(
                 waiting[trunk].append(job)
     expected = {job.id for job in jobs if job.role == "trunk" and job.prospects}
     trained = {id_ for id_ in saved if _is_trained(runs / id_, len(waiting[id_]), id_ in expected)}
+    # Of a trunk whose folder is gone nobody else has the bill.
+    last = _left_last(jobs, starts).items()
+    billed = {id_ for trunk, (_, id_) in last if not (runs / trunk / "run.json").is_file()}
     for job in jobs:
         if job.branch is not None:
-            yield _leaving(job, starts[job.id], trained)
+            yield _leaving(job, 0 if job.id in billed else starts[job.id], trained)
         elif job.role != "trunk":
             yield job
         elif waiting[job.id]:
@@ -90,11 +95,13 @@ def ask(jobs: Iterable[Job], runs: Path) -> dict[str, Unwritable]:
     return deaf
 
 
-def settle(settled: Iterable[tuple[str, str]], runs: Path) -> None:
-    """Trunks need not keep checkpoints any more for what [select] has not chosen: as `Plan.settled`."""
-    for trunk, name in settled:
-        with suppress(OSError):  # another user's folder
-            branches.take_back(runs / trunk, name)
+def settle(now: Plan, study: str, runs: Path) -> None:
+    """Trunks need not keep checkpoints any more for what [select] has not chosen, or asks for no more."""
+    kept = {(trunk, name) for trunk, each in now.prospects.items() for _, name in each}
+    for request in runs.glob(f"*/{branches.FOLDER}/*-{prospect_of('*', study)}"):
+        if (request.parent.parent.name, request.name.partition("-")[2]) not in kept:
+            with suppress(OSError):  # another user's folder
+                request.unlink()
 
 
 def without_trunk(jobs: Iterable[Job], runs: Path) -> frozenset[str]:
@@ -120,27 +127,40 @@ def rejoined(jobs: Iterable[Job], runs: Path) -> Iterator[Job]:
             yield job
 
 
+def of_wanted(waiting: Sequence[Job], wanted: Callable[[Job], bool]) -> Iterator[Job]:
+    """What waits for [select], without trunks that no wanted run would leave."""
+    needed = {job.branch.trunk for job in waiting if job.branch and job.role != "trunk" and wanted(job)}
+    return (job for job in waiting if job.role != "trunk" or job.id in needed)
+
+
 def alone(jobs: Iterable[Job], runs: Path) -> Iterator[Job]:
     """The jobs without trunks, but for what has left one and the trunks that it has left."""
     jobs = list(jobs)
-    left = {job.id: step for job in jobs if job.branch and (step := left_at(job, runs))}
-    furthest: dict[str, int] = {}
+    left = {job.id: left_at(job, runs) or 0 for job in jobs if job.branch and job.role != "trunk"}
+    furthest = _left_last((job for job in jobs if job.id in left), left)
+    needed = {job.id: _up_to(job, furthest[job.id][0]) for job in jobs if job.id in furthest}
+    ended = {id_ for id_, trunk in needed.items() if folders.outcome_of(trunk, runs)}
+    billed = {id_ for trunk, (_, id_) in furthest.items() if trunk not in ended}
     for job in jobs:
-        if job.branch and job.id in left:
-            furthest[job.branch.trunk] = max(furthest.get(job.branch.trunk, 0), left[job.id])
-    for job in jobs:
-        if job.role != "trunk":
-            branch = Branch(job.branch.trunk, left[job.id]) if job.branch and job.id in left else None
-            yield replace(job, branch=branch)
-        elif job.id in furthest and folders.outcome_of(needed := _up_to(job, furthest[job.id]), runs):
-            yield needed
+        if job.role == "trunk":
+            if job.id in ended:
+                yield needed[job.id]
+        elif job.branch is None:
+            yield job
+        else:
+            step = 0 if job.id in billed else left[job.id]
+            yield replace(job, branch=Branch(job.branch.trunk, step) if step else None)
 
 
 def waits(job: Job, runs: Path) -> bool:
     """Whether a branch has not begun, and its trunk has yet to come to where it leaves it."""
     assert job.branch is not None
     to_come = reached(runs / job.branch.trunk) < job.branch.step and _comes_to(job.branch, runs)
-    return to_come and not _has_begun(runs / job.id)
+    if _has_begun(runs / job.id):
+        return False
+    folder = runs / job.branch.trunk
+    # Whoever validates lets go of the best one before, should this be better: a branch takes both.
+    return to_come or (checkpoints.is_due(folder, job.branch.step) and folders.is_held(folder))
 
 
 def is_others(job: Job, state: str) -> bool:
@@ -199,6 +219,16 @@ def _start(job: Job, runs: Path, saved: Sequence[int], *, grows: bool) -> int | 
     if outcome is None and grows and max(saved, default=0) < job.branch.step and _comes_to(job.branch, runs):
         return None
     return max((step for step in saved if step <= job.branch.step), default=0)
+
+
+def _left_last(jobs: Iterable[Job], starts: Mapping[str, int | None]) -> dict[str, tuple[int, str]]:
+    """Of each trunk the furthest step at which a run has left it, and that run."""
+    furthest: dict[str, tuple[int, str]] = {}
+    for job in jobs:
+        if job.branch is not None and (step := starts[job.id]):
+            trunk = job.branch.trunk
+            furthest[trunk] = max(furthest.get(trunk, (0, "")), (step, job.id))
+    return furthest
 
 
 def _leaving(job: Job, start: int | None, trained: Container[str]) -> Job:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vitscale import models
@@ -27,8 +27,8 @@ class Plan:
     """All that can be named now, parents before their transfers, each id once."""
     waiting: tuple[Job, ...]
     """Jobs whose settings are not chosen yet; their ids are no run's."""
-    settled: tuple[tuple[str, str], ...] = ()
-    """(trunk, prospect) of what a choice has put an end to: as `Job.prospects`."""
+    prospects: Mapping[str, tuple[tuple[int, str], ...]] = field(default_factory=dict)
+    """Of trunks, by id: as `Job.prospects`."""
 
 
 def plan(study: Study, scores: Scores, *, alone: Collection[str] = ()) -> Plan:
@@ -62,12 +62,13 @@ def plan(study: Study, scores: Scores, *, alone: Collection[str] = ()) -> Plan:
             jobs.setdefault(transfer.id, transfer)
     for baseline in _baselines(study, pretrained):
         jobs.setdefault(baseline.id, baseline)
-    known = tuple(shared(jobs.values(), prospects=tuning.prospects()))
+    prospects = tuning.prospects()
+    known = tuple(shared(jobs.values(), prospects=prospects))
     # Those of one group will have the same settings, and so a trunk in common where these would have one.
     trained = tuning.trained({job.id: job for job in known if job.role == "trunk"}, alone)
     left = [job for group in waiting.values() for job in shared(group.values(), trained=trained)]
     unnamed = tuple(map(_unnamed, [*left, *waiting_transfers.values()]))
-    return Plan(jobs=known, waiting=unnamed, settled=tuple(tuning.settled()))
+    return Plan(jobs=known, waiting=unnamed, prospects=prospects)
 
 
 def _unnamed(job: Job) -> Job:
@@ -132,8 +133,8 @@ def _baselines(study: Study, cells: Sequence[Job]) -> Iterator[Job]:
     resolutions: dict[int, Job] = {}
     for job in cells:
         resolution = job.run.data.resolution
-        # Also where other classes are pre-trained on: nothing on record would tell such networks apart.
-        networks.setdefault((str(models.to_dict(job.arch)), resolution), job)
+        # Also where other classes are pre-trained on: no setting of an untrained network would tell them apart.
+        networks.setdefault((str(models.to_dict(job.arch)), job.varied.get("model.pre_logits"), resolution), job)
         resolutions.setdefault(resolution, job)
     for transfer, task in study.transfers:
         differing = _differing(study, transfer)

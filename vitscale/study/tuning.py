@@ -6,12 +6,13 @@ trunk as soon as one such run waits for the choice, and that trunk saves where t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from vitscale.study import select
+from vitscale.study import fields, select
 from vitscale.study.facts import Facts
 from vitscale.study.identity import trunk_id
 from vitscale.study.job import Job
@@ -33,6 +34,7 @@ class Tuning:
     choices: Mapping[select.Group, select.Choice]
     members: dict[select.Group, list[tuple[select.Cell, Job]]] = field(default_factory=dict, init=False)
     """Of each group the cells that `pretrain` was asked for, which has to be all before trunks are asked for."""
+    _known_others: dict[select.Group, list[tuple[select.Cell, Job]]] = field(default_factory=dict, init=False)
 
     def pretrain(self, cell: select.Cell) -> tuple[Job, select.Group | None]:
         """The cell's pre-training with what is chosen for it, else default settings; the group whose choice it is."""
@@ -58,68 +60,68 @@ class Tuning:
         return {group: sum({job.id: job.flops for _, job in trials}.values()) for group, trials in self.trials.items()}
 
     def prospects(self) -> dict[str, tuple[tuple[int, str], ...]]:
-        """Of each trunk that a trial leaves and others would: (step at which one would, name of what it waits for).
-
-        None of them, once the choice is made; the trunk is one all the same.
-        """
+        """Of each trunk that a trial of an open group leaves and others would: (step at which one would, its name)."""
         found: dict[str, set[tuple[int, str]]] = {}
         for group, trials in self.trials.items():
-            for values, trial in trials:
-                if can_branch(trial) and (others := self._others(group, values, trial)):
-                    steps = found.setdefault(trunk_id(trial.origin), set())
-                    if group not in self.choices:
-                        steps.update((leaves_at(job), prospect(trial)) for job in others)
+            for values, trial in trials if group not in self.choices else ():
+                if can_branch(trial) and (others := self._others(group)):
+                    name = prospect_of(trial.id, self.facts.study.name)
+                    steps = (leaves_at(self._tried(cell, job, values)) for cell, job in others)
+                    found.setdefault(trunk_id(trial.origin), set()).update((step, name) for step in steps)
         return {id_: tuple(sorted(steps)) for id_, steps in found.items()}
 
-    def settled(self) -> Iterator[tuple[str, str]]:
-        """Of the trials of groups that are decided: (trunk, name of what waits for the choice no more)."""
-        for group in self.choices:
-            for _, trial in self.trials[group]:
-                if can_branch(trial):
-                    yield trunk_id(trial.origin), prospect(trial)
-
     def trained(self, trunks: Mapping[str, Job], alone: Collection[str]) -> dict[str, int]:
-        """Steps that the open groups' runs will find trained, by the trunks that they have with default settings.
+        """Steps that open groups' runs will find trained at least, by the trunks that they have with default settings.
 
         `trunks`: those of the trials, by id. `alone`: trials that have no trunk after all.
         """
         found = {}
         for group, own in self._tuned.items():
             of_trials = [
-                trunk_id(job.origin) for _, job in self.trials[group] if can_branch(job) and job.id not in alone
+                trunk_id(job.origin) if can_branch(job) and job.id not in alone else "" for _, job in self.trials[group]
             ]
-            begun = [trunks[id_].steps for id_ in of_trials if id_ in trunks]
-            if group not in self.choices and can_branch(own) and begun:
-                found[trunk_id(own.origin)] = begun[0]
+            least = min((trunks[id_].steps if id_ in trunks else 0) for id_ in of_trials)
+            if group not in self.choices and can_branch(own) and least:
+                found[trunk_id(own.origin)] = least
         return found
 
     @cached_property
     def _tuned(self) -> dict[select.Group, Job]:
         """Of each group the job of the cell at which it is tuned, with the settings of all its members."""
-        cells = select.groups(self.facts.study.select, self.facts.study.cells)
-        return {group: next(job for cell, job in self.members[group] if cell is cells[group]) for group in self.trials}
-
-    def _others(self, group: select.Group, values: Mapping[str, Any], trial: Job) -> Sequence[Job]:
-        """Members of the group that would have the trial's trunk, with its settings, in so far as these matter here."""
-        if not self._changes_lengths:
-            return self._alike[group]
-        jobs = [self.facts.pretrain(cell, values, role="cell") for cell, _ in self.members[group]]
-        return _with_trunk_of(trial, jobs)
+        return {
+            group: next(job for each, job in self.members[group] if each is cell) for group, cell in self._at.items()
+        }
 
     @cached_property
-    def _alike(self) -> dict[select.Group, list[Job]]:
-        """Those of each group, once for all trials, where none of these changes when a run leaves its trunk."""
-        return {
-            group: _with_trunk_of(own, [job for _, job in self.members[group]]) for group, own in self._tuned.items()
-        }
+    def _at(self) -> dict[select.Group, select.Cell]:
+        return select.groups(self.facts.study.select, self.facts.study.cells)
+
+    def _others(self, group: select.Group) -> list[tuple[select.Cell, Job]]:
+        """Members of an open group that would have a trial's trunk, whatever settings of the grid all of them have."""
+        if group not in self._known_others:
+            values = next(values for values, trial in self.trials[group] if can_branch(trial))
+            at, members = self._at[group], self.members[group]
+            if self._changes_lengths:  # which trunk it is may be another matter with default settings
+                members = [(cell, self.facts.pretrain(cell, values, role="cell")) for cell, _ in members]
+            own = next(job for cell, job in members if cell is at)
+            trunk = trunk_id(own.origin)
+            self._known_others[group] = [
+                (cell, job)
+                for cell, job in members
+                if job.id != own.id and can_branch(job) and trunk_id(job.origin) == trunk
+            ]
+        return self._known_others[group]
+
+    def _tried(self, cell: select.Cell, job: Job, values: Mapping[str, Any]) -> Job:
+        """The cell's job with these settings, as far as it matters to when it would leave a trunk."""
+        return replace(job, run=fields.build({**cell.values, **values})) if self._changes_lengths else job
 
     @cached_property
     def _changes_lengths(self) -> bool:
         chosen = self.facts.study.select
         over = chosen.over if chosen else ()
-        return any(
-            key in (*DURATIONS, "recipe.schedule", "recipe.batch_size") or key.startswith("data.") for key in over
-        )
+        of_length = (*DURATIONS, "recipe.schedule", "recipe.batch_size")
+        return any(key in of_length or key.startswith("data.") for key in over)
 
 
 def tune(study: Study, facts: Facts, scores: Scores) -> Tuning:
@@ -138,13 +140,6 @@ def tune(study: Study, facts: Facts, scores: Scores) -> Tuning:
     return Tuning(facts=facts, trials=trials, choices=choices)
 
 
-def prospect(trial: Job) -> str:
-    """The name, where a run's id would stand, of those that leave its trunk if this trial is chosen."""
-    return f"select-{trial.id}"
-
-
-def _with_trunk_of(own: Job, jobs: Sequence[Job]) -> list[Job]:
-    if not can_branch(own):
-        return []
-    trunk = trunk_id(own.origin)
-    return [job for job in jobs if job.id != own.id and can_branch(job) and trunk_id(job.origin) == trunk]
+def prospect_of(trial: str, study: str) -> str:
+    """The name, where a run's id would stand, of those that leave its trunk if this study chooses the trial."""
+    return f"select-{trial}-{hashlib.sha256(study.encode()).hexdigest()[:8]}"

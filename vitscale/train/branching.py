@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
+from vitscale import checkpoints
 from vitscale.errors import VitscaleError
 from vitscale.train import checkpoint, keeping
 from vitscale.train.checkpoint import Checkpoint, ForeignError, Progress
@@ -14,6 +16,8 @@ from vitscale.train.rundir import RunDir
 
 DAMAGED = "damaged_checkpoint"
 """The event of one that was passed over."""
+LOOKS = 3
+"""At a trunk that trains on, a second apart."""
 
 
 def start_of(rundir: RunDir) -> Path | None:
@@ -46,6 +50,26 @@ def _branched_off(rundir: RunDir, damaged: dict[int, str]) -> Path | None:
     if rundir.branch is None:
         return None
     trunk, leaves_at = rundir.branch
+    adopted: Path | None = None
+    for looks_left in reversed(range(LOOKS)):
+        damaged.clear()
+        adopted = _adopted(rundir, damaged)
+        exact = adopted is not None and checkpoint.step_of(adopted) == leaves_at
+        if exact or not looks_left or leaves_at not in checkpoints.steps(trunk.folder):
+            break
+        # A trunk that trains on may just have told that checkpoint its score, and let go of the best one before it.
+        if adopted is not None:
+            keeping.prune(adopted.parent, ())
+        time.sleep(1.0)
+    if adopted is not None:
+        rundir.log("branch", {"trunk": trunk.id, "step": checkpoint.step_of(adopted)})
+    return adopted
+
+
+def _adopted(rundir: RunDir, damaged: dict[int, str]) -> Path | None:
+    """One look at what the trunk has."""
+    assert rundir.branch is not None
+    trunk, leaves_at = rundir.branch
     found = keeping.whole(trunk.folder, leaves_at, with_best=_keeps_best(rundir), passed_over=damaged.__setitem__)
     for start in found:
         try:
@@ -57,7 +81,6 @@ def _branched_off(rundir: RunDir, damaged: dict[int, str]) -> Path | None:
         except FileNotFoundError:  # the trunk trains on, and has let go of it meanwhile
             shutil.rmtree(checkpoint.folder_of(rundir.folder, start.progress.step), ignore_errors=True)
             continue
-        rundir.log("branch", {"trunk": trunk.id, "step": start.progress.step})
         return adopted
     return None
 

@@ -312,6 +312,7 @@ class _Tuner:
         def save(progress: Progress) -> None:
             if progress.step == before:  # which is made anew as quickly, and has the number of another one's end
                 return
+            writer.wait()  # first: there is room for one copy
             tensors = {"weights": engine.weights(), "averages": engine.averaged_weights()}
             writer.submit(progress, **tensors, optimizer={**engine.state(), **random_states()})
 
@@ -327,6 +328,7 @@ class _Tuner:
             save_every=machine.get("save_every", 60.0),
             written=writer.wait,
             before=before,
+            rate="transfer.lr",
         )
         with writer:
             loop.run(Progress(step=self.step, device_seconds=self.seconds()))

@@ -31,7 +31,8 @@ class Loop:
     others go on from there (`validate_last`); the score is None where there are no images for one. `after_step()` is
     called between the steps, by every device.
     `save(progress)` takes a checkpoint, every `save_every` seconds and where `saves_at(step)`, which may be written
-    while training goes on; `written()` waits until it is. Its step counts those of trainings `before` this one, too.
+    while training goes on; `written()` waits until it is. Its step counts those of trainings `before` this one, too,
+    as does the one that is named where something is not finite, with the setting that gave the `rate`.
     One that is due goes before the validation of its step, so that this can cost no training; `amend(progress)` then
     tells it what came of that. `log(event, facts)` writes a line of `events.jsonl`.
     """
@@ -49,6 +50,7 @@ class Loop:
     saves_at: Callable[[int], bool] = lambda _: False
     written: Callable[[], None] | None = None
     before: int = 0
+    rate: str = "recipe.lr"
     validate: Callable[[int], tuple[float | None, float]] | None = None
     validate_every: int | None = None
     validate_last: bool = True
@@ -211,11 +213,11 @@ class Loop:
             saved = f"the last checkpoint is that of step {self.before + (kept or 0)}; "
             last = saved if kept else "no checkpoint was written before it; "
         shown = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
-        after = f", after {count(skipped, 'skipped step')}" if skipped else ""
+        at = f"{self.before + step + 1}" + (f", after {count(skipped, 'skipped step')}" if skipped else "")
         return VitscaleError(
-            f"the loss is {stepped.loss} and the gradient norm {stepped.grad_norm} at step {step + 1}{after}; "
+            f"the loss is {stepped.loss} and the gradient norm {stepped.grad_norm} at step {at}; "
             f"samples of the batch: {shown}",
-            hint=f"{last}a lower recipe.lr or a longer warm-up usually helps",
+            hint=f"{last}a lower {self.rate} or a longer warm-up usually helps",
             exit_code=RUN_FAILED,
             failure=Failure.NOT_FINITE,
         )

@@ -22,10 +22,10 @@ from vitscale.errors import BEREFT, BUG, DONE, INTERRUPTED, RUN_FAILED, Vitscale
 from vitscale.failures import Failure
 from vitscale.files import FULL, disk_errors
 from vitscale.lease import Lost, gone
-from vitscale.processes import left_at_a_signal, signal_at_parent_death
+from vitscale.processes import cores, left_at_a_signal, signal_at_parent_death
 from vitscale.train import group
 from vitscale.train.checkpoint import NotSaved
-from vitscale.train.device import device_name, is_out_of_memory
+from vitscale.train.device import device_name, is_out_of_memory, processor
 from vitscale.train.rundir import RunDir, now
 from vitscale.train.stop import Interrupted, Stop
 from vitscale.train.watchdog import STALL, Watchdog
@@ -150,14 +150,20 @@ def work(rundir: RunDir, stop: Stop, lost: group.Lost = lambda: None) -> int:
 
 def _threads(rundir: RunDir) -> int | None:
     """CPU threads of this attempt; None: as torch has it. As asked for; else, so that it ends with the same bits, those
-    that the run began with on as many devices, or the trunk that it starts from; else the machine's share."""
+    that the run began with on as many such devices, or the trunk that it starts from; else the machine's share.
+
+    More than there are cores would make it crawl.
+    """
     machine = rundir.machine
-    if not machine.get("threads_given") and not torch.cuda.is_available():  # where a GPU computes they move no bit
-        trunk = rundir.branch[0].events() if rundir.branch else []
-        for event in reversed([*trunk, *rundir.events()]):
-            if event["event"] == "engine" and event.get("task", {}).get("devices") == group.world_size():
-                return event.get("threads") or machine.get("threads")
-    return machine.get("threads")
+    if machine.get("threads_given") or torch.cuda.is_available():  # where a GPU computes they move no bit
+        return machine.get("threads")
+    here, begun = True, None
+    for event in [*(rundir.branch[0].events() if rundir.branch else []), *rundir.events()]:
+        if event["event"] == "start":
+            here = str(event.get("device")).startswith(processor())
+        elif event["event"] == "engine" and here and event.get("task", {}).get("devices") == group.world_size():
+            begun = event.get("threads")
+    return begun if begun and begun <= cores() else machine.get("threads")
 
 
 def _work_of(kind: str) -> Callable[[RunDir, Stop], dict[str, Any]]:
