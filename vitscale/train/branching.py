@@ -51,6 +51,7 @@ def _branched_off(rundir: RunDir, damaged: dict[int, str]) -> Path | None:
         return None
     trunk, leaves_at = rundir.branch
     adopted: Path | None = None
+    own = checkpoints.steps(rundir.folder)  # damaged, else they would be gone on from
     for looks_left in reversed(range(LOOKS)):
         damaged.clear()
         adopted = _adopted(rundir, damaged)
@@ -59,7 +60,7 @@ def _branched_off(rundir: RunDir, damaged: dict[int, str]) -> Path | None:
             break
         # A trunk that trains on may just have told that checkpoint its score, and let go of the best one before it.
         if adopted is not None:
-            keeping.prune(adopted.parent, ())
+            keeping.prune(adopted.parent, own)
         time.sleep(1.0)
     if adopted is not None:
         rundir.log("branch", {"trunk": trunk.id, "step": checkpoint.step_of(adopted)})
