@@ -12,6 +12,8 @@ import tiny
 from vitscale import branches, lease
 from vitscale.launch import folders, standing, trunks
 from vitscale.launch.changes import changes
+from vitscale.launch.local_sweep import LocalSweep
+from vitscale.launch.machine import Machine, Places
 from vitscale.launch.progress import clock, goes_on
 from vitscale.launch.surplus import surplus
 from vitscale.launch.sweep import current_plan
@@ -93,7 +95,7 @@ def test_a_study_of_one_budget_has_the_trunk_that_its_run_has_left(planned: Call
     assert planned(60)[0] is None  # it could, and nobody else would
 
 
-def test_a_branch_waits_for_the_validation_of_where_it_leaves(planned: Callable, tmp_path: Path) -> None:
+def test_a_branch_waits_for_the_validation_of_where_it_leaves(planned: Callable, base: Path, tmp_path: Path) -> None:
     trunk, runs = planned(50, 100)
     folder = begin(trunk, tmp_path, 40)
     state = folder / "checkpoints" / "step-00000040" / "state.json"
@@ -102,8 +104,19 @@ def test_a_branch_waits_for_the_validation_of_where_it_leaves(planned: Callable,
     assert not trunks.waits(runs[50], tmp_path)  # nobody validates
     with lease.hold(folder):
         assert trunks.waits(runs[50], tmp_path)
+        now = current_plan(load(base / "study.toml", base=base), tmp_path, lambda job: job.steps != 100)
+        assert [is_others(job, "running") for job in now.jobs if job.role == "trunk"] == [True]
+        sweep = LocalSweep(
+            study=load(base / "study.toml", base=base),
+            places=Places(runs=tmp_path, results=tmp_path / "results"),
+            machine=Machine(jobs=1, threads=1),
+            say=lambda _: None,
+            only=lambda job: job.steps != 100,
+        )
+        assert sweep._others_at_work(now), "nothing else would make it look again"
         state.write_text(json.dumps({"progress": {"step": 40, "validation_due": False}}))
         assert not trunks.waits(runs[50], tmp_path)
+        assert not sweep._others_at_work(now)
 
 
 def test_what_a_trunk_took_that_is_gone_is_billed_to_who_left_it_last(planned: Callable, tmp_path: Path) -> None:
@@ -116,6 +129,8 @@ def test_what_a_trunk_took_that_is_gone_is_billed_to_who_left_it_last(planned: C
     assert {steps: left_at(job) for steps, job in now.items()} == {50: 40, 100: 80, 150: None}
     own, now = planned(100)
     assert (own, left_at(now[100])) == (None, None)
+    begin(trunk, tmp_path, 20)  # by another study, from the start
+    assert left_at(planned(100)[1][100]) is None
 
 
 def test_a_half_done_branch_stays_one_where_runs_train_alone(planned: Callable, base: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from trunk_folders import TEXT, begin, finish, left_at
 import tiny
 from vitscale import branches
 from vitscale.cli.plan_screen import totals
-from vitscale.launch import folders, trunks
+from vitscale.launch import folders, standing, trunks
 from vitscale.launch.surplus import surplus
 from vitscale.launch.sweep import current_plan
 from vitscale.study.job import Job
@@ -121,6 +121,24 @@ def test_the_chosen_trial_s_trunk_goes_on(tuned: Callable, tmp_path: Path) -> No
     assert (further.id, further.steps, folders.state_of(further, tmp_path)) == (won.id, 32, "to do")
     assert (ended.id, ended.steps, folders.state_of(ended, tmp_path)) == (lost.id, 8, "done")  # part of the bill
     assert {steps: left_at(job) for steps, job in budgets(now).items() if steps > 0} == {10: 8, 20: 16, 40: 32}
+
+
+def test_a_trial_whose_trunk_has_failed_is_not_tried_alone_once_the_choice_is_made(
+    tuned: Callable, tmp_path: Path
+) -> None:
+    now = tuned(10, 20, 40)
+    good, bad = trunks_of(now)
+    begin(good, tmp_path, 8)
+    finish(good, tmp_path, steps=8)
+    tried(trials(now)[0], tmp_path, 0.7, trunk=good.id)
+    finish(bad, tmp_path, steps=8)
+    path = tmp_path / bad.id / "result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "status": "failed", "reason": "no"}))
+    now = tuned(10, 20, 40)
+    assert not now.waiting
+    states = standing.states(now.jobs, tmp_path)
+    assert states[bad.id] == "failed"
+    assert [states[job.id] for job in now.jobs if job.role == "tuning"] == [f"waits for failed {bad.id}"]
 
 
 def test_trials_that_trained_alone_leave_no_trunk_to_those_that_wait(tuned: Callable, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import tiny
 from stopping import StopAfter
-from vitscale import branches
+from vitscale import branches, lease
 from vitscale.errors import DONE, INTERRUPTED
 from vitscale.launch import trunks
 from vitscale.launch.folders import prepare
@@ -139,7 +139,8 @@ def test_a_trunk_at_work_is_looked_at_again_before_an_older_checkpoint_is_taken(
         return found(folder, until, *given[1:], **named)
 
     monkeypatch.setattr(keeping, "whole", whole)
-    start = branching.start_of(run)
+    with lease.hold(tmp_path / "shared" / trunk.id):
+        start = branching.start_of(run)
     assert start is not None
     assert checkpoint.step_of(start) == 12
     assert len(looks) == 2

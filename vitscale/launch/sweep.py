@@ -193,7 +193,10 @@ class Sweep(ABC):
 
     def _others_at_work(self, now: Plan) -> bool:
         """Whether another sweep is busy with a run of this study."""
-        awaited = (job for job in now.jobs if self.only(job) and not trunks.is_others(job, "running"))
+        runs, wanted = self.places.runs, [job for job in now.jobs if self.only(job)]
+        branches = (job for job in wanted if job.branch and folders.outcome_of(job, runs) is None)
+        left = {job.branch.trunk for job in branches if job.branch and trunks.waits(job, runs)}
+        awaited = (job for job in wanted if job.id in left or not trunks.is_others(job, "running"))
         held = [job for job in awaited if self._is_held(job)]
         words = "waiting for other processes to let go of: " + ", ".join(job.id for job in held)
         if held and words != self.waiting_for:

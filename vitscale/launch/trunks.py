@@ -46,23 +46,22 @@ def as_needed(
                 waiting[trunk].append(job)
     expected = {job.id for job in jobs if job.role == "trunk" and job.prospects}
     trained = {id_ for id_ in saved if _is_trained(runs / id_, len(waiting[id_]), id_ in expected)}
-    # Of a trunk whose folder is gone nobody else has the bill.
-    last = _left_last(jobs, starts).items()
-    billed = {id_ for trunk, (_, id_) in last if not (runs / trunk / "run.json").is_file()}
+    own: dict[str, Job | None] = {}
+    for job in (job for job in jobs if job.role == "trunk"):
+        if waiting[job.id]:
+            own[job.id] = _as_far_as(job, waiting[job.id]) if job.id in trained else None
+        else:
+            own[job.id] = _as_left(job, left_at[job.id], runs, saved[job.id], grows=job.id not in ended)
+    # What a trunk took that is no more there is in nobody's bill else.
+    last = _left_last(filter(wanted, jobs), starts).items()
+    billed = {id_ for trunk, (step, id_) in last if (of := own[trunk]) is None or of.steps < step}
     for job in jobs:
         if job.branch is not None:
             yield _leaving(job, 0 if job.id in billed else starts[job.id], trained)
         elif job.role != "trunk":
             yield job
-        elif waiting[job.id]:
-            if job.id in trained:
-                yield _as_far_as(job, waiting[job.id])
-        elif left_at[job.id]:
-            needed = _up_to(job, left_at[job.id])
-            if job.id in ended and not folders.outcome_of(needed, runs):
-                continue
-            if max(saved[job.id], default=0) >= needed.steps or folders.outcome_of(needed, runs):
-                yield needed
+        elif (needed := own[job.id]) is not None:
+            yield needed
 
 
 def ask(jobs: Iterable[Job], runs: Path) -> dict[str, Unwritable]:
@@ -242,6 +241,15 @@ def _leaving(job: Job, start: int | None, trained: Container[str]) -> Job:
 def _is_trained(folder: Path, waiting: int, expected: bool) -> bool:
     """Whether a trunk is worth it for those that wait for it, and others that are `expected` to."""
     return waiting > 1 or (waiting > 0 and expected) or (folder / "run.json").is_file()
+
+
+def _as_left(trunk: Job, step: int, runs: Path, saved: Sequence[int], *, grows: bool) -> Job | None:
+    """A trunk that nobody waits for, as far as runs have left it; None where none has, or it is gone."""
+    if not step:
+        return None
+    needed = _up_to(trunk, step)
+    there = folders.outcome_of(needed, runs) is not None or (grows and max(saved, default=0) >= step)
+    return needed if there else None
 
 
 def _as_far_as(trunk: Job, branches: Sequence[Job]) -> Job:

@@ -60,14 +60,19 @@ class Tuning:
         return {group: sum({job.id: job.flops for _, job in trials}.values()) for group, trials in self.trials.items()}
 
     def prospects(self) -> dict[str, tuple[tuple[int, str], ...]]:
-        """Of each trunk that a trial of an open group leaves and others would: (step at which one would, its name)."""
+        """Of each trunk that a trial leaves and others would: (step at which one would, its name).
+
+        None of them, once the choice is made; what the trial has left, or waits for, is its trunk all the same.
+        """
         found: dict[str, set[tuple[int, str]]] = {}
         for group, trials in self.trials.items():
-            for values, trial in trials if group not in self.choices else ():
-                if can_branch(trial) and (others := self._others(group)):
+            for values, trial in trials:
+                if not can_branch(trial) or not (others := self._others(group)):
+                    continue
+                prospects = found.setdefault(trunk_id(trial.origin), set())
+                if group not in self.choices:
                     name = prospect_of(trial.id, self.facts.study.name)
-                    steps = (leaves_at(self._tried(cell, job, values)) for cell, job in others)
-                    found.setdefault(trunk_id(trial.origin), set()).update((step, name) for step in steps)
+                    prospects.update((leaves_at(self._tried(cell, job, values)), name) for cell, job in others)
         return {id_: tuple(sorted(steps)) for id_, steps in found.items()}
 
     def trained(self, trunks: Mapping[str, Job], alone: Collection[str]) -> dict[str, int]:
@@ -97,7 +102,7 @@ class Tuning:
         return select.groups(self.facts.study.select, self.facts.study.cells)
 
     def _others(self, group: select.Group) -> list[tuple[select.Cell, Job]]:
-        """Members of an open group that would have a trial's trunk, whatever settings of the grid all of them have."""
+        """Members of a group that would have a trial's trunk, whatever settings of the grid all of them have."""
         if group not in self._known_others:
             values = next(values for values, trial in self.trials[group] if can_branch(trial))
             at, members = self._at[group], self.members[group]

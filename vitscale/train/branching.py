@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from vitscale import checkpoints
+from vitscale import checkpoints, lease
 from vitscale.errors import VitscaleError
 from vitscale.train import checkpoint, keeping
 from vitscale.train.checkpoint import Checkpoint, ForeignError, Progress
@@ -56,9 +56,9 @@ def _branched_off(rundir: RunDir, damaged: dict[int, str]) -> Path | None:
         damaged.clear()
         adopted = _adopted(rundir, damaged)
         exact = adopted is not None and checkpoint.step_of(adopted) == leaves_at
-        if exact or not looks_left or leaves_at not in checkpoints.steps(trunk.folder):
+        if exact or not looks_left or lease.holder(trunk.folder) is None:
             break
-        # A trunk that trains on may just have told that checkpoint its score, and let go of the best one before it.
+        # Who trains it may just have told that checkpoint its score, and let go of the best one before it.
         if adopted is not None:
             keeping.prune(adopted.parent, own)
         time.sleep(1.0)

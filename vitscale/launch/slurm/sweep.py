@@ -223,7 +223,7 @@ class SlurmSweep(Sweep):
     def _after(self, job: Job) -> Place | None:
         """What must end before it."""
         if job.branch is not None and trunks.waits(job, self.places.runs):
-            return self.standing[job.branch.trunk]
+            return self.standing.get(job.branch.trunk)  # none, where another one has just begun to validate it
         parent = self.standing.get(job.parent or "")
         return parent if parent is not None and parent.is_live else None
 
