@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from trunk_folders import TEXT, begin, finish, left_at
 
-import tiny
 from vitscale import branches, lease
 from vitscale.launch import folders, standing, trunks
 from vitscale.launch.changes import changes
@@ -21,13 +20,6 @@ from vitscale.launch.trunks import is_others, shares_left
 from vitscale.results.store import Held
 from vitscale.study.job import Job
 from vitscale.study.load import load
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    tiny.write(folder, TEXT)
-    return folder
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from trunk_folders import TEXT, begin, finish, left_at
 
-import tiny
 from vitscale import branches
 from vitscale.cli.plan_screen import totals
 from vitscale.launch import folders, standing, trunks
@@ -17,13 +16,6 @@ from vitscale.study.job import Job
 from vitscale.study.load import load
 from vitscale.study.plan import Plan
 from vitscale.study.tuning import prospect_of
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    tiny.write(folder, TEXT)
-    return folder
 
 
 @pytest.fixture
