@@ -52,8 +52,9 @@ def as_needed(
             own[job.id] = _as_far_as(job, waiting[job.id]) if job.id in trained else None
         else:
             own[job.id] = _as_left(job, left_at[job.id], runs, saved[job.id], grows=job.id not in ended)
-    # What a trunk took that is no more there is in nobody's bill else.
-    last = _left_last(filter(wanted, jobs), starts).items()
+    # What a trunk took that is no more there is in nobody's bill else; who has yet to begin takes what lies there.
+    begun = (job for job in jobs if job.branch and wanted(job) and _has_begun(runs / job.id))
+    last = _left_last(begun, starts).items()
     billed = {id_ for trunk, (step, id_) in last if (of := own[trunk]) is None or of.steps < step}
     for job in jobs:
         if job.branch is not None:
