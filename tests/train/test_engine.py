@@ -183,6 +183,22 @@ def test_every_zero_stage_equals_stage_0_to_rounding(name: str, stage: int, offl
     other.close()
 
 
+def test_one_at_stage_3_moves_no_bit_of_those_after_it() -> None:
+    """DeepSpeed leaves a linear layer of its own in torch."""
+    trained = []
+    for stage in (0, 3, 0):
+        torch.manual_seed(3)
+        wide = {**SIZES, "wide": {"width": 192, "depth": 2, "mlp": 768, "heads": 2}}
+        net = models.create("ViT-wide/7", num_classes=4, resolution=28, stem="small", sizes=wide)
+        engine = Engine(net, RECIPE, zero_stage=stage)
+        for batch in batches(3):
+            engine.step(batch, 1e-2)
+        trained.append(engine.weights())
+        engine.close()
+    first, _, last = trained
+    assert all(torch.equal(first[key], last[key]) for key in first)
+
+
 def copied(name: str, source: Engine, stage: int, updates: int) -> Engine:
     net = net_of(name)
     net.load_state_dict(source.weights())

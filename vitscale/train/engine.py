@@ -39,6 +39,7 @@ warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is depreca
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 
+LINEAR = nn.functional.linear
 STATES = ("exp_avg", "exp_avg_sq", "momentum_buffer")
 STAGES = (0, 1, 2, 3)
 
@@ -83,6 +84,8 @@ class Engine:
         self.objective = objective or Classification(recipe)
         self.micro_batch, self.accumulation = micro_batches(recipe.batch_size, micro_batch)
         net.recompute = activation_checkpointing  # type: ignore[assignment]  # every family has it
+        # At stage 3 DeepSpeed puts its own in the place of torch's, which sums otherwise, and leaves it there.
+        nn.functional.linear = LINEAR
         self.shapes = {name: tuple(p.shape) for name, p in net.named_parameters()}
         self.optimizer = make_optimizer(net, recipe, optimizer)
         with warnings.catch_warnings():
