@@ -10,13 +10,26 @@ from contextlib import suppress
 from pathlib import Path
 
 FOLDER = "branches"
+OF_SELECT = "select-"
 
 
-def ask(trunk: Path, step: int, run_id: str) -> None:
-    """Asks for a checkpoint of that step, from which the run will start."""
+def ask(trunk: Path, step: int, run_id: str, *, by: Path | None = None) -> None:
+    """Asks for a checkpoint of that step, from which the run will start; `by`: the study's file."""
     with suppress(FileExistsError):
         (trunk / FOLDER).mkdir()
-    (trunk / FOLDER / f"{step}-{run_id}").touch()
+    place = trunk / FOLDER / f"{step}-{run_id}"
+    place.write_text("" if by is None else str(by.resolve()))
+
+
+def is_dropped(trunk: Path, step: int, run_id: str) -> bool:
+    """Whether [select] will never choose what was asked for, as the study that asked has been removed, or renamed."""
+    if not run_id.startswith(OF_SELECT):
+        return False
+    with suppress(OSError, UnicodeDecodeError, ValueError):
+        said = (trunk / FOLDER / f"{step}-{run_id}").read_text()
+        study = Path(said)
+        return bool(said) and study.parent.is_dir() and not study.exists()  # elsewhere its whole folder may be missing
+    return False
 
 
 def asked(trunk: Path) -> frozenset[tuple[int, str]]:

@@ -77,6 +77,30 @@ def test_a_sweep_that_is_stopping_tries_nothing_again(swept: tuple[LocalSweep, J
     assert not sweep._again(job)
 
 
+def test_the_next_sweep_tries_again_what_one_that_was_stopped_has_left(
+    swept: tuple[LocalSweep, Job, list[str]],
+) -> None:
+    """A sweep that was killed, too, before it could."""
+    sweep, job, said = swept
+    sweep.only = lambda each: each.id == job.id
+    fail(sweep, job, 1, Failure.KILLED)
+    ended = sweep.run()
+    assert (ended.done, ended.failed) == (1, 0)
+    assert said[0].endswith("it was so  (again from its last checkpoint: 1 of 2)")
+
+
+@pytest.mark.parametrize(("kind", "wanted"), [(Failure.NOT_FINITE, True), (Failure.KILLED, False)])
+def test_what_is_final_or_not_wanted_stays_as_it_is(
+    swept: tuple[LocalSweep, Job, list[str]], kind: Failure, wanted: bool
+) -> None:
+    sweep, job, said = swept
+    sweep.only = lambda _: wanted
+    fail(sweep, job, 1, kind)
+    sweep._try_again()
+    assert not said
+    assert folders.result(sweep.places.runs / job.id) is not None
+
+
 def test_fail_fast_stops_at_what_is_not_tried_again(swept: tuple[LocalSweep, Job, list[str]]) -> None:
     sweep, job, said = swept
     sweep.fail_fast = True

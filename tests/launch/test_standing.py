@@ -14,9 +14,10 @@ from vitscale.cli.plan import plan
 from vitscale.cli.plan_screen import totals
 from vitscale.cli.transfer import fewshot
 from vitscale.errors import INVALID_STUDY
+from vitscale.failures import Failure
 from vitscale.launch import folders
 from vitscale.launch.board import board
-from vitscale.launch.standing import states
+from vitscale.launch.standing import scores, states
 from vitscale.launch.sweep import current_plan, everything, ready
 from vitscale.launch.unusable import Unusable
 from vitscale.study.job import Job
@@ -126,13 +127,13 @@ def test_a_failed_trunk_holds_back_those_that_had_yet_to_leave_it(planned: Plann
     assert {found[job.id] for job in now.jobs if job.parent == last} == {f"waits for failed {trunk.id}"}
 
 
-def test_a_failed_trunk_s_trials_hold_no_choice_back(planned: Planned) -> None:
-    """As they would not had each trained alone, and failed."""
+def test_a_diverged_trunk_s_trials_hold_no_choice_back(planned: Planned) -> None:
+    """As they would not had each trained alone, and diverged."""
     at = 'at = { "recipe.steps" = [8, 16, 24] }\n'
     text = SHARED.replace("lr = 1e-2\n", "") + SELECT.replace('["model.name"]', '["model.name", "recipe.steps"]') + at
     now, runs = planned(text)
     bad, good = (job for job in now.jobs if job.role == "trunk")
-    ended(bad, runs, "failed")
+    ended(bad, runs, "failed", failure="not finite")
     trials = [job for job in now.jobs if job.branch and job.branch.trunk == good.id]
     assert len(trials) == 3
     row = [{"flops_segment": float(good.flops_per_step), "trunk_id": good.id}]
@@ -147,6 +148,23 @@ def test_a_failed_trunk_s_trials_hold_no_choice_back(planned: Planned) -> None:
         bad.run.recipe.lr: None,
         good.run.recipe.lr: 0.5,
     }
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("failure", [kind for kind in Failure if kind != Failure.NOT_FINITE])
+def test_what_failed_of_something_else_is_not_chosen_without(planned: Planned, failure: str, shared: bool) -> None:
+    """It says nothing of its rate: the choice waits until it is tried again."""
+    text = (SHARED if shared else tiny.STUDY).replace("lr = 1e-2\n", "") + SELECT
+    now, runs = planned(text)
+    bad, good = (job for job in now.jobs if job.role == "tuning")
+    trunk = next((job for job in now.jobs if bad.branch and job.id == bad.branch.trunk), bad)
+    ended(trunk, runs, "failed", failure=failure)
+    ended(good, runs, score=0.5, rows=[{"flops_segment": float(good.flops), "trunk_id": "x" if shared else None}])
+    assert scores(now.jobs, runs, shared=True) == {good.id: 0.5}
+    assert planned(text)[0].waiting
+    (runs / trunk.id / "result.json").unlink()
+    ended(trunk, runs, "failed", failure="not finite")
+    assert scores(now.jobs, runs, shared=True) == {bad.id: None, good.id: 0.5}
 
 
 def test_nothing_waits_for_a_selection_whose_runs_have_all_failed(planned: Planned) -> None:

@@ -1,6 +1,9 @@
 """What `vitscale clean` would free: never what a transfer or a restart reads."""
 
+import errno
 import json
+import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +13,7 @@ from typer.testing import CliRunner
 
 from tiny import edit
 from vitscale.cli.main import app
-from vitscale.errors import DONE
+from vitscale.errors import DONE, MISSING
 from vitscale.launch import folders
 from vitscale.launch.surplus import free, surplus
 from vitscale.launch.unusable import Unusable
@@ -119,9 +122,32 @@ def test_a_refused_run_keeps_everything(runs: Path, monkeypatch: pytest.MonkeyPa
     assert list(surplus(runs, milestones=True)) == []
 
 
-def test_a_trunk_keeps_its_checkpoints_until_its_branches_are_done(runs: Path) -> None:
+def test_a_folder_that_takes_no_changes_keeps_no_other_from_being_freed(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(runs / "done", runs / "also")
+    rename = Path.rename
+
+    def refuses(path: Path, target: Path) -> Path:
+        if "also" in path.parts:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuses)
+    found = CliRunner().invoke(app, ["clean", "--runs", str(runs), "--yes"])
+    assert found.exit_code == MISSING
+    assert found.stderr.splitlines() == [
+        "freed: 1 checkpoint, 0.0 MB",
+        f"error: {runs / 'also' / 'checkpoints' / 'step-00000010'}: Read-only file system",
+        "hint: what is said to be freed is; the rest is for whoever may write there",
+    ]
+    assert [each.folder.parts[-3] for each in surplus(runs)] == ["also"]
+
+
+def test_a_trunk_keeps_what_its_branches_start_from_until_they_are_done(runs: Path) -> None:
+    """And no more: a run that its study has lost since will never be done."""
     told = json.loads((runs / "done" / "run.json").read_text())
-    (runs / "done" / "run.json").write_text(json.dumps({**told, "branches": [[10, "a"], [20, "b"]]}))
+    (runs / "done" / "run.json").write_text(json.dumps({**told, "branches": [[10, "a"], [15, "b"], [20, "c"]]}))
     for branch in "ab":
         assert not list(surplus(runs))
         (runs / branch).mkdir()

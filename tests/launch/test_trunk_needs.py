@@ -240,21 +240,23 @@ def test_what_has_ended_or_begun_is_priced_as_it_was_trained(planned: Callable, 
 
 @pytest.mark.parametrize("held", [False, True])
 def test_a_trunk_at_work_or_in_a_queue_is_asked_for_branches_that_it_was_not_told_of(
-    planned: Callable, tmp_path: Path, held: bool
+    planned: Callable, base: Path, tmp_path: Path, held: bool
 ) -> None:
     trunk, runs = planned(50, 150)
-    trunks.ask(runs.values(), tmp_path)
+    trunks.ask(runs.values(), tmp_path, load(base / "study.toml", base=base))
     assert not (tmp_path / trunk.id).exists()  # who begins it will be told
     folder = begin(trunk, tmp_path, 40)
     with lease.hold(folder) if held else nullcontext():
         for _ in range(2):
             _, runs = planned(50, 100, 150)
-            trunks.ask(runs.values(), tmp_path)
+            trunks.ask(runs.values(), tmp_path, load(base / "study.toml", base=base))
     assert branches.asked(folder) == {(80, runs[100].id)}
     assert left_at(runs[100]) == 80
 
 
-def test_what_runs_that_join_a_finished_trunk_will_start_from_is_kept(planned: Callable, tmp_path: Path) -> None:
+def test_what_runs_that_join_a_finished_trunk_will_start_from_is_kept(
+    planned: Callable, base: Path, tmp_path: Path
+) -> None:
     trunk, runs = planned(50, 100)
     folder = begin(trunk, tmp_path, 40, 80)
     finish(trunk, tmp_path, steps=80)
@@ -264,7 +266,7 @@ def test_what_runs_that_join_a_finished_trunk_will_start_from_is_kept(planned: C
         finish(job, tmp_path, steps=job.steps // 5, trunk=trunk.id)
     assert [each.folder.name for each in surplus(tmp_path)] == ["step-00000040"]
     _, runs = planned(50, 55, 100)
-    trunks.ask(runs.values(), tmp_path)
+    trunks.ask(runs.values(), tmp_path, load(base / "study.toml", base=base))
     assert branches.asked(folder) == {(40, runs[55].id)}
     assert not surplus(tmp_path)
     finish(runs[55], tmp_path, steps=15, trunk=trunk.id)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,24 +65,35 @@ def test_budgets_that_wait_for_a_selection_are_priced_as_they_will_be_trained(tu
     assert sum(job.flops for job in alone.jobs) == one * 2 * 10
 
 
-def test_a_trial_of_the_longest_budget_saves_where_the_others_would_leave_it(tuned: Callable, tmp_path: Path) -> None:
+def test_a_trial_of_the_longest_budget_saves_where_the_others_would_leave_it(
+    tuned: Callable, base: Path, tmp_path: Path
+) -> None:
     now = tuned(40, 10, 20)
+    study = load(base / "study.toml", base=base)
     one = now.jobs[0].flops_per_step
     assert sum(job.flops for job in now.waiting) == one * 0.2 * (10 + 20)
     for trunk, trial in zip(trunks_of(now), trials(now), strict=True):
         folder = folders.prepare(trunk, tmp_path, base=tmp_path, machine={})
-        name = prospect_of(trial.id, "study")
+        name = prospect_of(trial.id, study)
         assert branches.asked(folder) == {(8, name), (16, name)}
 
 
-def test_what_is_not_chosen_keeps_nothing_for_it_any_more(tuned: Callable, tmp_path: Path) -> None:
+@pytest.mark.parametrize("elsewhere", ["a namesake", "other settings"])
+def test_what_is_not_chosen_keeps_nothing_for_it_any_more(
+    tuned: Callable, base: Path, tmp_path: Path, elsewhere: str
+) -> None:
     now = tuned(40, 10, 20)
+    study, other = (load(base / "study.toml", base=base) for _ in range(2))
+    if elsewhere == "a namesake":
+        other = replace(other, file=base / "other" / "study.toml")
+    else:
+        other = load(base / "study.toml", base=base, settings=["recipe.weight_decay=0.5"])
     for trunk, trial, score in zip(trunks_of(now), trials(now), (0.5, 0.7), strict=True):
         folder = begin(trunk, tmp_path, 8, 16, 32)
         finish(trunk, tmp_path, steps=32)
         result = {**json.loads((folder / "result.json").read_text()), "checkpoint": "step-00000032"}
         (folder / "result.json").write_text(json.dumps(result))
-        trunks.ask(now.jobs, tmp_path)  # a trunk that had ended before there was anything to choose
+        trunks.ask(now.jobs, tmp_path, study)  # a trunk that had ended before there was anything to choose
         assert not surplus(tmp_path)
         tried(trial, tmp_path, score, trunk=trunk.id)
     lost, won = trunks_of(now)
@@ -89,16 +101,32 @@ def test_what_is_not_chosen_keeps_nothing_for_it_any_more(tuned: Callable, tmp_p
     assert not now.waiting
     assert {steps: left_at(job) for steps, job in budgets(now).items() if steps > 0} == {40: 32, 10: 8, 20: 16}
     assert sum(job.flops for job in now.jobs) == now.jobs[0].flops_per_step * (2 * 40 + 0.2 * (10 + 20))
-    trunks.ask(now.jobs, tmp_path)
+    trunks.ask(now.jobs, tmp_path, study)
     before = branches.asked(tmp_path / lost.id)
-    trunks.settle(now, "another", tmp_path)  # which may wait for the same
+    trunks.settle(now, other, tmp_path)  # which may wait for the same
     assert branches.asked(tmp_path / lost.id) == before
-    trunks.settle(now, "study", tmp_path)
+    trunks.settle(now, study, tmp_path)
     assert {id_ for _, id_ in branches.asked(tmp_path / won.id)} == {budgets(now)[10].id, budgets(now)[20].id}
     assert not branches.asked(tmp_path / lost.id)
     assert {each.folder for each in surplus(tmp_path)} == {
         tmp_path / lost.id / "checkpoints" / f"step-{step:08d}" for step in (8, 16)
     }
+
+
+def test_a_study_that_is_renamed_keeps_nothing_under_its_old_name(tuned: Callable, base: Path, tmp_path: Path) -> None:
+    now = tuned(40, 10, 20)
+    study = load(base / "study.toml", base=base)
+    (trunk, _), runs = trunks_of(now), tmp_path
+    folder = folders.prepare(trunk, runs, base=runs, machine={}, study=study.file)
+    begin(trunk, runs, 8, 16, 32)
+    finish(trunk, runs, steps=32)
+    result = {**json.loads((folder / "result.json").read_text()), "checkpoint": "step-00000032"}
+    (folder / "result.json").write_text(json.dumps(result))
+    tried(trials(now)[0], runs, 0.5, trunk=trunk.id)
+    assert {step for step, _ in branches.asked(folder)} == {8, 16}
+    assert not surplus(runs)
+    (base / "study.toml").rename(base / "renamed.toml")
+    assert [each.folder.name for each in surplus(runs)] == ["step-00000008", "step-00000016"]
 
 
 def test_the_chosen_trial_s_trunk_goes_on(tuned: Callable, tmp_path: Path) -> None:
@@ -125,7 +153,9 @@ def test_a_trial_whose_trunk_has_failed_is_not_tried_alone_once_the_choice_is_ma
     tried(trials(now)[0], tmp_path, 0.7, trunk=good.id)
     finish(bad, tmp_path, steps=8)
     path = tmp_path / bad.id / "result.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "status": "failed", "reason": "no"}))
+    path.write_text(
+        json.dumps({**json.loads(path.read_text()), "status": "failed", "failure": "not finite", "reason": "no"})
+    )
     now = tuned(10, 20, 40)
     assert not now.waiting
     states = standing.states(now.jobs, tmp_path)

@@ -47,12 +47,27 @@ def clean(
     elif yes or (sys.stdin.isatty() and not json and typer.confirm(f"free {_amount(found)}?", err=True)):
         # Meanwhile a sweep may have begun that needs some of it.
         still = {each.folder for each in surplus(runs, milestones=milestones)}
-        freed = [each for each in found if each.folder in still]
-        for each in freed:
-            free(each)
+        freed, refused = [], []
+        for each in (each for each in found if each.folder in still):
+            try:
+                free(each)
+                freed.append(each)
+            except VitscaleError as error:  # another user's folder, or one on a read-only mount
+                refused.append(error)
         say(f"freed: {_amount(freed)}")
+        if refused:
+            raise _kept(refused)
     else:
         say(f"{_amount(found)} could be freed; --yes does it")
+
+
+def _kept(refused: Sequence[VitscaleError]) -> VitscaleError:
+    more = f"; so do {len(refused) - 1} more" if len(refused) > 1 else ""
+    return VitscaleError(
+        f"{refused[0].problems[0].message}{more}",
+        hint="what is said to be freed is; the rest is for whoever may write there",
+        exit_code=MISSING,
+    )
 
 
 def _amount(found: Sequence[Surplus]) -> str:

@@ -85,7 +85,7 @@ def document(job: Job, state: str, terms: Terms) -> dict[str, Any]:
 
 def row(job: Job, state: str, terms: Terms) -> list[str]:
     """A pre-training, or a published checkpoint, of which nothing is trained."""
-    published, selecting = job.kind == "import", state == "selecting"
+    published, selecting = job.kind == "import", job.to_select
     if published:
         memory = f"{job.memory_bytes() / 2**30:.3g}"
     else:
@@ -114,7 +114,7 @@ def row(job: Job, state: str, terms: Terms) -> list[str]:
 
 def transfer_row(job: Job, state: str, terms: Terms) -> list[str]:
     """A transfer of a pre-training run, or a baseline."""
-    transfer, selecting = job.run.transfer, state == "selecting"
+    transfer, selecting = job.run.transfer, job.to_select
     assert transfer is not None
     return [
         "-" if selecting else job.id,

@@ -183,13 +183,28 @@ def goes_to(trunk: Path) -> int:
 
 
 def scores(runs: Path, ids: Iterable[str]) -> dict[str, float | None]:
-    """Upstream validation score of each ended run among `ids`, larger is better; None for one that failed."""
-    ended = {id_: found for id_ in ids if (found := outcome(runs / id_)) is not None and found["status"] != "refused"}
-    return {id_: found["score"] if found["status"] == "done" else None for id_, found in ended.items()}
+    """Upstream validation score of each run among `ids` that tells of its settings, larger is better; None of one that
+    they made diverge. Whatever else failed has nothing to say of them: it is to be tried again."""
+    ended = {id_: found for id_ in ids if (found := outcome(runs / id_)) is not None}
+    scores = {id_: found["score"] for id_, found in ended.items() if found["status"] == "done"}
+    return scores | {id_: None for id_, found in ended.items() if diverged(found)}
 
 
-def prepare(job: Job, runs: Path, *, base: Path, machine: Mapping[str, Any], accept_code_change: bool = False) -> Path:
-    """Makes the run's folder and `run.json`, or checks the one that is there.
+def diverged(outcome: Mapping[str, Any]) -> bool:
+    """Whether a run failed of its own numbers, so that it would do so again."""
+    return outcome["status"] == "failed" and outcome.get("failure") == Failure.NOT_FINITE
+
+
+def prepare(
+    job: Job,
+    runs: Path,
+    *,
+    base: Path,
+    machine: Mapping[str, Any],
+    accept_code_change: bool = False,
+    study: Path | None = None,
+) -> Path:
+    """Makes the run's folder and `run.json`, or checks the one that is there. `study`: the file that asks for it.
 
     Raises:
         Unusable: the folder holds another configuration, was half done by other code (exit 3), is damaged, has
@@ -219,7 +234,7 @@ def prepare(job: Job, runs: Path, *, base: Path, machine: Mapping[str, Any], acc
             _go_further(job, folder, told)
         folder.mkdir(parents=True, exist_ok=True)
         for step, name in job.prospects_within:
-            branches.ask(folder, step, name)
+            branches.ask(folder, step, name, by=study)
         write_whole(folder / "run.json", json.dumps(told, indent=2).encode())
     return folder
 

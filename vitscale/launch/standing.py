@@ -52,7 +52,7 @@ def _needs(job: Job, runs: Path, *, refused: bool) -> bool:
 def scores(jobs: Iterable[Job], runs: Path, *, shared: bool) -> dict[str, float | None]:
     """Of the tuning runs among these that have ended, as `folders.scores`; `shared`: where trunks are.
 
-    One whose trunk has failed has no score either: it would have failed at the same step.
+    One whose trunk has diverged has no score either: it would have diverged at the same step.
     """
     of = {job.id: job for job in jobs}
     tuning = [job for job in of.values() if job.role == "tuning"]
@@ -61,7 +61,8 @@ def scores(jobs: Iterable[Job], runs: Path, *, shared: bool) -> dict[str, float 
         own = {job.id: folders.state_of(job, runs) for job in of.values() if job.role == "trunk"}
         open_jobs = (job for job in tuning if job.id not in found)
         by = {job.id: stopper(job, of, own, runs) for job in open_jobs}
-        found |= {id_: None for id_, trunk in by.items() if trunk is not None and own[trunk.id] == "failed"}
+        of_trunks = ((id_, folders.outcome_of(trunk, runs)) for id_, trunk in by.items() if trunk is not None)
+        found |= {id_: None for id_, outcome in of_trunks if outcome is not None and folders.diverged(outcome)}
     return found
 
 

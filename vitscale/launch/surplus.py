@@ -1,6 +1,6 @@
 """Checkpoints that nothing needs any more: of finished runs all but the one that is transferred, of transfers all.
 
-A trunk keeps all while runs that branch off it are not done, and then the one that a longer run could start from.
+A trunk keeps those from which runs that are not done will start, and the one that a longer run could start from.
 """
 
 from __future__ import annotations
@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitscale.branches import asked
+from vitscale import checkpoints
+from vitscale.branches import asked, is_dropped
 from vitscale.checkpoints import is_milestone, is_own
 from vitscale.errors import VitscaleError
 from vitscale.files import disk_errors
@@ -52,10 +53,9 @@ def _unneeded(runs: Path, milestones: bool) -> Iterator[tuple[Path, str]]:
             continue
         if not outcome.get("checkpoint") and not transfer:
             continue
-        branches = [*told.get("branches", []), *asked(run)]
-        if any(not _is_done(runs / id_) for _, id_ in branches):
-            continue
-        kept = {outcome["checkpoint"], *(_best(run / "checkpoints" / outcome["checkpoint"]) if branches else ())}
+        branches = {(step, id_) for step, id_ in [*told.get("branches", []), *asked(run)]}
+        starts = {outcome["checkpoint"], *(_before(run, step) for step in _awaited(run, branches))} - {None}
+        kept = starts | {name for start in starts if branches for name in _best(run / "checkpoints" / start)}
         every = told["machine"].get("keep_every")
         for folder in sorted(path for path in (run / "checkpoints").glob("*") if path.is_dir()):
             milestone = is_milestone(folder) or bool(every and _step(folder) % every == 0)
@@ -63,6 +63,18 @@ def _unneeded(runs: Path, milestones: bool) -> Iterator[tuple[Path, str]]:
             if is_own(folder.name) and folder.name not in kept and not stays:
                 what = f"run {run.name} is done and kept {outcome['checkpoint']}"
                 yield folder, f"{run.name} is a transfer that is done" if transfer else what
+
+
+def _awaited(trunk: Path, branches: Collection[tuple[int, str]]) -> list[int]:
+    """Steps at which runs will leave it that are not done."""
+    runs = trunk.parent
+    return [step for step, id_ in branches if not (is_dropped(trunk, step, id_) or _is_done(runs / id_))]
+
+
+def _before(trunk: Path, step: int) -> str | None:
+    """The name of the checkpoint from which a run starts that leaves a finished trunk there."""
+    at = max((saved for saved in checkpoints.steps(trunk) if saved <= step), default=None)
+    return None if at is None else f"step-{at:08d}"
 
 
 def _best(checkpoint: Path) -> list[str]:

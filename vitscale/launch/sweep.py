@@ -7,7 +7,7 @@ import signal
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -130,7 +130,7 @@ class Sweep(ABC):
 
     def _plan(self) -> Plan:
         now = current_plan(self.study, self.places.runs, self.only, share=self.share, ended=self.closed)
-        for id_, error in trunks.ask(now.jobs, self.places.runs).items():
+        for id_, error in trunks.ask(now.jobs, self.places.runs, self.study).items():
             if id_ not in self.deaf:
                 self.deaf.add(id_)
                 self.say(f"{error.problems[0].message}: what leaves trunk {id_} starts from the checkpoint before")
@@ -174,6 +174,7 @@ class Sweep(ABC):
                 base=self.study.base,
                 machine=self.machine.told(),
                 accept_code_change=self.accept_code_change,
+                study=self.study.file,
             )
         except Unusable as error:
             if job.role == "trunk" and isinstance(error, Unwritable):
@@ -187,6 +188,15 @@ class Sweep(ABC):
         if job.id not in self.refused:
             self.refused[job.id] = problem
             self.say(f"refused  {title(job)}: {problem.message}")
+
+    def _try_again(self) -> None:
+        """Once, at the beginning: what failed and nobody was left to try again."""
+        for job in self._plan().jobs:
+            if not self.only(job):
+                continue
+            with suppress(Unusable):  # it stays failed, and says so in the end
+                if (words := folders.try_again(self.places.runs / job.id)) is not None:
+                    self.say(f"failed   {title(job)}: {words}")
 
     def _is_held(self, job: Job) -> bool:
         return self.watch.is_held(self.places.runs / job.id)
@@ -227,7 +237,8 @@ class Sweep(ABC):
         """Says how a job ended, and how many are left."""
         folder = self.places.runs / job.id
         outcome = folders.as_needed(job, folder, folders.result(folder))
-        assert outcome is not None  # collected
+        if outcome is None:  # it was collected, and another sweep that has just begun tries it again
+            return
         if outcome["status"] == "failed":
             self.say(f"failed   {title(job)}: {outcome['reason']}  ({left} left)")
             if self.fail_fast:
@@ -256,8 +267,8 @@ class Sweep(ABC):
         """Rows are written again for all: a tuning run may have become a cell, and another study may have run it."""
         last, runs = self._plan(), self.places.runs
         self._record(last)
-        if self.share and not self.overrides:  # such a sweep knows of no prospects, or of others
-            trunks.settle(last, self.study.name, runs)
+        if self.share:
+            trunks.settle(last, self.study, runs)
         jobs = {job.id: job for job in last.jobs}
         own: dict[str, str] = {job.id: folders.state_of(job, runs) for job in last.jobs}
         for job in last.jobs:

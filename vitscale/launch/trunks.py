@@ -15,6 +15,7 @@ from vitscale.study import sharing
 from vitscale.study.cost import training_flops
 from vitscale.study.identity import trunk_id
 from vitscale.study.job import Branch, Job
+from vitscale.study.load import Study
 from vitscale.study.plan import Plan
 from vitscale.study.tuning import prospect_of
 
@@ -65,7 +66,7 @@ def as_needed(
             yield needed
 
 
-def ask(jobs: Iterable[Job], runs: Path) -> dict[str, Unwritable]:
+def ask(jobs: Iterable[Job], runs: Path, study: Study) -> dict[str, Unwritable]:
     """Tells trunks of the runs among these that will leave them, and of which they were not told.
 
     Those that train, or wait in a queue, save where that is; those that have ended keep what is there (`surplus`).
@@ -88,14 +89,14 @@ def ask(jobs: Iterable[Job], runs: Path) -> dict[str, Unwritable]:
             with written_to(folder):
                 for step, id_ in ends:
                     if (step, id_) not in known:
-                        branches.ask(folder, step, id_)
+                        branches.ask(folder, step, id_, by=study.file)
         except Unwritable as error:
             if max(ends)[0] > reached(folder):
                 deaf[trunk] = error
     return deaf
 
 
-def settle(now: Plan, study: str, runs: Path) -> None:
+def settle(now: Plan, study: Study, runs: Path) -> None:
     """Trunks need not keep checkpoints any more for what [select] has not chosen, or asks for no more."""
     kept = {(trunk, name) for trunk, each in now.prospects.items() for _, name in each}
     for request in runs.glob(f"*/{branches.FOLDER}/*-{prospect_of('*', study)}"):

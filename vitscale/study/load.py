@@ -42,6 +42,8 @@ class Study:
     """What it says in `[launcher.slurm]`."""
     file: Path | None = None
     """Where it was read; None of a single run."""
+    settings: tuple[str, ...] = ()
+    """Texts of the command line that replace what the file says."""
 
 
 def load(path: Path, *, base: Path | None = None, settings: Sequence[str] = ()) -> Study:
@@ -113,6 +115,7 @@ def _read(document: Mapping[str, Any], path: Path, base: Path, settings: Sequenc
         select=select,
         slurm=launcher.read(document.get("launcher", {}), mistakes),
         file=path,
+        settings=tuple(settings),
     )
 
 

@@ -7,11 +7,13 @@ trunk as soon as one such run waits for the choice, and that trunk saves where t
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from vitscale import branches
 from vitscale.study import fields, select
 from vitscale.study.facts import Facts
 from vitscale.study.identity import trunk_id
@@ -71,7 +73,7 @@ class Tuning:
                     continue
                 prospects = found.setdefault(trunk_id(trial.origin), set())
                 if group not in self.choices:
-                    name = prospect_of(trial.id, self.facts.study.name)
+                    name = prospect_of(trial.id, self.facts.study)
                     prospects.update((leaves_at(self._tried(cell, job, values)), name) for cell, job in others)
         return {id_: tuple(sorted(steps)) for id_, steps in found.items()}
 
@@ -145,6 +147,10 @@ def tune(study: Study, facts: Facts, scores: Scores) -> Tuning:
     return Tuning(facts=facts, trials=trials, choices=choices)
 
 
-def prospect_of(trial: str, study: str) -> str:
-    """The name, where a run's id would stand, of those that leave its trunk if this study chooses the trial."""
-    return f"select-{trial}-{hashlib.sha256(study.encode()).hexdigest()[:8]}"
+def prospect_of(trial: str, study: Study) -> str:
+    """The name, where a run's id would stand, of those that leave its trunk if this study chooses the trial.
+
+    Another file of the same name is another study, and so is the file under other settings of the command line.
+    """
+    said = [study.name if study.file is None else str(study.file.resolve()), *study.settings]
+    return f"{branches.OF_SELECT}{trial}-{hashlib.sha256(json.dumps(said).encode()).hexdigest()[:8]}"

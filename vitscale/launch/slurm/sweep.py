@@ -56,6 +56,7 @@ class SlurmSweep(Sweep):
 
     def run(self) -> Ended:
         with self._signals():
+            self._try_again()
             while True:
                 now, closed = self._plan(), len(self.closed)
                 self._record(now)
