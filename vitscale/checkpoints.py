@@ -7,6 +7,14 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
+SCORED = "scored.json"
+"""Beside the checkpoints of a fine-tuning: what is known of its trainings that ended."""
+
+
+def holds_work(folder: Path) -> bool:
+    """Whether a run that is not done has anything that it goes on from."""
+    return bool(steps(folder)) or (folder / "checkpoints" / SCORED).exists()
+
 
 def steps(folder: Path) -> list[int]:
     """The steps of which a run has checkpoints."""

@@ -296,9 +296,12 @@ def worked_on(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return found
 
 
-def test_a_run_that_other_code_began_is_refused_when_its_turn_comes(run: Path, worked_on: list[Path]) -> None:
+@pytest.mark.parametrize("left", ["step-1", "scored.json"])
+def test_a_run_that_other_code_began_is_refused_when_its_turn_comes(
+    run: Path, worked_on: list[Path], left: str
+) -> None:
     of_code(run, "other")
-    (run / "checkpoints" / "step-1").mkdir(parents=True)
+    (run / "checkpoints" / left).mkdir(parents=True)
     assert task.main([str(run.parent), run.name]) == RUN_FAILED
     outcome = folders.result(run) or {}
     assert outcome["failure"] == "setup"

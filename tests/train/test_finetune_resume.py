@@ -19,6 +19,7 @@ from torch import Tensor
 from stopping import StopAfter
 from tiny import edit
 from vitscale import checkpoints
+from vitscale.checkpoints import SCORED
 from vitscale.config import Transfer
 from vitscale.errors import DONE, INTERRUPTED, MISSING, RUN_FAILED
 from vitscale.launch.folders import prepare
@@ -175,7 +176,7 @@ def test_scores_that_are_not_what_was_written_are_measured_again(
     """Nor is a checkpoint used of a rate that they chose."""
     expected = done(transfer("undisturbed"))
     weights, run = dict(tested), interrupted_in_the_second(transfer)
-    path = run.folder / "checkpoints" / trainings.FILE
+    path = run.folder / "checkpoints" / SCORED
     if altered:
         (first,) = json.loads(path.read_text())["scored"]
         edit(path, scored=[{**first, "accuracy": 1.0}])
@@ -192,7 +193,7 @@ def test_a_choice_of_before_the_stop_stands(transfer: Make) -> None:
     run = transfer()
     assert work(run, StopAfter(3 * 14 + 6)) == INTERRUPTED
     (chose,) = events(run, "chose")
-    scored = json.loads((run.folder / "checkpoints" / trainings.FILE).read_text())["scored"]
+    scored = json.loads((run.folder / "checkpoints" / SCORED).read_text())["scored"]
     assert [each["accuracy"] for each in scored[:2]] == list(chose["grid"].values())
     result = done(run)
     assert {row["lr"] for row in result["rows"]} == {chose["lr"]}

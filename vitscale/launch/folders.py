@@ -241,7 +241,7 @@ def prepare(
 
 def stamped(told: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """What `run.json` will say, with the code that has trained the run so far, or the trunk that it starts from."""
-    saved, before, trunk = checkpoints.last(folder) or 0, None, None
+    saved, before, trunk = checkpoints.last(folder) or int(checkpoints.holds_work(folder)), None, None
     if saved:
         before = document(folder)
     elif (branch := told.get("branch")) and (folder.parent / branch["trunk"] / "run.json").is_file():
@@ -252,7 +252,7 @@ def stamped(told: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 def _check_code(folder: Path, told: Mapping[str, Any]) -> None:
     before = document(folder)["provenance"]
-    if checkpoints.steps(folder) and before["code_hash"] != told["provenance"]["code_hash"]:
+    if checkpoints.holds_work(folder) and before["code_hash"] != told["provenance"]["code_hash"]:
         raise Unusable(
             f"run {folder.name} was begun by other code (commit {before['git_commit']})",
             hint="check that commit out, delete the folder, or go on with --accept-code-change",

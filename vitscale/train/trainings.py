@@ -13,13 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vitscale import checkpoints
+from vitscale.checkpoints import SCORED
 from vitscale.files import write_whole
 from vitscale.train import checkpoint, keeping
 from vitscale.train.branching import DAMAGED
 from vitscale.train.checkpoint import SCHEMA, Checkpoint
 from vitscale.train.rundir import RunDir
-
-FILE = "scored.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +76,9 @@ class Trainings:
         begins = checkpoint.step_of(found.folder) if found else self.before
         # Of trainings whose rate was chosen by scores that are not known any more.
         lost = [step for step in checkpoints.steps(folder) if step > end]
-        damaged |= dict.fromkeys(lost, f"what was scored before it is not known: {FILE} {self._why}")
+        damaged |= dict.fromkeys(lost, f"what was scored before it is not known: {SCORED} {self._why}")
         if lost:
-            print(f"{FILE} {self._why}: the trainings behind it come again", flush=True)
+            print(f"{SCORED} {self._why}: the trainings behind it come again", flush=True)
         for step, reason in sorted(damaged.items()):
             self._rundir.log(DAMAGED, {"step": step, "trunk": None, "begins": begins, "reason": reason})
         if lost:
@@ -89,7 +88,7 @@ class Trainings:
 
     def _read(self) -> tuple[list[Scored], str]:
         """What is known; and where nothing is, why."""
-        path = self._rundir.folder / "checkpoints" / FILE
+        path = self._rundir.folder / "checkpoints" / SCORED
         try:
             state = json.loads(path.read_text())
             if state != checkpoint.sealed(state):
@@ -107,7 +106,7 @@ class Trainings:
         folder = self._rundir.folder / "checkpoints"
         self._rundir.check_held()
         folder.mkdir(exist_ok=True)  # of one that diverged before its first checkpoint
-        write_whole(folder / FILE, json.dumps(checkpoint.sealed(state), indent=2).encode())
+        write_whole(folder / SCORED, json.dumps(checkpoint.sealed(state), indent=2).encode())
         self.scored = scored
 
 
@@ -116,6 +115,6 @@ def discard(run: Path) -> None:
     folder = run / "checkpoints"
     with suppress(OSError):  # `vitscale clean` finds what stays
         keeping.prune(folder, ())
-        for name in ("latest", FILE):
+        for name in ("latest", SCORED):
             (folder / name).unlink(missing_ok=True)
         folder.rmdir()

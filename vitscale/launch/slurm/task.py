@@ -61,7 +61,7 @@ def _check_start(folder: Path) -> None:
 def _is_of_other_code(folder: Path) -> bool:
     """Whether it was begun by other code than is there now: some may have come while the job waited."""
     told = folders.document(folder)
-    if not checkpoints.steps(folder) or told.get("accept_code_change"):
+    if not checkpoints.holds_work(folder) or told.get("accept_code_change"):
         return False
     return bool(told["provenance"]["code_hash"] != provenance.code_hash())
 
