@@ -1,13 +1,18 @@
 """Trunks that trials of [select] leave, and the runs that wait for the choice."""
 
 import json
-from collections.abc import Callable
+import shutil
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from trunk_folders import TEXT, begin, finish, left_at
 
+import tiny
 from vitscale import branches
 from vitscale.cli.plan_screen import totals
 from vitscale.launch import folders, standing, trunks
@@ -23,11 +28,17 @@ from vitscale.study.tuning import prospect_of
 def tuned(base: Path, tmp_path: Path) -> Callable[..., Plan]:
     """The plan of so many budgets, tuned at the first of them, over the folders in `tmp_path`."""
 
-    def made(*steps: int, over: str = '"recipe.lr" = [1e-3, 3e-2]', share: bool = True) -> Plan:
+    def made(
+        *steps: int,
+        over: str = '"recipe.lr" = [1e-3, 3e-2]',
+        axis: str = "recipe.steps",
+        runs: Path = tmp_path,
+        **options: Any,
+    ) -> Plan:
         path = base / "study.toml"
         select = f'[select]\nover = {{ {over} }}\nby = "upstream_val"\nper = ["model.name"]\n'
-        path.write_text(f'{TEXT}{select}[[axes]]\n"recipe.steps" = {list(steps)}\n')
-        return current_plan(load(path, base=base), tmp_path, share=share)
+        path.write_text(f'{TEXT}{select}[[axes]]\n"{axis}" = {list(steps)}\n')
+        return current_plan(load(path, base=base), runs, **options)
 
     return made
 
@@ -187,3 +198,119 @@ def test_trials_of_another_length_are_asked_for_what_would_leave_them(tuned: Cal
 def test_a_trial_that_nobody_can_go_on_from_trains_alone(tuned: Callable, over: str) -> None:
     now = tuned(10, 20, 40, over=over)
     assert not trunks_of(now)
+
+
+RATES = '"recipe.lr" = [1e-3, 3e-2, 1e-1]'
+
+
+def to_train(jobs: Iterable[Job], runs: Path) -> float:
+    """FLOPs that are left of these."""
+    jobs = list(jobs)
+    states = standing.states([job for job in jobs if not job.to_select], runs)
+    left = trunks.shares_left(jobs, runs)
+    return sum(job.flops * left.get(job.id, 1.0) for job in jobs if job.to_select or states[job.id] == "to do")
+
+
+def end(now: Plan, trial: Job, runs: Path, saved: Iterable[int] | None = None) -> None:
+    """The trial is done, and its trunk, which has these checkpoints; without a word all that it was asked for."""
+    if trial.branch is None:
+        return finish(trial, runs, steps=trial.steps)
+    trunk = next(job for job in trunks_of(now) if trial.branch.trunk == job.id)
+    ends = {step for step, _ in (*trunk.branches, *trunk.prospects_within)}
+    begin(trunk, runs, *(ends if saved is None else saved))
+    finish(trunk, runs, steps=trunk.steps)
+    return tried(trial, runs, 0.5, trunk=trunk.id)
+
+
+def trained_with_each(planned: Callable[..., Plan], runs: Path, folder: Path) -> list[float]:
+    """By the trial that is chosen: what is left from now on, that of all trials included."""
+    found = []
+    for chosen in trials(planned(runs=runs)):
+        copy = folder / chosen.id
+        shutil.copytree(runs, copy)
+        now = planned(runs=copy)
+        for trial in trials(now):
+            if not (copy / trial.id).exists():
+                end(now, trial, copy)
+            tiny.edit(copy / trial.id / "result.json", score=float(trial.id == chosen.id))
+        after = planned(runs=copy)
+        assert not after.waiting
+        found.append(to_train(now.jobs, runs) + to_train(after.jobs, copy))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("saved", "with_each"),
+    [
+        pytest.param([32], [40 + 55, 40 + 55, 40 + 11], id="freed but for the last, so that all train alone"),
+        pytest.param([8, 32], [40 + 31, 40 + 31, 40 + 11], id="freed but for one before"),
+        pytest.param([8, 16, 20, 32], [40 + 11] * 3, id="all there"),
+        pytest.param([], [40 + 31, 40 + 31, 40 + 11], id="gone, and one is trained again"),
+    ],
+)
+def test_what_waits_is_priced_by_what_lies_of_the_dearest_trial_s_trunk(
+    tuned: Callable, tmp_path: Path, saved: list[int], with_each: list[int]
+) -> None:
+    """Two rates were tried; a third, and three budgets of 55 steps together, are new."""
+    runs = tmp_path / "runs"
+    first = tuned(40, 10, runs=runs)
+    for trial in trials(first):
+        end(first, trial, runs, saved or [32])
+    for trunk in trunks_of(first) if not saved else []:
+        shutil.rmtree(runs / trunk.id)
+
+    planned = partial(tuned, 40, 10, 20, 25, over=RATES)
+    now = planned(runs=runs)
+    one = now.jobs[0].flops_per_step
+    assert trained_with_each(planned, runs, tmp_path) == [one * steps for steps in with_each]
+    assert to_train([*now.jobs, *now.waiting], runs) == one * max(with_each)
+
+
+def test_what_waits_is_free_where_it_is_done_whichever_trial_is_chosen(tuned: Callable, tmp_path: Path) -> None:
+    now = tuned(10, 20)
+    one = now.jobs[0].flops_per_step
+    assert sum(job.flops for job in now.waiting) == one * 20 - one * 8
+    for rate in (1e-3, 3e-2):
+        alone = tuned(20, over=f'"recipe.lr" = [{rate}]').jobs
+        end(now, alone[0], tmp_path)
+        assert to_train(tuned(10, 20).waiting, tmp_path) == (0 if rate == 3e-2 else one * 12)
+    assert {job.id.partition("-")[0] for job in tuned(10, 20).waiting} == {"select"}
+
+
+def test_a_trial_that_has_diverged_makes_nothing_dearer(tuned: Callable, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    now = tuned(40, 10, runs=runs)
+    one = now.jobs[0].flops_per_step
+    end(now, trials(now)[0], runs, [32])
+    assert to_train(tuned(40, 10, runs=runs).waiting, runs) == one * 10
+    tiny.edit(runs / trials(now)[0].id / "result.json", status="failed", failure="not finite", reason="no", hint="no")
+    assert to_train(tuned(40, 10, runs=runs).waiting, runs) == one * 2
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_where_batch_sizes_are_tuned_each_trial_is_priced_by_its_own(
+    tuned: Callable, tmp_path: Path, share: bool
+) -> None:
+    """Whichever is chosen sees as many examples, in other numbers of steps than those of the recipe's own size."""
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    sizes = '"recipe.batch_size" = [8, 32]'
+    planned = partial(tuned, 640, 1280, 2560, axis="recipe.examples", over=sizes, share=share)
+    now = planned(runs=runs)
+    image = now.jobs[0].flops_per_step // now.jobs[0].run.recipe.batch_size
+    further, alone = 0.2 * (1280 + 2560) + 0.8 * (2560 - 640), 1280 + 2560
+    expected = image * (2 * 640 + (further if share else alone))
+    assert to_train([*now.jobs, *now.waiting], runs) == expected
+    assert trained_with_each(planned, runs, tmp_path) == [expected] * 2
+
+
+def test_hundreds_of_runs_that_wait_are_priced_in_no_time(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "another-study-s-run").mkdir()  # so that any of theirs might lie there
+    axes = f'[[axes]]\n"recipe.steps" = {list(range(10, 101, 10))}\nseed = {list(range(20))}\n'
+    path = base / "study.toml"
+    path.write_text(f'{TEXT}[select]\nover = {{ {RATES} }}\nper = ["model.name"]\n{axes}')
+    study = load(path, base=base)
+    start = time.process_time()
+    now = current_plan(study, tmp_path)
+    assert time.process_time() - start < 10  # far above what it takes: it catches a square, not a slow machine
+    assert sum(job.role == "cell" and job.kind == "pretrain" for job in now.waiting) == 199

@@ -84,7 +84,7 @@ def plan(
         micro_batch=micro_batch,
         memory=memory,
         price=price,
-        begun=trunks.shares_left(now.jobs, runs),
+        begun=trunks.shares_left(everything, runs),
     )
     states = standing.states(now.jobs, runs)
     if not standing.can_choose(now.jobs, states):

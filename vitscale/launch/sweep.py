@@ -6,7 +6,7 @@ import os
 import signal
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,7 +16,7 @@ from types import FrameType
 from vitscale import checkpoints
 from vitscale.errors import MISSING, Problem, VitscaleError
 from vitscale.files import disk_errors
-from vitscale.launch import folders, trunks
+from vitscale.launch import folders, trunks, undecided
 from vitscale.launch.board import Board
 from vitscale.launch.collect import collect, collect_orphan
 from vitscale.launch.machine import Machine, Places
@@ -74,12 +74,14 @@ def current_plan(
     """
     now = plan(study, {})
     if study.select is not None:
-        now = plan(study, scores(now.jobs, runs, shared=share), alone=trunks.without_trunk(now.jobs, runs))
-    jobs = trunks.rejoined(now.jobs, runs)
-    if not share:
-        return replace(now, jobs=tuple(trunks.alone(jobs, runs)), waiting=tuple(trunks.alone(now.waiting, runs)))
-    waiting = tuple(trunks.of_wanted(now.waiting, wanted))
-    return replace(now, jobs=tuple(trunks.as_needed(jobs, runs, wanted, ended)), waiting=waiting)
+        now = plan(study, scores(now.jobs, runs, shared=share))
+
+    def resolved(jobs: Iterable[Job], wanted: Callable[[Job], bool]) -> tuple[Job, ...]:
+        jobs = trunks.rejoined(jobs, runs)
+        return tuple(trunks.as_needed(jobs, runs, wanted, ended) if share else trunks.alone(jobs, runs))
+
+    jobs = resolved(now.jobs, wanted)
+    return replace(now, jobs=jobs, waiting=tuple(undecided.waiting(now, jobs, runs, wanted, resolved, share=share)))
 
 
 @dataclass(kw_only=True)

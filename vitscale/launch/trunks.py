@@ -105,15 +105,6 @@ def settle(now: Plan, study: Study, runs: Path) -> None:
                 request.unlink()
 
 
-def without_trunk(jobs: Iterable[Job], runs: Path) -> frozenset[str]:
-    """Of tuning runs that could leave a trunk, those that have trained alone."""
-    tuning = [job for job in jobs if job.role == "tuning" and job.branch and _has_begun(runs / job.id)]
-    saved = {id_: checkpoints.steps(runs / id_) for id_ in {job.branch.trunk for job in tuning if job.branch}}
-    return frozenset(
-        job.id for job in tuning if job.branch and not _start(job, runs, saved[job.branch.trunk], grows=False)
-    )
-
-
 def rejoined(jobs: Iterable[Job], runs: Path) -> Iterator[Job]:
     """The jobs; with those that once left a trunk that no other here has as its branches, and that trunk.
 
@@ -126,12 +117,6 @@ def rejoined(jobs: Iterable[Job], runs: Path) -> Iterator[Job]:
             yield replace(job, branch=Branch(id_, sharing.leaves_at(job)))
         else:
             yield job
-
-
-def of_wanted(waiting: Sequence[Job], wanted: Callable[[Job], bool]) -> Iterator[Job]:
-    """What waits for [select], without trunks that no wanted run would leave."""
-    needed = {job.branch.trunk for job in waiting if job.branch and job.role != "trunk" and wanted(job)}
-    return (job for job in waiting if job.role != "trunk" or job.id in needed)
 
 
 def alone(jobs: Iterable[Job], runs: Path) -> Iterator[Job]:
@@ -178,6 +163,9 @@ def shares_left(jobs: Iterable[Job], runs: Path) -> dict[str, float]:
     """Of those trainings that have begun the share of their own steps that the newest checkpoint leaves."""
     found = {}
     for job in jobs:
+        if job.to_select:
+            found[job.id] = job.share_left
+            continue
         step = reached(runs / job.id) if job.last_step else 0
         first = job.branch.step if job.branch else 0
         if step > first:

@@ -15,7 +15,7 @@ from vitscale.models.counts import Activations, Counting, Head
 from vitscale.models.masked import masked_head
 from vitscale.study import cost
 from vitscale.study.datasets import Dataset
-from vitscale.study.identity import Origin
+from vitscale.study.identity import Origin, trunk_id
 from vitscale.study.schedule import total_steps
 from vitscale.study.subsets import num_classes, training_examples
 
@@ -61,7 +61,9 @@ class Job:
     at_edge: bool | None = None
     """The chosen learning rate is the smallest or largest of its grid; None: it was not chosen."""
     to_select: bool = False
-    """Its settings wait for a choice: it has the default ones, and no run's id."""
+    """Its settings wait for a choice: it has those of some trial, and no run's id."""
+    share_left: float = 1.0
+    """Of a job that waits for a choice: how much of it is to be trained, as far as run folders have it already."""
     tried: tuple[Mapping[str, Any], ...] = ()
     """That grid: settings by dotted key, and the validation `score` that each got; None of one that failed."""
 
@@ -83,6 +85,11 @@ class Job:
     @property
     def origin(self) -> Origin:
         return Origin(run=self.run, arch=self.arch, dataset=self.dataset, test=self.test, checkpoint=self.checkpoint)
+
+    @cached_property
+    def trunk_id(self) -> str:
+        """Of the trunk that it can have."""
+        return trunk_id(self.origin)
 
     @property
     def examples(self) -> int:

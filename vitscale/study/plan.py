@@ -6,7 +6,7 @@ Pure but for the descriptions of data sets: the same study and the same scores g
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +18,32 @@ from vitscale.study.identity import transfer_id
 from vitscale.study.job import Job
 from vitscale.study.load import Study
 from vitscale.study.sharing import shared
-from vitscale.study.tuning import Scores, tune
+from vitscale.study.tuning import Scores, Tuning, tune
+
+
+@dataclass(frozen=True, kw_only=True)
+class Open:
+    """A choice of [select] that is still to come."""
+
+    trials: Sequence[tuple[Mapping[str, Any], Job]]
+    """Those that can still be chosen: settings, and the run that tries them."""
+    cells: Sequence[select.Cell]
+    """All that will take the choice."""
+    sharing: Sequence[select.Cell]
+    """Those of them that would have a trial's trunk, without that of the trials."""
+    alike: bool
+    """Whether only what lies in run folders can make one trial dearer than another."""
+    facts: Facts
+
+    def if_chosen(self, values: Mapping[str, Any], cells: Iterable[select.Cell]) -> list[Job]:
+        """The pre-trainings of these cells with these settings, under their ids, each once."""
+        jobs = (replace(self.facts.pretrain(cell, values, role="cell"), varied=cell.varied) for cell in cells)
+        return list({job.id: job for job in jobs}.values())
+
+    def transfers(self, parents: Iterable[Job]) -> list[Job]:
+        """Those of these pre-trainings, each once."""
+        jobs = (transfer for job in parents for transfer in _transfers(self.facts.study, job))
+        return list({job.id: job for job in jobs}.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,16 +51,15 @@ class Plan:
     jobs: tuple[Job, ...]
     """All that can be named now, parents before their transfers, each id once."""
     waiting: tuple[Job, ...]
-    """Jobs whose settings are not chosen yet; their ids are no run's."""
+    """Jobs whose settings are not chosen yet, as they would be alone with the default ones; their ids are no run's."""
+    open: tuple[Open, ...] = ()
+    """The choices that they wait for."""
     prospects: Mapping[str, tuple[tuple[int, str], ...]] = field(default_factory=dict)
     """Of trunks, by id: as `Job.prospects`."""
 
 
-def plan(study: Study, scores: Scores, *, alone: Collection[str] = ()) -> Plan:
-    """The study's jobs, as far as the finished runs' scores decide what is selected.
-
-    `alone`: tuning runs that have trained without the trunk that they would leave.
-    """
+def plan(study: Study, scores: Scores) -> Plan:
+    """The study's jobs, as far as the finished runs' scores decide what is selected."""
     facts = Facts(study)
     tuning = tune(study, facts, scores)
     jobs: dict[str, Job] = {}
@@ -65,14 +89,28 @@ def plan(study: Study, scores: Scores, *, alone: Collection[str] = ()) -> Plan:
     prospects = tuning.prospects()
     known = tuple(shared(jobs.values(), prospects=prospects))
     # Those of one group will have the same settings, and so a trunk in common where these would have one.
-    trained = tuning.trained({job.id: job for job in known if job.role == "trunk"}, alone)
-    left = [job for group in waiting.values() for job in shared(group.values(), trained=trained)]
-    unnamed = tuple(map(_unnamed, [*left, *waiting_transfers.values()]))
-    return Plan(jobs=known, waiting=unnamed, prospects=prospects)
+    left = [job for group in waiting.values() for job in shared(group.values())]
+    waits = tuple(map(unnamed, [*left, *waiting_transfers.values()]))
+    return Plan(jobs=known, waiting=waits, open=tuple(_open(tuning, scores)), prospects=prospects)
 
 
-def _unnamed(job: Job) -> Job:
-    """A job that waits, under ids that no folder has: with its default settings it may have been run before."""
+def _open(tuning: Tuning, scores: Scores) -> Iterator[Open]:
+    for group, trials in tuning.trials.items():
+        if group not in tuning.choices:
+            # Where all have failed, so that nothing can be chosen, what waits is told all the same.
+            good = [(values, trial) for values, trial in trials if scores.get(trial.id, 0.0) is not None] or trials
+            cells = [cell for cell, _ in tuning.members[group]]
+            yield Open(
+                trials=good,
+                cells=cells,
+                sharing=tuning.sharing(group),
+                alike=tuning.are_alike(group),
+                facts=tuning.facts,
+            )
+
+
+def unnamed(job: Job) -> Job:
+    """A job that waits, under ids that no folder has: with its settings it may have been run before."""
     return replace(
         job,
         to_select=True,

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from vitscale.config import Recipe
-from vitscale.study.identity import OF_THE_END, trunk_id
+from vitscale.study.identity import OF_THE_END
 from vitscale.study.job import Branch, Job
 from vitscale.study.schedule import cooldown_start, knows_its_end
 
@@ -25,19 +25,17 @@ def shared(
     jobs: Iterable[Job],
     *,
     prospects: Mapping[str, tuple[tuple[int, str], ...]] | None = None,
-    trained: Mapping[str, int] | None = None,
 ) -> Iterator[Job]:
     """The jobs; those that have a trunk in common as its branches, and behind it.
 
-    By the ids of trunks, which a single run leaves, too: their `prospects`, as `Job.prospects`, and steps that others
-    will have `trained` of them, behind which they go on.
+    `prospects`: as `Job.prospects`, by the ids of trunks, which a single run leaves, too.
     """
-    jobs, prospects, trained = list(jobs), prospects or {}, trained or {}
+    jobs, prospects = list(jobs), prospects or {}
     groups: dict[str, list[Job]] = {}
     for job in jobs:
         if can_branch(job):
-            groups.setdefault(trunk_id(job.origin), []).append(job)
-    trunks = {id_: group for id_, group in groups.items() if len(group) > 1 or id_ in prospects or id_ in trained}
+            groups.setdefault(job.trunk_id, []).append(job)
+    trunks = {id_: group for id_, group in groups.items() if len(group) > 1 or id_ in prospects}
     trunk_of = {job.id: id_ for id_, group in trunks.items() for job in group}
     for job in jobs:
         id_ = trunk_of.get(job.id)
@@ -46,12 +44,7 @@ def shared(
             continue
         group = trunks.pop(id_, None)
         if group is not None:
-            whole = replace(trunk(id_, group), prospects=prospects.get(id_, ()))
-            step = trained.get(id_, 0)
-            if step == 0:
-                yield whole
-            elif step < whole.steps:
-                yield replace(whole, branch=Branch(id_, step))
+            yield replace(trunk(id_, group), prospects=prospects.get(id_, ()))
         yield replace(job, branch=Branch(id_, leaves_at(job)))
 
 

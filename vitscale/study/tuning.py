@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,6 @@ from typing import Any
 from vitscale import branches
 from vitscale.study import fields, select
 from vitscale.study.facts import Facts
-from vitscale.study.identity import trunk_id
 from vitscale.study.job import Job
 from vitscale.study.load import Study
 from vitscale.study.sharing import DURATIONS, can_branch, leaves_at
@@ -71,33 +70,11 @@ class Tuning:
             for values, trial in trials:
                 if not can_branch(trial) or not (others := self._others(group)):
                     continue
-                prospects = found.setdefault(trunk_id(trial.origin), set())
+                prospects = found.setdefault(trial.trunk_id, set())
                 if group not in self.choices:
                     name = prospect_of(trial.id, self.facts.study)
                     prospects.update((leaves_at(self._tried(cell, job, values)), name) for cell, job in others)
         return {id_: tuple(sorted(steps)) for id_, steps in found.items()}
-
-    def trained(self, trunks: Mapping[str, Job], alone: Collection[str]) -> dict[str, int]:
-        """Steps that open groups' runs will find trained at least, by the trunks that they have with default settings.
-
-        `trunks`: those of the trials, by id. `alone`: trials that have no trunk after all.
-        """
-        found = {}
-        for group, own in self._tuned.items():
-            of_trials = [
-                trunk_id(job.origin) if can_branch(job) and job.id not in alone else "" for _, job in self.trials[group]
-            ]
-            least = min((trunks[id_].steps if id_ in trunks else 0) for id_ in of_trials)
-            if group not in self.choices and can_branch(own) and least:
-                found[trunk_id(own.origin)] = least
-        return found
-
-    @cached_property
-    def _tuned(self) -> dict[select.Group, Job]:
-        """Of each group the job of the cell at which it is tuned, with the settings of all its members."""
-        return {
-            group: next(job for each, job in self.members[group] if each is cell) for group, cell in self._at.items()
-        }
 
     @cached_property
     def _at(self) -> dict[select.Group, select.Cell]:
@@ -111,11 +88,9 @@ class Tuning:
             if self._changes_lengths:  # which trunk it is may be another matter with default settings
                 members = [(cell, self.facts.pretrain(cell, values, role="cell")) for cell, _ in members]
             own = next(job for cell, job in members if cell is at)
-            trunk = trunk_id(own.origin)
+            trunk = own.trunk_id
             self._known_others[group] = [
-                (cell, job)
-                for cell, job in members
-                if job.id != own.id and can_branch(job) and trunk_id(job.origin) == trunk
+                (cell, job) for cell, job in members if job.id != own.id and can_branch(job) and job.trunk_id == trunk
             ]
         return self._known_others[group]
 
@@ -123,12 +98,31 @@ class Tuning:
         """The cell's job with these settings, as far as it matters to when it would leave a trunk."""
         return replace(job, run=fields.build({**cell.values, **values})) if self._changes_lengths else job
 
+    def sharing(self, group: select.Group) -> list[select.Cell]:
+        """The cells, beside that of the trials, that would have a trial's trunk."""
+        if not any(can_branch(trial) for _, trial in self.trials[group]):
+            return []
+        return [cell for cell, _ in self._others(group)]
+
+    def are_alike(self, group: select.Group) -> bool:
+        """Whether it costs the same whichever trial is chosen, and no other choice's runs share their trunks.
+
+        That is, as long as no run folder tells between them.
+        """
+        chosen = self.facts.study.select
+        shapes = {(trial.macs, trial.run.data.resolution) for _, trial in self.trials[group]}
+        return len(shapes) == 1 and not self._changes_lengths and not (chosen and _of_length(chosen.per))
+
     @cached_property
     def _changes_lengths(self) -> bool:
         chosen = self.facts.study.select
-        over = chosen.over if chosen else ()
-        of_length = (*DURATIONS, "recipe.schedule", "recipe.batch_size")
-        return any(key in of_length or key.startswith("data.") for key in over)
+        return _of_length(chosen.over if chosen else ())
+
+
+def _of_length(keys: Iterable[str]) -> bool:
+    """Whether any of these settings may say how long a run is, or where it leaves its trunk."""
+    of_length = (*DURATIONS, "recipe.schedule", "recipe.batch_size")
+    return any(key in of_length or key.startswith("data.") for key in keys)
 
 
 def tune(study: Study, facts: Facts, scores: Scores) -> Tuning:
