@@ -70,7 +70,9 @@ def test_budgets_that_wait_for_a_selection_are_priced_as_they_will_be_trained(tu
     one = now.jobs[0].flops_per_step
     assert sum(job.flops for job in now.jobs) == one * 2 * 10
     assert sum(job.flops for job in now.waiting) == one * (40 - 8 + 0.2 * (20 + 30))
-    assert totals([*now.jobs, *now.waiting], {})[1].startswith("2 shared trunks: ")
+    _, shared, left = totals([*now.jobs, *now.waiting], {})
+    assert shared.startswith("2 shared trunks: ")
+    assert left.startswith(f"left to run: {len(now.jobs) + len(now.waiting)} jobs, at most ")
     alone = tuned(10, 20, 30, 40, share=False)
     assert sum(job.flops for job in alone.waiting) == one * 90
     assert sum(job.flops for job in alone.jobs) == one * 2 * 10

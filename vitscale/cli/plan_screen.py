@@ -170,11 +170,13 @@ def totals(
     baselines = sum(job.role == "baseline" for job in jobs)
     transfers = len(jobs) - pretraining - len(every_trunk) - published - baselines
     checkpoints = f"{count(published, 'published checkpoint')}, " if published else ""
+    left = left_of(jobs, states)
+    most = "at most " if any(job.to_select for job in left) else ""  # as with the dearest trial of [select]
     return [
         f"{count(pretraining, 'pre-training run')}, {checkpoints}{count(transfers, 'transfer')}, "
         f"{count(baselines, 'baseline')}; {flops.total:.2e} FLOPs",
         *(_saved(flops, trunks) if pretraining or trunks else []),
-        f"left to run: {count(len(left_of(jobs, states)), 'job')}, {flops.left:.2e} FLOPs",
+        f"left to run: {count(len(left), 'job')}, {most}{flops.left:.2e} FLOPs",
         *_held_back(jobs, states),
     ]
 
