@@ -28,7 +28,8 @@ def is_dropped(trunk: Path, step: int, run_id: str) -> bool:
     with suppress(OSError, UnicodeDecodeError, ValueError):
         said = (trunk / FOLDER / f"{step}-{run_id}").read_text()
         study = Path(said)
-        return bool(said) and study.parent.is_dir() and not study.exists()  # elsewhere its whole folder may be missing
+        # What is missing here may be there on another host, but for what lies on the same disk as the runs.
+        return bool(said) and not study.exists() and study.parent.stat().st_dev == trunk.stat().st_dev
     return False
 
 

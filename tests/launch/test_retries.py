@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 import tiny
+from vitscale import lease
 from vitscale.failures import POLICIES, Failure
 from vitscale.launch import folders
+from vitscale.launch.local import Worker
 from vitscale.launch.local_sweep import LocalSweep, stopping_words
 from vitscale.launch.machine import Machine, Places
 from vitscale.launch.sweep import current_plan, retry_failed
@@ -96,9 +98,50 @@ def test_what_is_final_or_not_wanted_stays_as_it_is(
     sweep, job, said = swept
     sweep.only = lambda _: wanted
     fail(sweep, job, 1, kind)
-    sweep._try_again()
+    sweep._try_again(current_plan(sweep.study, sweep.places.runs))
     assert not said
     assert folders.result(sweep.places.runs / job.id) is not None
+
+
+def test_what_others_are_at_is_theirs_to_try_again(swept: tuple[LocalSweep, Job, list[str]]) -> None:
+    """So is what is not known for certain yet."""
+    sweep, job, said = swept
+    now = current_plan(sweep.study, sweep.places.runs)
+    fail(sweep, job, 1, Failure.KILLED)
+    other = next(each for each in now.jobs if each.parent == job.id)
+    with lease.hold(folders.prepare(other, sweep.places.runs, base=sweep.study.base, machine={})):
+        sweep._try_again(now)
+    fail(sweep, job, 1, Failure.KILLED, provisional=True)
+    sweep._try_again(now)
+    assert not said
+    fail(sweep, job, 1, Failure.KILLED)
+    sweep._try_again(now)
+    assert len(said) == 1
+
+
+def test_a_folder_of_another_run_is_left_alone(swept: tuple[LocalSweep, Job, list[str]]) -> None:
+    sweep, job, said = swept
+    fail(sweep, job, 1, Failure.KILLED)
+    told = folders.document(sweep.places.runs / job.id)
+    told["config"]["recipe"]["lr"] = 0.5
+    tiny.edit(sweep.places.runs / job.id / "run.json", config=told["config"])
+    sweep._try_again(current_plan(sweep.study, sweep.places.runs))
+    assert not said
+    assert (sweep.places.runs / job.id / "result.json").exists()
+
+
+def test_an_outcome_that_another_sweep_has_put_aside_is_no_death(swept: tuple[LocalSweep, Job, list[str]]) -> None:
+    sweep, job, _ = swept
+    folder = folders.prepare(job, sweep.places.runs, base=sweep.study.base, machine={})
+    (folder / "run.json").write_text("{")  # of which the worker can make nothing
+    worker = Worker([folder], threads=1)
+    worker.process.wait(timeout=60)
+    (folder / "run.json").unlink()
+    fail(sweep, job, 1, Failure.OUT_OF_MEMORY)
+    assert folders.try_again(folder) is not None
+    assert worker.process.returncode
+    worker.record_death()
+    assert folders.result(folder) is None
 
 
 def test_fail_fast_stops_at_what_is_not_tried_again(swept: tuple[LocalSweep, Job, list[str]]) -> None:

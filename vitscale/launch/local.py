@@ -44,11 +44,14 @@ class Worker:
     environment: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] = field(init=False)
     asked_to_stop: bool = field(default=False, init=False)
+    _aside: dict[Path, int] = field(default_factory=dict, init=False)
+    """Outcomes of each run that were put aside before it started."""
 
     def __post_init__(self) -> None:
         # Of its place it hears what was found here, and not what else may stand in a user's environment.
         around = {name: value for name, value in os.environ.items() if name not in OF_PROCESS}
         environment = {**around, **self.environment, "OMP_NUM_THREADS": str(self.threads), "PYTHONUNBUFFERED": "1"}
+        self._aside = {folder: len(folders.put_aside(folder)) for folder in self.work}
         with (self.work[0] / "log.txt").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", *self._module(), *map(str, self.work)],
@@ -90,6 +93,8 @@ class Worker:
             return
         end = time.monotonic() + LET_GO
         for folder in self.work:
+            if len(folders.put_aside(folder)) > self._aside[folder]:
+                continue  # it said how it ended, and another sweep has begun to try it again
             known, killed = folders.result(folder), killed_by(code)
             if (known is None or (killed and known.get("provisional"))) and _is_free(folder, end):
                 kind = Failure.KILLED if killed else Failure.CODE

@@ -35,7 +35,7 @@ class LocalSweep(Sweep):
     def run(self) -> Ended:
         """Works until nothing is left that could be started."""
         with self._signals():
-            self._try_again()
+            self._try_again(self._plan())
             try:
                 while True:
                     now, closed = self._plan(), len(self.closed)

@@ -191,14 +191,27 @@ class Sweep(ABC):
             self.refused[job.id] = problem
             self.say(f"refused  {title(job)}: {problem.message}")
 
-    def _try_again(self) -> None:
-        """Once, at the beginning: what failed and nobody was left to try again."""
-        for job in self._plan().jobs:
-            if not self.only(job):
-                continue
-            with suppress(Unusable):  # it stays failed, and says so in the end
-                if (words := folders.try_again(self.places.runs / job.id)) is not None:
+    def _try_again(self, now: Plan) -> None:
+        """Once, at the beginning: what failed and nobody was left to try again.
+
+        Where others are at work they see to what they have started, which may be known to have failed before it ends.
+        """
+        runs = self.places.runs
+        outcomes = {job.id: folders.outcome_of(job, runs) or {} for job in now.jobs if self.only(job)}
+        failed = {id_ for id_, outcome in outcomes.items() if outcome.get("status") == "failed"}
+        failed -= {id_ for id_ in failed if outcomes[id_].get("provisional")}
+        if not failed or any(self._is_held(job) for job in now.jobs):
+            return
+        failed -= self._submitted(failed)
+        for job in (job for job in now.jobs if job.id in failed):
+            with suppress(VitscaleError):  # it stays failed, and says so in the end
+                if (words := folders.try_again(runs / job.id)) is not None:
                     self.say(f"failed   {title(job)}: {words}")
+
+    def _submitted(self, ids: Iterable[str]) -> set[str]:
+        """Those of these runs that are still in somebody's queue."""
+        del ids
+        return set()
 
     def _is_held(self, job: Job) -> bool:
         return self.watch.is_held(self.places.runs / job.id)

@@ -270,8 +270,9 @@ class Engine:
             parameter.partition()
 
     def close(self) -> None:
-        """Frees what DeepSpeed holds."""
+        """Frees what DeepSpeed holds, and what it has put in torch's place: features may be computed next."""
         self.engine.destroy()
+        nn.functional.linear = LINEAR
 
 
 def check_offload(offload: bool, stage: int) -> None:

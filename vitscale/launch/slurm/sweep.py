@@ -6,7 +6,7 @@ It may end and be started again at any moment: what it has submitted goes on, an
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -56,13 +56,15 @@ class SlurmSweep(Sweep):
 
     def run(self) -> Ended:
         with self._signals():
-            self._try_again()
             while True:
                 now, closed = self._plan(), len(self.closed)
                 self._record(now)
                 try:
                     with self._one_at_a_time():
+                        first = not self.looked
                         self._look(now)
+                        if first:
+                            self._try_again(now)
                         if not self.stopping:
                             self._submit(now)
                 except VitscaleError as error:
@@ -76,6 +78,9 @@ class SlurmSweep(Sweep):
                 self._wait(now)
             self._say_what_goes_on()
             return self._ended()
+
+    def _submitted(self, ids: Iterable[str]) -> set[str]:
+        return {id_ for id_, place in submissions.standing(self.places.runs, ids).items() if place.is_live}
 
     def _say_once(self, words: str) -> None:
         """Of what may come again at every look."""
