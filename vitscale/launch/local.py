@@ -93,7 +93,7 @@ class Worker:
             return
         end = time.monotonic() + LET_GO
         for folder in self.work:
-            if len(folders.put_aside(folder)) > self._aside[folder]:
+            if len(folders.put_aside(folder)) > self._aside.get(folder, 0):
                 continue  # it said how it ended, and another sweep has begun to try it again
             known, killed = folders.result(folder), killed_by(code)
             if (known is None or (killed and known.get("provisional"))) and _is_free(folder, end):
