@@ -45,7 +45,7 @@ class Worker:
     process: subprocess.Popen[bytes] = field(init=False)
     asked_to_stop: bool = field(default=False, init=False)
     _aside: dict[Path, int] = field(default_factory=dict, init=False)
-    """Outcomes of each run that were put aside before it started."""
+    """How many outcomes of each run had been put aside before it started, where any had."""
 
     def __post_init__(self) -> None:
         # Of its place it hears what was found here, and not what else may stand in a user's environment.

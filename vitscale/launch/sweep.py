@@ -197,13 +197,12 @@ class Sweep(ABC):
         Where others are at work they see to what they have started, which may be known to have failed before it ends.
         """
         runs = self.places.runs
-        outcomes = {job.id: folders.outcome_of(job, runs) or {} for job in now.jobs if self.only(job)}
-        failed = {id_ for id_, outcome in outcomes.items() if outcome.get("status") == "failed"}
-        failed -= {id_ for id_ in failed if outcomes[id_].get("provisional")}
+        found = ((job, folders.outcome_of(job, runs) or {}) for job in now.jobs if self.only(job))
+        failed = [job for job, told in found if told.get("status") == "failed" and not told.get("provisional")]
         if not failed or any(self._is_held(job) for job in now.jobs):
             return
-        failed -= self._submitted(failed)
-        for job in (job for job in now.jobs if job.id in failed):
+        submitted = self._submitted(job.id for job in failed)
+        for job in (job for job in failed if job.id not in submitted):
             with suppress(VitscaleError):  # it stays failed, and says so in the end
                 if (words := folders.try_again(runs / job.id)) is not None:
                     self.say(f"failed   {title(job)}: {words}")
@@ -252,7 +251,7 @@ class Sweep(ABC):
         """Says how a job ended, and how many are left."""
         folder = self.places.runs / job.id
         outcome = folders.as_needed(job, folder, folders.result(folder))
-        if outcome is None:  # it was collected, and another sweep that has just begun tries it again
+        if outcome is None:  # it was there a moment ago: another sweep has just begun, and tries it again
             return
         if outcome["status"] == "failed":
             self.say(f"failed   {title(job)}: {outcome['reason']}  ({left} left)")
