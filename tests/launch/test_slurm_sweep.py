@@ -23,11 +23,11 @@ from vitscale.study.load import load
 START = '{{"event": "start", "attempt": {attempt}, "time": "2026-01-01T00:00:00+00:00"}}\n'
 COMMANDS = {
     "sbatch": "ls {folder}/runs/slurm | tee {folder}/names | wc -l",
-    "squeue": "true",
+    "squeue": "cat {folder}/queue 2>/dev/null || true",
     "scontrol": 'echo "JobId=$4 JobName=$(tail -1 {folder}/names) JobState=$(cat {folder}/state) Reason=None"',
     "sacct": "exit 1",
 }
-"""Every job has ended when it is asked for, in the same way."""
+"""Every job has ended when it is asked for, in the same way, but for those in `queue`."""
 
 
 @pytest.mark.parametrize("state", ["OUT_OF_MEMORY", "FAILED"])
@@ -117,6 +117,24 @@ def test_a_script_that_ended_before_its_run_began_has_failed_it_until_a_person_a
     study = load(tmp_path / "study.toml", base=tmp_path)
     assert retry_failed(current_plan(study, tmp_path / "runs").jobs, tmp_path / "runs") == 1
     assert any("submitted" in words for words in swept())
+
+
+@pytest.mark.parametrize("state", ["OUT_OF_MEMORY", "FAILED"])
+def test_a_new_sweep_tries_again_what_has_failed_once_its_job_is_gone(
+    swept: Callable[[], list[str]], tmp_path: Path, state: str
+) -> None:
+    """The job may be at another run of its task, and says at its end what it knows of both."""
+    swept()
+    run = end_as(tmp_path, state, began=True)
+    folders.record_failure(run, Failure.KILLED, "it was so", "", RUN_FAILED)
+    (tmp_path / "queue").write_text(f"1|RUNNING|{(tmp_path / 'names').read_text().split()[-1]}|None\n")
+    assert not any("again" in words or words.startswith("submitted") for words in swept())
+    assert (folders.result(run) or {})["failure"] == Failure.KILLED
+    (tmp_path / "queue").unlink()
+    said = swept()
+    assert said[0].endswith("it was so  (again from its last checkpoint: 1 of 2)")
+    assert said[1].startswith("submitted ")
+    assert folders.retried(run, Failure.KILLED) == 1
 
 
 def test_a_run_whose_data_were_missing_is_submitted_again(swept: Callable[[], list[str]], tmp_path: Path) -> None:
